@@ -1,0 +1,26 @@
+# cython: language_level=3
+# Fields of a receiver: what every way of receiving (plain here, TLS in _tls_receiver) shares.
+
+from ringmain._ring cimport Claim, Counters, Ring
+
+cdef double monotonic() noexcept
+
+
+cdef class Receiver:
+    cdef readonly Ring ring
+    cdef readonly Counters counters
+    cdef readonly str verdict           # None while the stream goes on; set once
+    cdef readonly object error          # the exception behind the verdict, if any
+    cdef readonly bint paused           # no block was free: the peer waits
+    cdef object loop
+    cdef object waiter                  # the Future of a consumer that found nothing, else None
+    cdef double paused_at
+    cdef Py_ssize_t at_least            # the smallest window worth a system call
+
+    cdef bint claim_window(self) except -1
+    cdef int received(self, Py_ssize_t size) except -1
+    cdef int wake(self) except -1
+    cdef int end(self, str verdict, object error) except -1
+    cdef int shut(self) except -1
+    cdef int hold(self) except -1
+    cdef int go_on(self) except -1

@@ -1,0 +1,143 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Receive a TLS stream: OpenSSL decrypts straight into the ring, under the loop's add_reader.
+
+The event loops' own TLS hides truncation, has no half-close, and loses the tail of a paused stream, so the engine is
+the non-blocking `ssl.SSLSocket` of the standard library, read in a loop here. One read is at most one record (16 KiB).
+Invariants:
+- Read until OpenSSL wants more before waiting on the descriptor: with read-ahead, data may sit inside OpenSSL.
+- At most TURN bytes a turn of the loop, so that other callbacks run.
+- Bytes come before the verdict; close_notify alone is a clean end.
+"""
+
+import ssl
+
+from posix.dlfcn cimport RTLD_LAZY, dlopen, dlsym
+from libc.stdint cimport uint64_t
+
+from cpython.object cimport PyObject
+
+from ringmain._receiver cimport Receiver, monotonic
+
+cdef Py_ssize_t TURN = 1 << 20
+
+cdef object SSLWantReadError = ssl.SSLWantReadError
+cdef object SSLWantWriteError = ssl.SSLWantWriteError
+cdef object SSLEOFError = ssl.SSLEOFError
+
+
+cdef class TlsReceiver(Receiver):
+    """Receive from a handshaken, non-blocking `ssl.SSLSocket`, which stays the caller's to close.
+
+    The socket must have been wrapped with `suppress_ragged_eofs=False`. After the verdict nothing touches it any more.
+    """
+
+    cdef object sock, read
+    cdef int fd
+    cdef bint writing
+
+    def __init__(self, loop, ring, sock):
+        Receiver.__init__(self, loop, ring)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.read = sock._sslobj.read
+
+    def start(self):
+        """Begin to read."""
+        self.counters.started = monotonic()
+        if self.claim_window():
+            self.go_on()
+
+    def on_readable(self):
+        """Decrypt what has come; called by the loop when the socket is readable, or by itself to go on."""
+        cdef Py_ssize_t size
+        cdef Py_ssize_t left = TURN
+        if self.verdict is not None or self.paused:
+            return
+        if self.writing:
+            self.writing = False
+            self.loop.remove_writer(self.fd)
+        while left > 0:
+            if not self.claim_window():
+                return
+            try:
+                size = self.read(self.ring.window_size, self)
+            except SSLWantReadError:
+                return
+            except SSLWantWriteError:  # a key update has to go out first
+                self.writing = True
+                self.loop.add_writer(self.fd, self.on_readable)
+                return
+            except (SSLEOFError, OSError) as error:
+                self.fail(error)
+                return
+            if size == 0:
+                self.end("ended", None)
+                self.shut()
+                return
+            self.received(size)
+            left -= size
+        self.loop.call_soon(self.on_readable)
+
+    cdef int fail(self, object error) except -1:
+        # ssl.SSLError is an OSError: broken records and alerts are a stream that did not end as it should.
+        if isinstance(error, ssl.SSLError):
+            self.end("truncated", error)
+        elif isinstance(error, TimeoutError):
+            self.end("timed out", error)
+        else:
+            self.end("reset", error)
+        return self.shut()
+
+    cdef int shut(self) except -1:
+        if self.sock is not None:
+            self.hold()
+            if self.writing:
+                self.loop.remove_writer(self.fd)
+            self.sock = self.read = None
+        return 0
+
+    cdef int hold(self) except -1:
+        self.loop.remove_reader(self.fd)
+        return 0
+
+    cdef int go_on(self) except -1:
+        self.loop.add_reader(self.fd, self.on_readable)
+        self.loop.call_soon(self.on_readable)
+        return 0
+
+
+# The head of CPython's PySSLContext, unchanged since 3.2. What is found there is checked before it is used.
+cdef struct ContextHead:
+    PyObject ob_base
+    void* ssl_ctx
+
+cdef int SSL_CTRL_SET_READ_AHEAD = 41  # <openssl/ssl.h>
+
+ctypedef uint64_t (*get_options_t)(const void*) noexcept
+ctypedef long (*ctrl_t)(void*, int, long, void*) noexcept
+ctypedef void (*set_buffer_t)(void*, size_t) noexcept
+
+
+def enable_read_ahead(context, str module_path, size_t size=1 << 16):
+    """Let OpenSSL read up to `size` bytes a system call for this `ssl.SSLContext`; tell whether it could be done.
+
+    Python leaves read-ahead off and has no switch for it, which costs two system calls a record. `module_path` is the
+    file of the `_ssl` module, whose libssl is the one that made the context.
+    """
+    cdef void* library = dlopen(module_path.encode(), RTLD_LAZY)
+    cdef void* ssl_ctx = (<ContextHead*><PyObject*>context).ssl_ctx
+    cdef void* get_options
+    cdef void* ctrl
+    cdef void* set_buffer
+    if library == NULL:
+        return False
+    get_options = dlsym(library, "SSL_CTX_get_options")
+    ctrl = dlsym(library, "SSL_CTX_ctrl")
+    set_buffer = dlsym(library, "SSL_CTX_set_default_read_buffer_len")
+    if get_options == NULL or ctrl == NULL or set_buffer == NULL:
+        return False
+    if (<get_options_t>get_options)(ssl_ctx) != <uint64_t>(int(context.options) & 0xFFFFFFFFFFFFFFFF):
+        return False
+    (<ctrl_t>ctrl)(ssl_ctx, SSL_CTRL_SET_READ_AHEAD, 1, NULL)
+    (<set_buffer_t>set_buffer)(ssl_ctx, size)
+    return True

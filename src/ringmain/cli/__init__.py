@@ -1,0 +1,57 @@
+"""The command line: arguments to one of the verbs to an exit code."""
+
+import os
+import sys
+
+import click
+
+from ringmain import __version__
+from ringmain.cli.load import load
+from ringmain.cli.nics import nics
+from ringmain.cli.save import save
+from ringmain.errors import RingmainError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
+
+    \b
+    ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive
+    ringmain save tcp://127.0.0.1:8000 < events.ndjson     send
+
+    Every option can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
+    """
+
+
+cli.add_command(load)
+cli.add_command(save)
+cli.add_command(nics)
+
+
+def run() -> None:
+    """Run the command line and exit: 0, or the documented code with one line on stderr."""
+    try:
+        code = cli.main(prog_name="ringmain", auto_envvar_prefix="RINGMAIN", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ringmain"
+        message = error.format_message().rstrip(".").replace("\n", " ")
+        code = fail(f"{message}; see: {command} --help", 2)
+    except click.Abort:
+        code = 130
+    except RingmainError as error:
+        code = fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of --help or nics has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    sys.exit(code)
+
+
+def fail(message: str, code: int) -> int:
+    """Write the error line and return the exit code."""
+    print(f"ringmain: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,34 @@
+"""ringmain nics."""
+
+import json
+import sys
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def nics(as_json: bool) -> None:
+    """List the network interfaces of this machine."""
+    from ringmain.interfaces import Nic
+    from ringmain.interfaces import nics as list_nics
+
+    found = list_nics()
+    if as_json:
+        for nic in found:
+            print(json.dumps(nic))
+        return
+
+    def row(nic: Nic) -> tuple[str, ...]:
+        kinds = [name for name in ("loopback", "wireless", "up", "running") if nic[name]]  # type: ignore[literal-required]
+        speed = f"{nic['speed']} Mbit/s" if nic["speed"] else "-"
+        addresses = " ".join([*nic["ipv4"], *nic["ipv6"]]) or "-"
+        text = (nic["name"], nic["status"], ",".join(kinds) or "-", speed, str(nic["mtu"] or "-"), nic["mac"] or "-")
+        return (*text, addresses, nic["description"] or "-")
+
+    rows = [("NAME", "STATUS", "FLAGS", "SPEED", "MTU", "MAC", "ADDRESSES", "DESCRIPTION"), *map(row, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
+    sys.stdout.flush()

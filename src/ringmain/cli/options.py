@@ -1,0 +1,97 @@
+"""The options that load and save share, and the types of their values."""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ringmain import __version__
+from ringmain.settings import GATES
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType):
+    """500ms, 5s, 2m, 1h, or off; a bare number is seconds. Converts to float seconds, off to None."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Return the seconds."""
+        if value is None or not isinstance(value, str):
+            return None if value is None else float(value)
+        if value == "off":
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", value)
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is not a duration: write 500ms, 5s, 2m or off", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+
+class Retries(click.ParamType):
+    """A count, or forever, which converts to -1."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the count."""
+        if value == "forever":
+            return -1
+        if not re.fullmatch(r"\d+", str(value)):
+            self.fail(f"{value!r} is not a count: write a number or forever", param, ctx)
+        return int(value)
+
+
+DURATION = Duration()
+
+_SHARED = [
+    click.argument("endpoint"),
+    click.option("--tls", is_flag=True, help="Protect the connection with TLS, as a tcps:// endpoint does."),
+    click.option("--certfile", metavar="PEM", help="Our certificate chain; may hold the key too."),
+    click.option("--keyfile", metavar="PEM", help="Our private key, if it is not in --certfile."),
+    click.option("--cafile", metavar="PEM", help="Authorities to trust instead of the system's, when connecting."),
+    click.option("--client-ca", metavar="PEM", help="Require clients to have a certificate of these authorities."),
+    click.option("--server-name", metavar="NAME", help="Name to ask for and verify, if it is not the endpoint's host."),
+    click.option(
+        "--min-tls-version", type=click.Choice(["1.2", "1.3"]), default="1.2", show_default=True, help="Oldest TLS."
+    ),
+    click.option("--ciphers", metavar="LIST", help="TLS 1.2 cipher suites, in OpenSSL's notation."),
+    click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
+    click.option("--self-signed", is_flag=True, help="Listen with a certificate made for this run."),
+    click.option(
+        "--connect-timeout", type=DURATION, default="5s", show_default=True, help="Limit for resolving and connecting."
+    ),
+    click.option("--handshake-timeout", type=DURATION, default="5s", show_default=True, help="Limit for TLS handshakes."),
+    click.option(
+        "--idle-timeout", type=DURATION, default="off", show_default=True, help="End a connection whose peer stands still."
+    ),
+    click.option(
+        "--retry", type=Retries(), metavar="N|forever", default="0", show_default=True, help="Try to connect again."
+    ),
+    click.option("--keepalive", type=DURATION, default="60s", show_default=True, help="Probe a silent peer after this."),
+    click.option(
+        "--gate",
+        type=click.Choice(list(GATES)),
+        default="hold",
+        show_default=True,
+        help="While one client is served, others cannot connect, wait connected, or are reset.",
+    ),
+    click.option("--allow", metavar="CIDR", multiple=True, help="Serve clients of this network only; may be repeated."),
+    click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit."),
+    click.option("--stats-file", metavar="FILE", help="Append one JSON object here for each connection."),
+    click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),
+    click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
+    click.option("-q", "--quiet", is_flag=True, help="Errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
+    click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
+    click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
+]
+
+
+def shared(command: Command) -> Command:
+    """Give a command the endpoint argument and the options that both verbs have."""
+    for decorate in reversed(_SHARED):
+        command = decorate(command)
+    return command

@@ -1,0 +1,266 @@
+"""One run of a verb on the command line: signals, reports, progress, and what the user gets when it ends."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from ringmain._ring import Counters
+from ringmain.connection import Connection
+from ringmain.descriptor import Input, Output, ReaderLeft, open_input, open_output
+from ringmain.endpoint import Endpoint
+from ringmain.errors import OutputError, reason
+from ringmain.loader import Loader, load
+from ringmain.progress import show_progress
+from ringmain.saver import Saver, save
+
+log = logging.getLogger("ringmain")
+
+# After the first signal what is under way may go on for as long as it moves; standing still for this long ends it.
+_GRACE = 2.0
+# What a look at a verb shows: bytes in, bytes out, fullness of what is between them from 0 to 1.
+Look = Callable[[], tuple[int, int, float]]
+_REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
+
+
+class Session:
+    """What load and save have in common on the command line."""
+
+    def __init__(self, endpoint: str, options: dict[str, Any]) -> None:
+        report = {name: options.pop(name) for name in _REPORT_OPTIONS}
+        options["family"] = options["family"] or 0
+        self._port_file = report["port_file"]
+        self._stats_fd = _open_stats(report["stats_file"])
+        terminal = sys.stderr.isatty()
+        self._progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self._announce = report["verbose"] or terminal and not report["quiet"]
+        self._signal = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        _set_up_log(report["quiet"], report["verbose"])
+        tls = options["tls"] or Endpoint.parse(endpoint).tls
+        self._scheme = "tcps" if tls else "tcp"
+        if not tls:
+            for name in ("certfile", "keyfile"):
+                if options[name] is not None:
+                    log.warning("--%s is ignored without --tls", name)
+                    break
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look) -> int:
+        """Run the verb's coroutine to its end; return the exit code."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(self._supervise(work, stop, look))
+            if self._signal:
+                # A name that is still being resolved, in a thread, must not hold up the exit.
+                sys.stderr.flush()
+                os._exit(code)
+        return code
+
+    async def _supervise(
+        self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look
+    ) -> int:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work())
+
+        def interrupt(number: int) -> None:
+            if self._signal:
+                os._exit(128 + number)
+            self._signal = number
+            if not stop():
+                task.cancel()
+            else:
+                helpers.append(asyncio.ensure_future(self._give_up(task, look)))
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupt, number)
+        helpers: list[asyncio.Task[None]] = []
+        if self._progress:
+            helpers.append(asyncio.ensure_future(show_progress(look)))
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self._signal:
+                raise
+        except ReaderLeft:
+            pass
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+        return 128 + self._signal if self._signal else 0
+
+    async def _give_up(self, task: "asyncio.Task[None]", look: Look) -> None:
+        """End a run that was told to stop once it no longer moves."""
+        moved, since = look()[:2], time.monotonic()
+        while time.monotonic() - since < _GRACE:
+            await asyncio.sleep(0.05)
+            if look()[:2] != moved:
+                moved, since = look()[:2], time.monotonic()
+        log.warning("stopped with bytes under way: the other side takes nothing any more")
+        task.cancel()
+
+    @contextlib.contextmanager
+    def announced(self, verb: Loader | Saver) -> Iterator[None]:
+        """Say where the verb listens while it does, on stderr and in the port file."""
+        if not verb.addresses:
+            yield
+            return
+        if self._announce or verb.endpoint.port == "0":
+            for address in verb.addresses:
+                print(f"listening on {self._scheme}://{address}", file=sys.stderr, flush=True)
+        if self._port_file is None:
+            yield
+            return
+        _write_atomically(Path(self._port_file), f"{verb.port}\n")
+        try:
+            yield
+        finally:
+            Path(self._port_file).unlink(missing_ok=True)
+
+    def record(self, connection: Connection, counters: Counters, verdict: str) -> None:
+        """Append a connection's figures to the stats file."""
+        if self._stats_fd is None:
+            return
+        row = {
+            "peer": connection.peer,
+            "tls": connection.tls_version,
+            "cipher": connection.cipher,
+            "bytes": counters.bytes_in or counters.bytes_out,
+            "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
+            "reads": counters.reads,
+            "blocks": counters.blocks,
+            "writes": counters.writes,
+            "stalls": counters.stalls,
+            "stalled_seconds": round(counters.stalled_seconds, 6),
+            "verdict": verdict,
+        }
+        try:
+            os.write(self._stats_fd, json.dumps(row).encode() + b"\n")
+        except OSError as error:
+            raise OutputError("write the stats file", reason(error), "choose another --stats-file") from error
+
+
+def run_load(endpoint: str, output: str, **options: Any) -> int:
+    """Run `ringmain load`; return the exit code."""
+    session = Session(endpoint, options)
+    loader = load(endpoint, **options)
+    sink = open_output(output)
+
+    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
+        session.bytes_in += counters.bytes_in
+        session.record(connection, counters, verdict)
+
+    def look() -> tuple[int, int, float]:
+        counters = loader.counters
+        return session.bytes_in + (counters.bytes_in if counters else 0), sink.bytes_out, loader.ring.fullness
+
+    async def work() -> None:
+        loader.on_end = on_end
+        moving = asyncio.ensure_future(_load_to(session, loader, sink))
+        leaving = asyncio.ensure_future(sink.reader_left())
+        try:
+            await asyncio.wait([moving, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (moving, leaving):
+                task.cancel()
+            await asyncio.wait([moving, leaving])
+            sink.close()
+        if not moving.cancelled():
+            moving.result()
+
+    return session.run(work, loader.stop, look)
+
+
+async def _load_to(session: Session, loader: Loader, sink: Output) -> None:
+    async with loader:
+        with session.announced(loader):
+            async for block in loader:
+                await sink.write(block)
+                block.release()
+
+
+def run_save(endpoint: str, input_: str, **options: Any) -> int:
+    """Run `ringmain save`; return the exit code."""
+    session = Session(endpoint, options)
+    saver = save(endpoint, **options)
+    source = open_input(input_)
+
+    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
+        session.bytes_out += counters.bytes_out
+        session.record(connection, counters, verdict)
+
+    def look() -> tuple[int, int, float]:
+        counters = saver.counters
+        sent = session.bytes_out + (counters.bytes_out if counters else 0)
+        return max(source.bytes_in, sent), sent, saver.fullness
+
+    async def work() -> None:
+        saver.on_end = on_end
+        saver.on_broken = source.wake
+        try:
+            async with saver:
+                with session.announced(saver):
+                    if source.is_file:
+                        await saver.send_file(source.fd, os.lseek(source.fd, 0, os.SEEK_CUR))
+                    else:
+                        await _save_stream(saver, source)
+        finally:
+            source.close()
+
+    def stop() -> bool:
+        source.stop()
+        return saver.stop()
+
+    return session.run(work, stop, look)
+
+
+async def _save_stream(saver: Saver, source: Input) -> None:
+    await saver.wait_for_peer()
+    while (view := await source.read()) is None or len(view):
+        if view is None:
+            await saver.recover()
+        else:
+            counters = saver.counters
+            if counters is not None:
+                counters.bytes_in += len(view)
+                counters.reads += 1
+            await saver.write(view)
+
+
+def _open_stats(path: str | None) -> int | None:
+    if path is None:
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise OutputError(f"open {path}", reason(error), "choose another --stats-file") from error
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    try:
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise OutputError(f"write {path}", reason(error), "choose another --port-file") from error
+
+
+def _set_up_log(quiet: bool, verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("ringmain: %(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+

@@ -1,0 +1,250 @@
+"""Open one connection, dialled or accepted, plain or TLS, and close it without losing what is under way."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ringmain.endpoint import Endpoint, host_and_port
+from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
+from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
+
+_FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# How long a peer that we turn away gets to read why, before the connection is closed under it.
+_FAREWELL = 0.25
+
+
+class Connection(NamedTuple):
+    """A non-blocking socket that is ready for data. Whoever holds it closes `sock`."""
+
+    sock: socket.socket
+    peer: str
+
+    @property
+    def tls_version(self) -> str | None:
+        """The protocol, "TLSv1.2" or "TLSv1.3", or None for a plain connection."""
+        return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
+
+    @property
+    def cipher(self) -> str | None:
+        """The cipher suite by OpenSSL's name, or None for a plain connection."""
+        cipher = self.sock.cipher() if isinstance(self.sock, ssl.SSLSocket) else None
+        return cipher[0] if cipher else None
+
+
+async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) -> list[tuple[Any, ...]]:
+    """Return `socket.getaddrinfo` rows for the endpoint, each address once; raise ResolveError when there is none."""
+    loop = asyncio.get_running_loop()
+    flags = socket.AI_PASSIVE if listening else 0
+    try:
+        rows = await loop.getaddrinfo(
+            endpoint.host or None, endpoint.port, family=_FAMILIES[settings.family], type=socket.SOCK_STREAM, flags=flags
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        why = reason(error).lower()
+        raise ResolveError(f"resolve {endpoint.host}:{endpoint.port}", why, "check the host and service name") from error
+    return list(dict.fromkeys(rows))
+
+
+async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None] | None" = None) -> None:
+    """Wait until a descriptor is readable, or writable, or someone else has done the `ready` Future.
+
+    One waiter for a descriptor and direction at a time.
+    """
+    loop = asyncio.get_running_loop()
+    ready = ready or loop.create_future()
+    add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
+    add(fd, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        remove(fd)
+
+
+async def dial(endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None) -> Connection:
+    """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
+    attempt = 0
+    while True:
+        try:
+            return await _dial_once(endpoint, settings, context)
+        except (ResolveError, ConnectError, TimedOutError) as error:
+            if attempt == settings.retry:
+                raise
+            delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
+            log.info("%s; trying again in %g s", error, delay)
+        attempt += 1
+        await asyncio.sleep(delay)
+
+
+async def _dial_once(endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None) -> Connection:
+    peer = host_and_port(endpoint.host, endpoint.port)
+    try:
+        async with asyncio.timeout(settings.connect_timeout) as limit:
+            rows = await resolve(endpoint, settings, listening=False)
+            sock = await _first_that_answers(rows, limit.when(), peer)
+    except TimeoutError as error:
+        if isinstance(error, TimedOutError):
+            raise
+        what = f"connect to {peer}"
+        raise TimedOutError(what, f"no answer within {settings.connect_timeout:g} s", "raise --connect-timeout") from error
+    try:
+        prepare(sock, settings)
+        if context is not None:
+            sock = await shake_hands(sock, context, settings, peer, settings.server_name or endpoint.host)
+    except BaseException:
+        sock.close()
+        raise
+    return Connection(sock, peer)
+
+
+async def _first_that_answers(rows: list[tuple[Any, ...]], deadline: float | None, peer: str) -> socket.socket:
+    """Connect to the first address that accepts, sharing the time fairly so that a silent one cannot eat it all."""
+    loop = asyncio.get_running_loop()
+    last: OSError | None = None
+    for position, (family, kind, protocol, _, address) in enumerate(rows):
+        share = None if deadline is None else (deadline - loop.time()) / (len(rows) - position)
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(share):
+                await loop.sock_connect(sock, address)
+            if sock.getsockname() == sock.getpeername():  # an unused port of the ephemeral range met itself
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        except OSError as error:  # a TimeoutError is one too
+            last = error
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    if isinstance(last, TimeoutError) or last is None:
+        raise TimeoutError
+    remedy = "is anything listening there?" if isinstance(last, ConnectionRefusedError) else "check address and route"
+    # uvloop words some errors its own way; the number is the same everywhere.
+    why = reason(OSError(last.errno, errno_text(last)))
+    raise ConnectError(f"connect to {peer}", why, remedy) from last
+
+
+def errno_text(error: OSError) -> str:
+    """Return the C library's words for an error."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def prepare(sock: socket.socket, settings: Settings) -> None:
+    """Set what every connection wants: no Nagle delay, and probes that find out when the peer is gone."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if settings.keepalive is None:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        idle = max(1, round(settings.keepalive))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+async def shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, settings: Settings, peer: str, server_name: str | None = None
+) -> ssl.SSLSocket:
+    """Return the socket under TLS, as client when there is a server name, else as server; close it on failure."""
+    what = f"TLS handshake with {peer}"
+    try:
+        tls_sock = context.wrap_socket(
+            sock,
+            server_side=server_name is None,
+            server_hostname=server_name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise TlsError(what, reason(error)) from error
+    try:
+        async with asyncio.timeout(settings.handshake_timeout):
+            while True:
+                try:
+                    tls_sock.do_handshake()
+                except ssl.SSLWantReadError:
+                    await until(tls_sock.fileno())
+                except ssl.SSLWantWriteError:
+                    await until(tls_sock.fileno(), writable=True)
+                else:
+                    return tls_sock
+    except TimeoutError as error:
+        tls_sock.close()
+        limit = f"not done within {settings.handshake_timeout:g} s"
+        raise TimedOutError(what, limit, "does it speak TLS? else raise --handshake-timeout") from error
+    except ssl.SSLCertVerificationError as error:
+        await farewell(tls_sock)
+        raise UntrustedError(what, reason(error), "give its CA with --cafile, its name with --server-name") from error
+    except ssl.SSLEOFError as error:
+        tls_sock.close()
+        raise TlsError(what, "the peer closed the connection", "does it speak TLS?") from error
+    except ssl.SSLError as error:
+        await farewell(tls_sock)
+        raise TlsError(what, reason(error)) from error
+    except OSError as error:
+        tls_sock.close()
+        raise TlsError(what, reason(error)) from error
+    except BaseException:
+        tls_sock.close()
+        raise
+
+
+async def farewell(sock: socket.socket) -> None:
+    """Close so that an alert on its way is read: a close with unread bytes would reset it away."""
+    with contextlib.suppress(OSError, TimeoutError):
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        async with asyncio.timeout(_FAREWELL):
+            while socket.socket.recv(sock, 1 << 16):
+                await until(sock.fileno())
+    sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close at once with a reset, so that the peer cannot take it for a regular end."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def send_close_notify(sock: ssl.SSLSocket) -> None:
+    """Tell a sender that we leave of our own accord; what it sent meanwhile is not waited for."""
+    with contextlib.suppress(OSError, ValueError):
+        sock._sslobj.shutdown()  # type: ignore[attr-defined]
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+
+
+def watch_idle(
+    loop: asyncio.AbstractEventLoop, timeout: float | None, moved: Callable[[], int | None], expired: Callable[[], None]
+) -> Callable[[], None]:
+    """Call `expired` once `moved()` has not changed for `timeout` seconds (None: it need not now); return a cancel."""
+    if timeout is None:
+        return lambda: None
+    timer: asyncio.TimerHandle
+    last: int | None = None
+    since = loop.time()
+
+    def look() -> None:
+        nonlocal timer, last, since
+        now, count = loop.time(), moved()
+        if count is None or count != last:
+            last, since = count, now
+        if now - since >= timeout:
+            expired()
+        else:
+            timer = loop.call_later(min(timeout / 4, since + timeout - now), look)
+
+    timer = loop.call_later(timeout / 4, look)
+    return lambda: timer.cancel()

@@ -1,0 +1,183 @@
+"""What stands at the other side of the socket: a pipe, a file, a terminal, a device, or another socket.
+
+Reading and writing never block the event loop for long and never change the flags of a descriptor that others share:
+O_NONBLOCK belongs to the open file, so a pipe or terminal is opened once more by way of /proc, a socket is used with
+MSG_DONTWAIT, and files and other devices are simply used.
+"""
+
+import asyncio
+import os
+import select
+import socket
+import stat
+
+from ringmain.connection import until
+from ringmain.errors import InputError, OutputError, reason
+
+# What a pipe that polls as writable surely takes without blocking (PIPE_BUF of pipe(7)).
+_PIPE_BUF = 4096
+_READ_SIZE = 256 << 10
+
+
+class ReaderLeft(Exception):  # noqa: N818 - not an error: `load ... | head -1` ends well
+    """Whoever read our output needs no more."""
+
+
+class _Descriptor:
+    """A descriptor with a way to use it that does not block, opened once more where that is possible."""
+
+    def __init__(self, fd: int, flags: int) -> None:
+        mode = os.fstat(fd).st_mode
+        self.fd = fd
+        self.is_file = stat.S_ISREG(mode)
+        self.is_pipe = stat.S_ISFIFO(mode)
+        self.may_block = self.is_pipe or stat.S_ISSOCK(mode) or os.isatty(fd)
+        self._reopened = False
+        self._socket = socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(mode) else None
+        if self.is_pipe or os.isatty(fd):
+            try:
+                self.fd = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+                self._reopened = True
+            except OSError:  # no /proc, or a pipe of another user
+                self.fd = fd
+
+    def close(self) -> None:
+        """Close what was opened here; the descriptor itself is left as it was found."""
+        if self._reopened:
+            os.close(self.fd)
+        if self._socket is not None:
+            self._socket.close()
+
+
+class Output(_Descriptor):
+    """Write to a descriptor. `name` stands in error lines."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, os.O_WRONLY)
+        self.name = name
+        self.bytes_out = 0
+        self.writes = 0
+        self._watch: select.epoll | None = None
+
+    async def write(self, view: memoryview) -> None:
+        """Write all of the view; raise ReaderLeft when nobody reads any more, OutputError when it fails."""
+        while len(view):
+            try:
+                size = self._write_some(view)
+            except BlockingIOError:
+                await until(self.fd, writable=True)
+                continue
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise ReaderLeft from error
+            except OSError as error:
+                raise OutputError(f"write to {self.name}", reason(error), "free space or choose another --output") from error
+            self.bytes_out += size
+            self.writes += 1
+            view = view[size:]
+
+    async def reader_left(self) -> None:
+        """Return when nobody reads any more, also while there is nothing to write. A file never comes to that."""
+        if not self.may_block:
+            await asyncio.get_running_loop().create_future()
+        # An epoll of our own that asks for no event still hears of hang-up and error, and is itself readable then.
+        self._watch = select.epoll()
+        self._watch.register(self.fd, 0)
+        await until(self._watch.fileno())
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        super().close()
+        if self._watch is not None:
+            self._watch.close()
+
+    def _write_some(self, view: memoryview) -> int:
+        if self._socket is not None:
+            return self._socket.send(view, socket.MSG_DONTWAIT)
+        if self.may_block and not self._reopened:
+            if not select.select([], [self.fd], [], 0)[1]:
+                raise BlockingIOError
+            view = view[:_PIPE_BUF]
+        return os.write(self.fd, view)
+
+
+class Input(_Descriptor):
+    """Read a stream from a descriptor. `name` stands in error lines."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, os.O_RDONLY)
+        self.name = name
+        self.bytes_in = 0
+        self.reads = 0
+        self._buffer = memoryview(bytearray(_READ_SIZE))
+        self._waiter: asyncio.Future[None] | None = None
+        self._woken = self._ended = False
+
+    async def read(self) -> memoryview | None:
+        """Return what is there, at least a byte, or an empty view at the end; None after `wake`. Good until the next call."""
+        while not self._ended:
+            try:
+                size = self._read_some()
+            except BlockingIOError:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await until(self.fd, ready=self._waiter)
+                if self._woken:
+                    self._woken = False
+                    return None
+                continue
+            except OSError as error:
+                raise InputError(f"read {self.name}", reason(error), "choose another --input") from error
+            self.bytes_in += size
+            self.reads += 1
+            return self._buffer[:size]
+        return self._buffer[:0]
+
+    def wake(self) -> None:
+        """Let a `read` that waits return None."""
+        if self._waiter is not None and not self._waiter.done():
+            self._woken = True
+            self._waiter.set_result(None)
+
+    def stop(self) -> None:
+        """Let every `read` from now on return the end."""
+        self._ended = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _read_some(self) -> int:
+        if self._socket is not None:
+            return self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        if self.may_block and not self._reopened and not select.select([self.fd], [], [], 0)[0]:
+            raise BlockingIOError
+        return os.readv(self.fd, [self._buffer])
+
+
+def open_output(path: str) -> Output:
+    """Open --output, "-" being standard output; raise OutputError."""
+    if path == "-":
+        return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output")
+    try:
+        return Output(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), path)
+    except OSError as error:
+        raise OutputError(f"open {path}", reason(error), "choose another --output") from error
+
+
+def open_input(path: str) -> Input:
+    """Open --input, "-" being standard input; raise InputError."""
+    if path == "-":
+        fd = _standard(0, InputError, "standard input", "redirect it from somewhere")
+    else:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"open {path}", reason(error), "choose another --input") from error
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        raise InputError(f"read {path}", "is a directory", "choose a file as --input")
+    return Input(fd, "standard input" if path == "-" else path)
+
+
+def _standard(fd: int, error_class: type[InputError] | type[OutputError], name: str, remedy: str) -> int:
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        raise error_class(name, "it is closed", remedy) from error
+    return fd

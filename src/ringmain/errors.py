@@ -1,0 +1,122 @@
+"""One tree of exceptions. Each carries the exit code that the command line ends with."""
+
+
+class RingmainError(Exception):
+    """Say in one line what failed, why, and what to do about it.
+
+    The parts are kept as `what`, `why` and `remedy`; an empty one is left out of the line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
+        self.what, self.why, self.remedy = what, why, remedy
+        line = f"{what}: {why}" if why else what
+        super().__init__(f"{line}; {remedy}" if remedy else line)
+
+
+class UsageError(RingmainError, ValueError):
+    """Arguments that make no sense, alone or together."""
+
+    exit_code = 2
+
+
+class ResolveError(RingmainError):
+    """A host or service name has no address."""
+
+    exit_code = 6
+
+
+class ConnectError(RingmainError):
+    """The peer refused, or no route leads there."""
+
+    exit_code = 7
+
+
+class TruncatedError(RingmainError):
+    """A TLS stream ended without close_notify, or broke: bytes may be missing."""
+
+    exit_code = 18
+
+
+class OutputError(RingmainError):
+    """What arrived could not be written."""
+
+    exit_code = 23
+
+
+class InputError(RingmainError):
+    """What was to be sent could not be read."""
+
+    exit_code = 26
+
+
+class TimedOutError(RingmainError, TimeoutError):
+    """Connecting, the handshake, or an idle peer took too long."""
+
+    exit_code = 28
+
+
+class TlsError(RingmainError):
+    """The TLS handshake failed."""
+
+    exit_code = 35
+
+
+class BindError(RingmainError):
+    """The address cannot be listened at."""
+
+    exit_code = 45
+
+
+class SendError(RingmainError):
+    """The connection broke while bytes were sent."""
+
+    exit_code = 55
+
+
+class ReceiveError(RingmainError):
+    """The connection was reset while bytes were received."""
+
+    exit_code = 56
+
+
+class CertificateError(RingmainError):
+    """Our own certificate or key cannot be used."""
+
+    exit_code = 58
+
+
+class UntrustedError(TlsError):
+    """The peer's certificate is not trusted, or names another host."""
+
+    exit_code = 60
+
+
+class RecordTooLongError(RingmainError):
+    """A record has no delimiter within `max_record` bytes."""
+
+    exit_code = 63
+
+
+class CaFileError(RingmainError):
+    """The file of certificate authorities cannot be used."""
+
+    exit_code = 77
+
+
+class BlocksHeldError(RingmainError):
+    """The consumer holds every block of the ring and waits for another."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the plain words of an exception: the system's text for an OSError, OpenSSL's for an SSLError."""
+    verify_message = getattr(error, "verify_message", None)
+    if verify_message:
+        return str(verify_message)
+    openssl_reason = getattr(error, "reason", None)
+    if isinstance(openssl_reason, str):
+        return openssl_reason.lower().replace("_", " ")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower() if error.strerror.istitle() else error.strerror[0].lower() + error.strerror[1:]
+    return str(error) or type(error).__name__

@@ -1,0 +1,256 @@
+"""The listener: open as long as the verb runs, one connection at a time, whatever else knocks."""
+
+import asyncio
+import collections
+import contextlib
+import errno
+import logging
+import socket
+import struct
+from typing import Any
+
+from ringmain.connection import reset, resolve
+from ringmain.endpoint import Endpoint, host_and_port
+from ringmain.errors import BindError, UsageError, reason
+from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
+
+_BACKLOG = 128
+# A dropped SYN costs its sender a second, so short clients that come back to back must never meet the filter.
+_HOLD_AFTER = 1.0
+# The numbers of <asm-generic/socket.h>; the socket module does not name them.
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+# One classic BPF instruction, "return 0": keep no byte of any packet (struct sock_filter, <linux/filter.h>).
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def hold_back(sock: socket.socket) -> bool:
+    """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
+    from ctypes import addressof, create_string_buffer
+
+    program = create_string_buffer(_DROP_ALL)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, addressof(program)))
+    except OSError:
+        return False
+    return True
+
+
+def let_in(sock: socket.socket) -> None:
+    """Undo `hold_back`: a client that still tries gets through with its next SYN."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+
+async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
+    """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
+    rows = await resolve(endpoint, settings, listening=True)
+    for attempt in range(20):
+        try:
+            return Gate(_open_all(rows), settings)
+        except OSError as error:
+            # A free port taken at the first address may be in use at the second: another one is tried.
+            if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
+                continue
+            remedy = {
+                errno.EADDRINUSE: "stop what listens there, or choose another port (0 takes a free one)",
+                errno.EACCES: "choose a port from 1024 up",
+                errno.EADDRNOTAVAIL: "choose an address of this machine: ringmain nics lists them",
+            }.get(error.errno or 0, "choose another address")
+            raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
+    raise AssertionError("the last attempt raises")
+
+
+def _open_all(rows: list[tuple[Any, ...]]) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    port = 0
+    missing: OSError | None = None
+    try:
+        # IPv4 first, so that the port reported is the one most peers will use.
+        for family, kind, protocol, _, address in sorted(rows, key=lambda row: row[0] != socket.AF_INET):
+            try:
+                sock = _open_one(family, kind, protocol, (address[0], address[1] or port, *address[2:]), len(rows) > 1)
+            except OSError as error:
+                # A machine without IPv6 may still name ::1 in its hosts file.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+            else:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+        if missing is not None and not sockets:
+            raise missing
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], one_of_many: bool) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and one_of_many:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Gate:
+    """Hand out accepted connections one at a time: `accept`, then `done`, then `accept` again."""
+
+    def __init__(self, sockets: list[socket.socket], settings: Settings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = sockets
+        self._settings = settings
+        import ipaddress
+
+        try:
+            self._allowed = [ipaddress.ip_network(text, strict=False) for text in settings.allow]
+        except ValueError as error:
+            self._close_sockets()
+            raise UsageError(f"--allow {error}", "", "write it as 192.0.2.0/24 or 2001:db8::/32") from error
+        self._arrived: collections.deque[socket.socket] = collections.deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._held = False
+        self._busy = False
+        self._warned = False
+        self.refused = 0
+        self._pause_until: asyncio.TimerHandle | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, as "127.0.0.1:43211" or "[::1]:43211"."""
+        return [host_and_port(*sock.getsockname()[:2]) for sock in self._sockets]
+
+    @property
+    def port(self) -> int:
+        """The port listened at, the same for every address."""
+        return int(self._sockets[0].getsockname()[1])
+
+    async def accept(self) -> tuple[socket.socket, str]:
+        """Return the next client's non-blocking socket and its address. Call `done` when it has been served."""
+        while not self._arrived:
+            self._waiter = self._loop.create_future()
+            self._watch(True)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self._watch(False)
+        self._busy = True
+        if self._settings.gate == "refuse":
+            self._watch(True)
+        elif self._settings.gate == "hold":
+            self._timer = self._loop.call_later(_HOLD_AFTER, self._hold)
+        sock = self._arrived.popleft()
+        return sock, host_and_port(*sock.getpeername()[:2]) if _has_peer(sock) else "a client that has left"
+
+    def done(self) -> None:
+        """Let the next client in."""
+        self._busy = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._held:
+            self._held = False
+            for sock in self._sockets:
+                let_in(sock)
+        if self._settings.gate == "refuse":
+            self._watch(False)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pause_until is not None:
+            self._pause_until.cancel()
+        self._watch(False)
+        for sock in self._arrived:
+            sock.close()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def _hold(self) -> None:
+        self._held = True
+        if not all([hold_back(sock) for sock in self._sockets]):
+            log.info("this kernel takes no socket filter: other clients wait connected")
+
+    def _watch(self, on: bool) -> None:
+        for sock in self._sockets:
+            if sock.fileno() == -1:
+                continue
+            if on and self._pause_until is None:
+                self._loop.add_reader(sock.fileno(), self._accept_ready)
+            else:
+                self._loop.remove_reader(sock.fileno())
+
+    def _accept_ready(self) -> None:
+        """Take one waiting client, or while one is served turn all away."""
+        for listener in self._sockets:
+            while self._busy or not self._arrived:
+                try:
+                    sock, address = listener.accept()
+                except (BlockingIOError, InterruptedError):
+                    break
+                except OSError as error:
+                    if error.errno not in _OUT_OF_RESOURCES:
+                        continue  # that client has gone again (accept(2) reports its network error)
+                    self._back_off(error)
+                    return
+                self._warned = False
+                self._admit(sock, address)
+        if self._arrived and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _admit(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
+        if self._allowed and not self._is_allowed(str(address[0])):
+            self.refused += 1
+            log.warning("%s: refused: not in --allow", host_and_port(*address[:2]))
+            reset(sock)
+        elif self._busy:
+            self.refused += 1
+            log.info("%s: refused: another client is being served", host_and_port(*address[:2]))
+            reset(sock)
+        else:
+            sock.setblocking(False)
+            self._arrived.append(sock)
+
+    def _is_allowed(self, host: str) -> bool:
+        address = ipaddress.ip_address(host.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network or address in network for network in self._allowed)
+
+    def _back_off(self, error: OSError) -> None:
+        """Wait for descriptors to come free: the client stays in the backlog meanwhile."""
+        if not self._warned:
+            self._warned = True
+            log.warning("cannot accept a client: %s; waiting until that changes", reason(error))
+        self._watch(False)
+
+        def again() -> None:
+            self._pause_until = None
+            if self._waiter is not None or self._busy:
+                self._watch(True)
+
+        self._pause_until = self._loop.call_later(0.1, again)
+
+
+def _has_peer(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,275 @@
+"""Save: bytes to one connection at a time."""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Self, Unpack
+
+from ringmain._ring import Counters
+from ringmain.connection import Connection, dial, prepare, reset, shake_hands, watch_idle
+from ringmain.endpoint import Endpoint
+from ringmain.errors import InputError, RingmainError, SendError, TimedOutError, TlsError, reason
+from ringmain.gate import Gate, listen
+from ringmain.sender import Sender
+from ringmain.settings import Options, Settings
+
+log = logging.getLogger("ringmain")
+
+_FILE_READ = 256 << 10
+
+
+def save(url: str, *, listen: bool = False, listen_once: bool = False, **options: Unpack[Options]) -> "Saver":
+    """Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
+
+    Use it as `async with`, then `await saver.write(buffer)`. Leaving the block sends FIN (and close_notify under TLS)
+    and waits until the peer's kernel has acknowledged every byte. A listener whose client leaves logs a warning and
+    goes on with the next client where the last one left; with `listen_once`, which implies `listen`, that is an error.
+    For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
+    cannot be opened, and when the one connection there is breaks.
+    """
+    return Saver(Endpoint.parse(url), Settings(**options), listening=listen or listen_once, listen_once=listen_once)
+
+
+class Saver:
+    """What `save` returns: an asynchronous context manager with `write`. One task at a time may write."""
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool, listen_once: bool) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.listening = listening
+        self.listen_once = listen_once
+        self.on_end: Callable[[Connection, Counters, str], None] | None = None
+        self._tls = endpoint.tls or settings.tls
+        self._context: ssl.SSLContext | None = None
+        self._gate: Gate | None = None
+        self._sender: Sender | None = None
+        self._cancel_idle: Callable[[], None] = lambda: None
+        self._task: asyncio.Task[None] | None = None
+        self._expired = False
+        self._trusted_half_close = False
+        self._stopping = False
+        self.on_broken: Callable[[], None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._tls:
+            from ringmain.tls import client_context, server_context
+
+            self._context = (server_context if self.listening else client_context)(self.settings)
+        if self.listening:
+            self._gate = await listen(self.endpoint, self.settings)
+        else:
+            self._begin(await dial(self.endpoint, self.settings, self._context))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._sender is not None:
+                await self.end_connection(abort=kind is not None)
+        finally:
+            if self._gate is not None:
+                self._gate.close()
+                self._gate = None
+
+    @property
+    def counters(self) -> Counters | None:
+        """The counters of the connection being served, or None between two."""
+        return self._sender.counters if self._sender is not None else None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, as "127.0.0.1:43211"; empty when dialling."""
+        return self._gate.addresses if self._gate is not None else []
+
+    @property
+    def port(self) -> int:
+        """The port listened at, which port 0 leaves to the system."""
+        if self._gate is None:
+            raise ValueError("no port: this saver does not listen")
+        return self._gate.port
+
+    @property
+    def fullness(self) -> float:
+        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
+        return self._sender.fullness if self._sender is not None else 0.0
+
+    def stop(self) -> bool:
+        """Let `send_file` end after the block under way, and serve no other client. False when nothing is open."""
+        self._stopping = True
+        return self._sender is not None
+
+    async def recover(self) -> None:
+        """Return when there is a working peer: raise, or warn and wait for the next client, if this one is gone."""
+        if self._sender is not None and self._sender.failure is not None:
+            counters, peer = self._sender.counters, self._sender.connection.peer
+            error = SendError(f"save to {peer}", reason(self._sender.failure), "what was sent may not have arrived")
+            self._release("reset")
+            if not self._goes_on_after(error, counters):
+                raise error
+        await self.wait_for_peer()
+
+    async def wait_for_peer(self) -> None:
+        """Return once there is a peer to write to: at once when dialled, else when a client has come."""
+        while self._sender is None:
+            assert self._gate is not None, "a saver is used inside `async with`"
+            sock, peer = await self._gate.accept()
+            try:
+                prepare(sock, self.settings)
+                if self._context is not None:
+                    sock = await shake_hands(sock, self._context, self.settings, peer)
+                self._begin(Connection(sock, peer))
+            except (RingmainError, OSError) as error:
+                log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
+                sock.close()
+                self._gate.done()
+            except BaseException:
+                sock.close()
+                self._gate.done()
+                raise
+
+    async def write(self, buffer: bytes | bytearray | memoryview) -> None:
+        """Send all of a buffer. Nothing is kept of it once this returns.
+
+        A listener that loses its client sends what that client's kernel never took to the next one.
+        """
+        view = memoryview(buffer).cast("B")
+        while len(view):
+            await self.wait_for_peer()
+            assert self._sender is not None
+            before = self._sender.counters.bytes_out
+            counters = self._sender.counters
+            try:
+                await self._send(view)
+                return
+            except RingmainError as error:
+                if not self._goes_on_after(error, counters):
+                    raise
+                view = view[counters.bytes_out - before :]
+
+    async def send_file(self, fd: int, offset: int) -> None:
+        """Send a regular file from `offset` to its end, whole to every client of a listener, which then goes on forever.
+
+        The descriptor's own position is left alone.
+        """
+        buffer = memoryview(bytearray(_FILE_READ))
+        while True:
+            await self.wait_for_peer()
+            assert self._sender is not None
+            counters, position = self._sender.counters, offset
+            try:
+                while not self._stopping and (size := _read_at(fd, buffer, position)):
+                    counters.bytes_in += size
+                    counters.reads += 1
+                    position += size
+                    await self._send(buffer[:size])
+                await self.end_connection()
+            except RingmainError as error:
+                if not self._goes_on_after(error, counters):
+                    raise
+                continue
+            if not self.listening or self.listen_once or self._stopping:
+                return
+
+    async def end_connection(self, *, abort: bool = False) -> None:
+        """End the connection being served properly, or with `abort` break it off with a reset."""
+        assert self._sender is not None
+        peer = self._sender.connection.peer
+        if abort:
+            reset(self._sender.connection.sock)
+            self._release("stopped")
+            return
+        try:
+            await self._bounded(self._sender.finish(), peer)
+        except BaseException as error:
+            self._release(_verdict_of(error))
+            raise
+        self._release("ended")
+
+    async def _send(self, view: memoryview) -> None:
+        """Send to the peer there is; on failure release it and raise what the user gets to see."""
+        assert self._sender is not None
+        sender, peer = self._sender, self._sender.connection.peer
+        first_after_fin = self._gate is not None and sender.peer_ended and not self._trusted_half_close
+        try:
+            await self._bounded(sender.send(view), peer)
+            if first_after_fin:
+                # A FIN may be a half-close or a client that has left: its answer to the next bytes tells.
+                before = sender.counters.bytes_out
+                sender.counters.bytes_out -= len(view)
+                await self._bounded(sender.acknowledged(), peer)
+                sender.counters.bytes_out = before
+                self._trusted_half_close = True
+        except RingmainError as error:
+            self._release(_verdict_of(error))
+            raise
+
+    async def _bounded(self, work: Awaitable[None], peer: str) -> None:
+        """Await the work, or its end by idle time-out; translate what goes wrong."""
+        self._task = asyncio.current_task()
+        what = f"save to {peer}"
+        try:
+            await work
+        except asyncio.CancelledError:
+            task = self._task
+            if not self._expired or task is None or task.uncancel():
+                raise
+            why = f"it took nothing for {self.settings.idle_timeout:g} s"
+            raise TimedOutError(what, why, "is the peer still reading? else raise --idle-timeout") from None
+        except ssl.SSLError as error:
+            raise TlsError(what, reason(error), "does the peer accept our certificate?") from error
+        except OSError as error:
+            raise SendError(what, reason(error), "what was sent may not have arrived") from error
+        finally:
+            self._task = None
+
+    def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
+        """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
+        if self._gate is None or self._stopping or (self.listen_once and counters.bytes_out):
+            return False
+        if not isinstance(error, SendError | TimedOutError | TlsError):
+            return False
+        log.warning("%s", error)
+        return True
+
+    def _begin(self, connection: Connection) -> None:
+        self._sender = sender = Sender(connection, self.on_broken)
+        self._expired = self._trusted_half_close = False
+        self._cancel_idle = watch_idle(
+            asyncio.get_running_loop(),
+            self.settings.idle_timeout,
+            lambda: None if self._task is None else sender.acknowledged_bytes(),
+            self._expire,
+        )
+        tls = f" with {connection.tls_version}, {connection.cipher}" if connection.tls_version else ""
+        log.info("%s: connected%s", connection.peer, tls)
+
+    def _expire(self) -> None:
+        self._expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _release(self, verdict: str) -> None:
+        if self._sender is None:
+            return
+        sender, self._sender = self._sender, None
+        self._cancel_idle()
+        sender.close()
+        if self.on_end is not None:
+            self.on_end(sender.connection, sender.counters, verdict)
+        log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
+        if self._gate is not None:
+            self._gate.done()
+
+
+def _verdict_of(error: BaseException) -> str:
+    if isinstance(error, TimedOutError):
+        return "timed out"
+    return "reset" if isinstance(error, SendError | TlsError) else "stopped"
+
+
+def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
+    try:
+        return os.preadv(fd, [buffer], offset)
+    except OSError as error:
+        raise InputError("read the input", reason(error)) from error

@@ -1,0 +1,158 @@
+"""Send on one connection, plain or TLS: back-pressure by await, half-close, and a close that loses no byte."""
+
+import asyncio
+import contextlib
+import fcntl
+import socket
+import ssl
+import struct
+import termios
+import time
+from collections.abc import Callable
+
+from ringmain._ring import Counters
+from ringmain.connection import Connection, until
+
+# Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
+_LINGER = 2.0
+_SCRATCH = bytearray(1 << 16)
+
+
+class Sender:
+    """Send to one peer; what it sends back is read and dropped, so that closing never resets it.
+
+    OSError and ssl.SSLError pass through to the caller, who knows what was being sent to whom.
+    """
+
+    def __init__(self, connection: Connection, on_failure: Callable[[], None] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.connection = connection
+        self._sock = connection.sock
+        self._fd = self._sock.fileno()
+        self._tls = self._sock._sslobj if isinstance(self._sock, ssl.SSLSocket) else None
+        self._changed: asyncio.Future[None] | None = None
+        self.failure: OSError | None = None
+        self._on_failure = on_failure
+        self.peer_ended = False
+        self.counters = Counters()
+        self.counters.started = time.monotonic()
+        self._loop.add_reader(self._fd, self._discard)
+        if self._tls is not None:
+            self._loop.call_soon(self._discard)  # read-ahead may hold what the peer sent with its handshake
+
+    async def send(self, view: memoryview) -> None:
+        """Give all of a contiguous view of bytes to the kernel; it may be changed once this returns.
+
+        After an exception, `counters.bytes_out` tells how much of it the kernel had taken.
+        """
+        offset = 0
+        while offset < len(view):
+            if self.failure is not None:
+                raise self.failure
+            try:
+                if self._tls is not None:
+                    size = self._tls.write(view[offset:])
+                else:
+                    size = self._sock.send(view[offset:])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                await self._stalled(until(self._fd, writable=True))
+            except ssl.SSLWantReadError:
+                await self._stalled(self._change())
+            else:
+                offset += size
+                self.counters.bytes_out += size
+                self.counters.writes += 1
+
+    async def finish(self) -> None:
+        """Send close_notify (under TLS) and FIN, and return once the peer's kernel has every byte, or the peer closed."""
+        while self._tls is not None:
+            try:
+                self._tls.shutdown()
+            except ssl.SSLWantWriteError:
+                await until(self._fd, writable=True)
+                continue
+            except (OSError, ValueError):  # mostly "want read": the peer's close_notify need not be waited for
+                pass
+            break
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+        await self.acknowledged(_LINGER)
+
+    async def acknowledged(self, linger: float | None = None) -> None:
+        """Wait until the peer's kernel has acknowledged all that was sent; raise the failure that prevents it."""
+        pause = 0.0005
+        deadline = None if linger is None else self._loop.time() + linger
+        while True:
+            unacknowledged = self._unacknowledged()
+            if unacknowledged == 0 or self.peer_ended and deadline is not None:
+                return
+            if self.failure is not None:
+                raise self.failure
+            if unacknowledged is None and (deadline is None or self._loop.time() > deadline):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._change()
+            pause = min(2 * pause, 0.05)
+
+    def acknowledged_bytes(self) -> int:
+        """Return how many bytes the peer's kernel is known to have: what grows while a slow peer reads."""
+        return self.counters.bytes_out - (self._unacknowledged() or 0)
+
+    @property
+    def fullness(self) -> float:
+        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
+        return min(1.0, (self._unacknowledged() or 0) / self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+
+    def close(self) -> None:
+        """Close the socket; whatever `finish` has not seen through may be lost."""
+        self._loop.remove_reader(self._fd)
+        self._discard()
+        self._sock.close()
+        self.counters.ended = time.monotonic()
+
+    def _unacknowledged(self) -> int | None:
+        """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
+        try:
+            answer = fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return None
+        return int(struct.unpack("i", answer)[0])
+
+    async def _stalled(self, wait: "asyncio.Future[None] | object") -> None:
+        since = time.monotonic()
+        self.counters.stalls += 1
+        try:
+            await wait  # type: ignore[misc]
+        finally:
+            self.counters.stalled_seconds += time.monotonic() - since
+
+    def _change(self) -> "asyncio.Future[None]":
+        """Return a Future that is done when the peer sent anything, ended, or failed."""
+        if self._changed is None or self._changed.done():
+            self._changed = self._loop.create_future()
+        return self._changed
+
+    def _discard(self) -> None:
+        """Read and drop what the peer sends: TLS needs to see it, and unread bytes would turn close into reset."""
+        try:
+            for _ in range(16):
+                if self._tls is not None:
+                    size = self._tls.read(len(_SCRATCH), _SCRATCH)
+                else:
+                    size = self._sock.recv_into(_SCRATCH)
+                if size == 0:
+                    self.peer_ended = True
+                    break
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except ssl.SSLEOFError:
+            self.peer_ended = True
+        except OSError as error:
+            self.failure = error
+            if self._on_failure is not None:
+                self._on_failure()
+        if self.peer_ended or self.failure is not None:
+            self._loop.remove_reader(self._fd)
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)

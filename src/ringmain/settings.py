@@ -1,0 +1,71 @@
+"""What a caller may choose about connections, in one place for load and save. Each field is a flag's word."""
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from ringmain.errors import UsageError
+
+GATES = ("hold", "queue", "refuse")
+KEEPALIVE = 60.0
+
+
+class Options(TypedDict, total=False):
+    """The keywords that `ringmain.load` and `ringmain.save` share; times are seconds, None is off.
+
+    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`, `insecure` and
+    `self_signed` choose how the connection is protected. `connect_timeout`, `handshake_timeout` and `idle_timeout`
+    bound it; `retry` is how often a failed connect is tried again (-1: forever); `keepalive` is the idle time before
+    the kernel probes the peer. `gate` and `allow` say what becomes of other clients. `family` is 4, 6, or 0 for both.
+    """
+
+    tls: bool
+    certfile: str | None
+    keyfile: str | None
+    cafile: str | None
+    client_ca: str | None
+    server_name: str | None
+    min_tls_version: Literal["1.2", "1.3"]
+    ciphers: str | None
+    insecure: bool
+    self_signed: bool
+    connect_timeout: float | None
+    handshake_timeout: float | None
+    idle_timeout: float | None
+    retry: int
+    keepalive: float | None
+    gate: Literal["hold", "queue", "refuse"]
+    allow: tuple[str, ...]
+    family: Literal[0, 4, 6]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`Options` with every default filled in and checked."""
+
+    tls: bool = False
+    certfile: str | None = None
+    keyfile: str | None = None
+    cafile: str | None = None
+    client_ca: str | None = None
+    server_name: str | None = None
+    min_tls_version: str = "1.2"
+    ciphers: str | None = None
+    insecure: bool = False
+    self_signed: bool = False
+    connect_timeout: float | None = 5.0
+    handshake_timeout: float | None = 5.0
+    idle_timeout: float | None = None
+    retry: int = 0
+    keepalive: float | None = KEEPALIVE
+    gate: str = "hold"
+    allow: tuple[str, ...] = ()
+    family: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("gate", self.gate, GATES),
+            ("min_tls_version", self.min_tls_version, ("1.2", "1.3")),
+            ("family", self.family, (0, 4, 6)),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value!r}", "not known", f"choose one of {', '.join(map(str, choices))}")
