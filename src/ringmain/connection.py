@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import socket
 import ssl
 import struct
@@ -130,14 +129,7 @@ async def _first_that_answers(rows: list[tuple[Any, ...]], deadline: float | Non
     if isinstance(last, TimeoutError) or last is None:
         raise TimeoutError
     remedy = "is anything listening there?" if isinstance(last, ConnectionRefusedError) else "check address and route"
-    # uvloop words some errors its own way; the number is the same everywhere.
-    why = reason(OSError(last.errno, errno_text(last)))
-    raise ConnectError(f"connect to {peer}", why, remedy) from last
-
-
-def errno_text(error: OSError) -> str:
-    """Return the C library's words for an error."""
-    return os.strerror(error.errno) if error.errno else str(error)
+    raise ConnectError(f"connect to {peer}", reason(last), remedy) from last
 
 
 def prepare(sock: socket.socket, settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """One tree of exceptions. Each carries the exit code that the command line ends with."""
 
+import os
+
 
 class RingmainError(Exception):
     """Say in one line what failed, why, and what to do about it.
@@ -111,12 +113,16 @@ class BlocksHeldError(RingmainError):
 
 def reason(error: BaseException) -> str:
     """Return the plain words of an exception: the system's text for an OSError, OpenSSL's for an SSLError."""
-    verify_message = getattr(error, "verify_message", None)
-    if verify_message:
-        return str(verify_message)
-    openssl_reason = getattr(error, "reason", None)
-    if isinstance(openssl_reason, str):
-        return openssl_reason.lower().replace("_", " ")
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower() if error.strerror.istitle() else error.strerror[0].lower() + error.strerror[1:]
-    return str(error) or type(error).__name__
+    if type(error).__name__ == "SSLEOFError":
+        return "the peer closed the connection"
+    openssl_words = getattr(error, "verify_message", None) or getattr(error, "reason", None)
+    if isinstance(openssl_words, str):
+        return openssl_words.lower().replace("_", " ")
+    # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return _decapitalized(os.strerror(error.errno))
+    return _decapitalized(str(error) or type(error).__name__)
+
+
+def _decapitalized(words: str) -> str:
+    return words if words[1:2].isupper() else words[0].lower() + words[1:]

@@ -216,6 +216,8 @@ class Saver:
                 raise
             why = f"it took nothing for {self.settings.idle_timeout:g} s"
             raise TimedOutError(what, why, "is the peer still reading? else raise --idle-timeout") from None
+        except ssl.SSLEOFError as error:
+            raise SendError(what, reason(error), "what was sent may not have arrived") from error
         except ssl.SSLError as error:
             raise TlsError(what, reason(error), "does the peer accept our certificate?") from error
         except OSError as error:

@@ -58,6 +58,11 @@ class Sender:
                 await self._stalled(until(self._fd, writable=True))
             except ssl.SSLWantReadError:
                 await self._stalled(self._change())
+            except OSError:
+                self._discard()  # the peer's last words, an alert perhaps, say more than a broken pipe
+                if self.failure is not None:
+                    raise self.failure from None
+                raise
             else:
                 offset += size
                 self.counters.bytes_out += size

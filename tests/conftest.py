@@ -1,0 +1,79 @@
+"""Fixtures that every test may use, and what every test is held to: no descriptor leaked, no process left."""
+
+import asyncio
+import gc
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peers
+import pytest
+import trustme
+import uvloop
+
+
+class Certificates(NamedTuple):
+    ca: Path
+    server: Path
+    client: Path
+    stranger: Path
+    stranger_ca: Path
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def write(authority: trustme.CA, name: str, *hosts: str) -> Path:
+        path = folder / name
+        authority.issue_cert(*hosts).private_key_and_cert_chain_pem.write_to_path(str(path))
+        path.chmod(0o600)
+        return path
+
+    authority, other = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    other.cert_pem.write_to_path(str(folder / "stranger_ca.pem"))
+    return Certificates(
+        folder / "ca.pem",
+        write(authority, "server.pem", "localhost", "127.0.0.1", "::1"),
+        write(authority, "client.pem", "client@example.org"),
+        write(other, "stranger.pem", "localhost", "127.0.0.1"),
+        folder / "stranger_ca.pem",
+    )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[peers.Bench]:
+    with peers.bench(tmp_path) as it:
+        yield it
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_leaks() -> Iterator[None]:
+    gc.collect()
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    after = set(os.listdir("/proc/self/fd"))
+    assert len(after) <= len(before), f"descriptors leaked: {after - before}"
+
+
+@pytest.fixture
+def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine on uvloop; fail if the loop's exception handler was called."""
+
+    def run_it(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        complaints: list[dict[str, Any]] = []
+
+        async def watched() -> Any:
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            async with asyncio.timeout(60):
+                return await coroutine
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            result = runner.run(watched())
+        assert not complaints
+        return result
+
+    return run_it

@@ -1,0 +1,186 @@
+"""Start the programs under test and their peers, and end them whatever happens."""
+
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RINGMAIN = [sys.executable, "-m", "ringmain"]
+TIMEOUT = 30.0
+
+
+def payload(size: int, seed: int = 1) -> bytes:
+    """Return pseudo-random bytes, the same for the same seed."""
+    return random.Random(seed).randbytes(size)
+
+
+def sha256(data: bytes | Path) -> str:
+    """Return the digest of bytes or of a file."""
+    return hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
+
+
+def eventually(condition: Callable[[], Any], what: str = "a condition") -> Any:
+    """Wait for a true value and return it; fail after TIMEOUT."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not come true in {TIMEOUT} s")
+
+
+def free_port() -> int:
+    """Return a port that nothing listens at."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Program:
+    """A running program whose standard error is kept in a file."""
+
+    def __init__(self, command: list[str], **popen: Any) -> None:
+        self.log = tempfile.TemporaryFile()
+        popen.setdefault("stdin", subprocess.DEVNULL)
+        popen.setdefault("stdout", subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stderr=self.log, **popen)
+
+    @property
+    def stderr(self) -> str:
+        return os.pread(self.log.fileno(), 1 << 20, 0).decode()
+
+    def wait(self) -> int:
+        return self.process.wait(TIMEOUT)
+
+    def says(self, text: str) -> None:
+        eventually(lambda: text in self.stderr, f"{text!r} in stderr")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def memory(self, field: str = "VmHWM") -> int:
+        """Return a figure of /proc/PID/status in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+    def fd_count(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.log.close()
+
+
+class Bench:
+    """Starts programs for one test, and ends them after it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.programs: list[Program] = []
+
+    def start(self, command: list[str], **popen: Any) -> Program:
+        program = Program(command, **popen)
+        self.programs.append(program)
+        return program
+
+    def ringmain(self, *arguments: Any, **popen: Any) -> Program:
+        """Start ringmain."""
+        return self.start(RINGMAIN + [str(argument) for argument in arguments], **popen)
+
+    def listening(self, verb: str, *arguments: Any, host: str = "127.0.0.1", **popen: Any) -> tuple[Program, int]:
+        """Start a ringmain that listens at a free port; return it and the port."""
+        port_file = self.folder / f"port-{len(self.programs)}"
+        program = self.ringmain(verb, *arguments, "--port-file", port_file, f"tcp://{host}:0", **popen)
+
+        def port() -> int | None:
+            assert program.process.poll() is None, program.stderr
+            return int(port_file.read_text()) if port_file.exists() else None
+
+        return program, eventually(port, "the port file")
+
+    def file(self, data: bytes, name: str = "input") -> Path:
+        path = self.folder / name
+        path.write_bytes(data)
+        return path
+
+
+@contextlib.contextmanager
+def bench(folder: Path) -> Iterator[Bench]:
+    """Yield a Bench and end all that it started."""
+    it = Bench(folder)
+    try:
+        yield it
+    finally:
+        for program in it.programs:
+            program.close()
+
+
+def need(name: str) -> str:
+    """Return the path of a peer program; without it skip, or under CI fail."""
+    path = shutil.which(name)
+    if path is not None:
+        return path
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is not installed; `make test` installs it where it may")
+    pytest.skip(f"{name} is not installed")
+
+
+def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
+    """Wait until something listens at a port, without connecting to it."""
+    family = "tcp6" if ":" in host else "tcp"
+    needle = f":{port:04X} "
+
+    def listens() -> bool:
+        lines = Path(f"/proc/net/{family}").read_text().splitlines()[1:]
+        if family == "tcp":
+            lines += Path("/proc/net/tcp6").read_text().splitlines()[1:]
+        return any(needle in line.split(maxsplit=2)[1] + " " and line.split()[3] == "0A" for line in lines)
+
+    eventually(listens, f"a listener at {port}")
+
+
+def connect(port: int, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> socket.socket:
+    """Return a plain socket that is connected."""
+    return socket.create_connection((host, port), timeout)
+
+
+def connect_tls(port: int, ca: Path, host: str = "127.0.0.1", version: str | None = None) -> ssl.SSLSocket:
+    """Return a TLS socket that is connected and has verified its peer."""
+    context = ssl.create_default_context(cafile=str(ca))
+    if version is not None:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[f"TLSv{version.replace('.', '_')}"]
+    return context.wrap_socket(connect(port, host), server_hostname="localhost", suppress_ragged_eofs=False)
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read to the end."""
+    chunks = []
+    while chunk := sock.recv(1 << 16):
+        chunks.append(chunk)
+    return b"".join(chunks)
