@@ -50,6 +50,26 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """Yield a port that answers no SYN, because its backlog is full."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        time.sleep(0.05)
+        yield listener.getsockname()[1]
+
+
+def is_connecting(port: int) -> bool:
+    """Tell whether more connects to a full backlog are under way than `full_backlog` itself made."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[2].endswith(f":{port:04X}") and line[3] == "02" for line in lines) > 2
+
+
 class Program:
     """A running program whose standard error is kept in a file."""
 

@@ -114,6 +114,7 @@ cdef class Receiver:
             self.error = error
             self.counters.ended = monotonic()
             self.ring.finish()
+            self.ring.on_release = None
             self.wake()
         return 0
 

@@ -12,6 +12,7 @@ Invariants:
 No I/O, no event loop, no locks: every entry holds the GIL.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
@@ -24,6 +25,7 @@ cdef class Counters:
     """Count what one stream did. Plain fields, written by whoever moves the bytes, read at leisure."""
 
 
+@cython.no_gc_clear  # a view that dies while the collector takes a cycle apart still needs the way back
 cdef class Block:
     """Own one stretch of memory; export what was lent of it, read-only."""
 
@@ -59,6 +61,7 @@ cdef class Block:
         return 0
 
 
+@cython.no_gc_clear
 cdef class Ring:
     """Hold the blocks of one loader.
 

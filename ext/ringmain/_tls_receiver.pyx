@@ -9,6 +9,8 @@ Invariants:
 - Bytes come before the verdict; close_notify alone is a clean end.
 """
 
+import errno
+import socket
 import ssl
 
 from posix.dlfcn cimport RTLD_LAZY, dlopen, dlsym
@@ -20,9 +22,23 @@ from ringmain._receiver cimport Receiver, monotonic
 
 cdef Py_ssize_t TURN = 1 << 20
 
+cdef int TCP_CLOSE = 7  # <netinet/tcp.h>
+
 cdef object SSLWantReadError = ssl.SSLWantReadError
 cdef object SSLWantWriteError = ssl.SSLWantWriteError
 cdef object SSLEOFError = ssl.SSLEOFError
+
+
+def true_error(error, sock):
+    """Return the ConnectionResetError that CPython shows as an SSLEOFError, or the error as it is.
+
+    The ssl module takes any failure of the system call for an end of file (it looks at SSL_read_ex's 0, not at errno).
+    OpenSSL 3 names a real one; where it does not, a socket that knows no peer any more was reset.
+    """
+    if isinstance(error, SSLEOFError) and error.reason is None:
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            return ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    return error
 
 
 cdef class TlsReceiver(Receiver):
@@ -79,6 +95,7 @@ cdef class TlsReceiver(Receiver):
         self.loop.call_soon(self.on_readable)
 
     cdef int fail(self, object error) except -1:
+        error = true_error(error, self.sock)
         # ssl.SSLError is an OSError: broken records and alerts are a stream that did not end as it should.
         if isinstance(error, ssl.SSLError):
             self.end("truncated", error)

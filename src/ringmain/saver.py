@@ -102,8 +102,8 @@ class Saver:
     async def recover(self) -> None:
         """Return when there is a working peer: raise, or warn and wait for the next client, if this one is gone."""
         if self._sender is not None and self._sender.failure is not None:
-            counters, peer = self._sender.counters, self._sender.connection.peer
-            error = SendError(f"save to {peer}", reason(self._sender.failure), "what was sent may not have arrived")
+            counters = self._sender.counters
+            error = _broken(self._sender.connection.peer, self._sender.failure)
             self._release("reset")
             if not self._goes_on_after(error, counters):
                 raise error
@@ -207,7 +207,6 @@ class Saver:
     async def _bounded(self, work: Awaitable[None], peer: str) -> None:
         """Await the work, or its end by idle time-out; translate what goes wrong."""
         self._task = asyncio.current_task()
-        what = f"save to {peer}"
         try:
             await work
         except asyncio.CancelledError:
@@ -215,13 +214,9 @@ class Saver:
             if not self._expired or task is None or task.uncancel():
                 raise
             why = f"it took nothing for {self.settings.idle_timeout:g} s"
-            raise TimedOutError(what, why, "is the peer still reading? else raise --idle-timeout") from None
-        except ssl.SSLEOFError as error:
-            raise SendError(what, reason(error), "what was sent may not have arrived") from error
-        except ssl.SSLError as error:
-            raise TlsError(what, reason(error), "does the peer accept our certificate?") from error
+            raise TimedOutError(f"save to {peer}", why, "is the peer still reading? else raise --idle-timeout") from None
         except OSError as error:
-            raise SendError(what, reason(error), "what was sent may not have arrived") from error
+            raise _broken(peer, error) from error
         finally:
             self._task = None
 
@@ -262,6 +257,13 @@ class Saver:
         log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
         if self._gate is not None:
             self._gate.done()
+
+
+def _broken(peer: str, error: OSError) -> RingmainError:
+    """Return what a failure of the connection means to the user; an alert comes from a peer that rejects us."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return TlsError(f"save to {peer}", reason(error), "does the peer accept our certificate and settings?")
+    return SendError(f"save to {peer}", reason(error), "what was sent may not have arrived")
 
 
 def _verdict_of(error: BaseException) -> str:

@@ -15,6 +15,8 @@ from ringmain.connection import Connection, until
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
+# OpenSSL takes a write whole or not at all; in records of the largest size it can be told how far it came.
+_RECORD = 16 << 10
 _SCRATCH = bytearray(1 << 16)
 
 
@@ -51,7 +53,7 @@ class Sender:
                 raise self.failure
             try:
                 if self._tls is not None:
-                    size = self._tls.write(view[offset:])
+                    size = self._tls.write(view[offset : offset + _RECORD])
                 else:
                     size = self._sock.send(view[offset:])
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -138,6 +140,18 @@ class Sender:
             self._changed = self._loop.create_future()
         return self._changed
 
+    def _fail(self, error: OSError) -> None:
+        if self._tls is not None:
+            from ringmain._tls_receiver import true_error
+
+            error = true_error(error, self._sock)
+        if isinstance(error, ssl.SSLEOFError):
+            self.peer_ended = True  # whether it said goodbye matters to those who read
+            return
+        self.failure = error
+        if self._on_failure is not None:
+            self._on_failure()
+
     def _discard(self) -> None:
         """Read and drop what the peer sends: TLS needs to see it, and unread bytes would turn close into reset."""
         try:
@@ -151,12 +165,8 @@ class Sender:
                     break
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
-        except ssl.SSLEOFError:
-            self.peer_ended = True
         except OSError as error:
-            self.failure = error
-            if self._on_failure is not None:
-                self._on_failure()
+            self._fail(error)
         if self.peer_ended or self.failure is not None:
             self._loop.remove_reader(self._fd)
         if self._changed is not None and not self._changed.done():
