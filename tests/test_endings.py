@@ -74,8 +74,8 @@ def test_a_reset_while_loading_comes_after_the_bytes(
 @pytest.mark.parametrize("busy", [True, False], ids=["while sending", "while idle"])
 def test_a_reset_while_saving(bench: peers.Bench, certificates: Certificates, tls: bool, busy: bool) -> None:
     options = ["--tls", "--certfile", certificates.server] if tls else []
-    source = Path("/dev/zero").open("rb") if busy else None
-    saver, port = bench.listening("save", "-o", *options, stdin=source or subprocess.PIPE)
+    feed = ["-I", "/dev/zero"] if busy else []
+    saver, port = bench.listening("save", "-o", *options, *feed, stdin=subprocess.PIPE)
     if not busy:
         assert saver.process.stdin is not None
         saver.process.stdin.write(b"x")
@@ -84,8 +84,6 @@ def test_a_reset_while_saving(bench: peers.Bench, certificates: Certificates, tl
     assert sock.recv(1)
     peers.close_with_reset(sock)
     fails(saver, 55, "save to 127.0.0.1:")
-    if source:
-        source.close()
 
 
 @pytest.mark.parametrize("state", ["moving", "idle", "waiting"])
@@ -259,10 +257,8 @@ def test_a_signal_ends_every_state(
         return
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     if verb == "save" and state in ("moving", "stalled"):
-        pipes["stdin"] = os.open("/dev/zero", os.O_RDONLY)
+        options += ["-I", "/dev/zero"]
     program, port = bench.listening(verb, *(["-l"] if verb == "save" else []), *options, "-v", **pipes)
-    if isinstance(pipes["stdin"], int) and pipes["stdin"] >= 0:
-        os.close(pipes["stdin"])
     sock = None if state == "waiting" else peers.connect(port)
     if state in ("idle", "moving", "stalled"):
         program.says("connected")

@@ -40,7 +40,7 @@ class Sender:
         self.counters.started = time.monotonic()
         self._loop.add_reader(self._fd, self._discard)
         if self._tls is not None:
-            self._loop.call_soon(self._discard)  # read-ahead may hold what the peer sent with its handshake
+            self._discard()  # read-ahead may hold what the peer sent with its handshake
 
     async def send(self, view: memoryview) -> None:
         """Give all of a contiguous view of bytes to the kernel; it may be changed once this returns.

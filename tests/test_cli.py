@@ -1,0 +1,241 @@
+"""The command line's manners: what goes where, what is left behind, what is imported."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import peers
+import pytest
+from conftest import Certificates
+
+from ringmain.cli.options import DURATION
+
+
+def test_the_documented_tls_example_works_as_written(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path
+) -> None:
+    peers.need("openssl")
+    (tmp_path / "key_and_cert.pem").write_bytes(certificates.server.read_bytes())
+    (tmp_path / "key_and_cert.pem").chmod(0o600)
+    port = peers.free_port()
+    example = f"load tcp://127.0.0.1:{port} --tls --certfile key_and_cert.pem --keyfile key_and_cert.pem -k"
+    loader = bench.ringmain(*example.split(), cwd=tmp_path, stdout=subprocess.PIPE)
+    peers.wait_for_port(port)
+    client = ["openssl", "s_client", "-quiet", "-no_ign_eof", "-connect", f"127.0.0.1:{port}"]
+    for text in (b"one\n", b"two\n"):
+        subprocess.run(client, input=text, stderr=subprocess.DEVNULL, check=True)
+        assert loader.process.stdout is not None
+        assert loader.process.stdout.readline() == text
+    assert loader.stderr == ""
+
+
+def test_certificates_without_tls_are_ignored_with_one_warning(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "-o", "--certfile", "missing.pem", "--keyfile", "missing.pem")
+    peers.connect(port).close()
+    assert loader.wait() == 0
+    assert loader.stderr.count("ignored without --tls") == 1
+
+
+def test_port_0_is_reported_and_the_port_file_goes_with_the_process(bench: peers.Bench, tmp_path: Path) -> None:
+    port_file = tmp_path / "port"
+    loader = bench.ringmain("load", "-o", "--port-file", port_file, "tcp://127.0.0.1:0")
+    peers.eventually(port_file.exists)
+    port = int(port_file.read_text())
+    assert loader.stderr == f"listening on tcp://127.0.0.1:{port}\n"
+    peers.connect(port).close()
+    assert loader.wait() == 0
+    assert not port_file.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stats_file_gets_one_object_a_connection(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path
+) -> None:
+    stats = tmp_path / "stats"
+    for verb in ("load", "save"):
+        options = ["--tls", "--certfile", certificates.server, "--stats-file", stats, "-o"]
+        program, port = bench.listening(verb, *options, stdin=subprocess.PIPE)
+        with peers.connect_tls(port, certificates.ca) as sock:
+            if verb == "load":
+                sock.sendall(b"x" * 100_000)
+                sock.unwrap()
+            else:
+                program.process.stdin.write(b"x" * 100_000)
+                program.process.stdin.close()
+                program.process.stdin = None
+                assert len(peers.read_all(sock)) == 100_000
+        assert program.wait() == 0
+    rows = [json.loads(line) for line in stats.read_text().splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", row["peer"])
+        assert (row["tls"], row["bytes"], row["verdict"]) == ("TLSv1.3", 100_000, "ended")
+        assert row["cipher"].startswith("TLS_")
+        assert row["seconds"] > 0
+        assert row["reads"] > 0
+        assert row["stalls"] >= 0
+    assert rows[0]["blocks"] > 0
+
+
+def test_quiet_and_verbose_say_less_and_more(bench: peers.Bench) -> None:
+    quiet, port = bench.listening("load", "-q", "--idle-timeout", "200ms")
+    with peers.connect(port) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b""
+    verbose, port = bench.listening("load", "-v", "-o")
+    peers.connect(port).close()
+    assert verbose.wait() == 0
+    assert re.search(r"127\.0\.0\.1:\d+: connected\n.*: ended after 0 bytes\n", verbose.stderr)
+    assert quiet.stderr.count("\n") == 1  # the port that 0 stood for is always reported
+
+
+def test_a_terminal_sees_progress_and_a_pipe_does_not(bench: peers.Bench) -> None:
+    main, side = pty.openpty()
+    loader, port = bench.listening("load", stdout=subprocess.PIPE)
+    shown = subprocess.Popen(
+        [*peers.RINGMAIN, "load", "-o", "127.0.0.1:0"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=side
+    )
+    os.close(side)
+    seen = b""
+    while b"listening on" not in seen or b"\n" not in seen:
+        seen += os.read(main, 4096)
+    other = int(re.search(rb":(\d+)\r", seen)[1])
+    with peers.connect(port) as silent, peers.connect(other) as sock:
+        silent.sendall(b"x" * 5000)
+        sock.sendall(b"x" * 5000)
+        while b"buffer" not in seen:
+            seen += os.read(main, 4096)
+        assert re.search(rb"\r4\.88 KiB  0:00:0\d  in \S+ \S+/s  out \S+ \S+/s  buffer \d+%", seen)
+    assert shown.wait(peers.TIMEOUT) == 0
+    assert shown.stdout is not None
+    shown.stdout.close()
+    os.close(main)
+    assert loader.stderr == f"listening on tcp://127.0.0.1:{port}\n"
+
+
+def test_standard_input_and_output_are_left_as_they_were_found(bench: peers.Bench) -> None:
+    ours, theirs = os.pipe()
+    feed, source = os.pipe()
+    loader, port = bench.listening("load", "-o", stdin=feed, stdout=source)
+    saver = bench.ringmain("save", f"127.0.0.1:{port}", stdin=ours)
+    os.write(theirs, b"through")
+    assert os.read(feed, 100) == b"through"
+    for fd in (ours, theirs, feed, source):
+        assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
+    os.close(theirs)
+    assert (saver.wait(), loader.wait()) == (0, 0)
+    for fd in (ours, feed, source):
+        assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
+        os.close(fd)
+
+
+def test_pipes_that_cannot_be_opened_again_work_too(bench: peers.Bench, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n_open = os.open\n"
+        "def refuse(path, *rest, **more):\n"
+        "    if str(path).startswith('/proc/self/fd/'):\n        raise PermissionError(13, 'Permission denied')\n"
+        "    return _open(path, *rest, **more)\n"
+        "os.open = refuse\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    data = peers.payload(3_000_001)
+    with bench.file(data).open("rb") as file:
+        cat = bench.start(["cat"], stdin=file, stdout=subprocess.PIPE)
+    loader, port = bench.listening("load", "-o", stdout=subprocess.PIPE, env=environment)
+    bench.ringmain("save", f"127.0.0.1:{port}", stdin=cat.process.stdout, env=environment)
+    assert loader.process.stdout is not None
+    assert peers.sha256(loader.process.stdout.read()) == peers.sha256(data)
+    assert loader.wait() == 0
+
+
+def test_environment_variables_mirror_the_options(bench: peers.Bench, tmp_path: Path) -> None:
+    environment = os.environ | {"RINGMAIN_LOAD_LISTEN_ONCE": "1", "RINGMAIN_LOAD_OUTPUT": str(tmp_path / "got")}
+    loader, port = bench.listening("load", env=environment)
+    with peers.connect(port) as sock:
+        sock.sendall(b"by environment")
+    assert loader.wait() == 0
+    assert (tmp_path / "got").read_bytes() == b"by environment"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_knows_verbs_and_options(shell: str) -> None:
+    source = subprocess.run(
+        peers.RINGMAIN, env=os.environ | {"_RINGMAIN_COMPLETE": f"{shell}_source"}, capture_output=True, text=True
+    )
+    assert "ringmain" in source.stdout
+    words = {"COMP_WORDS": "ringmain load --handshake", "COMP_CWORD": "2", "_RINGMAIN_COMPLETE": f"{shell}_complete"}
+    words["COMP_CWORD"] = "--handshake" if shell == "fish" else "2"
+    answer = subprocess.run(peers.RINGMAIN, env=os.environ | words, capture_output=True, text=True)
+    assert "--handshake-timeout" in answer.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["load", "--version"], ["--help"], ["save", "--help"]])
+def test_version_and_help_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nsys.argv[0] = 'ringmain'\n"
+        "from ringmain.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'asyncio', 'ssl', 'uvloop', 'psutil', 'cryptography', 'rich', 'ctypes'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.stdout.endswith("[]\n"), result
+    assert result.stdout.startswith(("ringmain 0.", "Usage: ringmain"))
+
+
+def test_a_plain_run_imports_neither_psutil_nor_cryptography(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "-o")
+    maps = Path(f"/proc/{loader.process.pid}/maps").read_text()
+    assert "psutil" not in maps
+    assert "cryptography" not in maps
+    peers.connect(port).close()
+    assert loader.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("5s", 5), ("2m", 120), ("1h", 3600), ("off", None), ("1.5", 1.5)]
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert DURATION.convert(text, None, None) == seconds
+
+
+def test_keys_readable_by_others_are_warned_of(bench: peers.Bench, certificates: Certificates, tmp_path: Path) -> None:
+    key = tmp_path / "open.pem"
+    key.write_bytes(certificates.server.read_bytes())
+    key.chmod(0o644)
+    loader, _ = bench.listening("load", "--tls", "--certfile", key)
+    assert f"chmod 600 {key}" in loader.stderr
+
+
+def test_a_self_signed_certificate_prints_its_fingerprint(bench: peers.Bench) -> None:
+    import ssl
+
+    loader, port = bench.listening("load", "--tls", "--self-signed", "-o")
+    shown = re.search(r"SHA-256 fingerprint ([0-9A-F:]{95})\n", loader.stderr)[1]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    import hashlib
+
+    with context.wrap_socket(peers.connect(port)) as sock:
+        assert hashlib.sha256(sock.getpeercert(True)).hexdigest() == shown.replace(":", "").lower()
+        sock.unwrap()
+    assert loader.wait() == 0
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_versions_and_ciphers_can_be_chosen(bench: peers.Bench, certificates: Certificates, version: str) -> None:
+    import ssl
+
+    ours = ["--tls", "--certfile", certificates.server, "--min-tls-version", "1.3"]
+    loader, port = bench.listening("load", *ours)
+    if version == "1.2":
+        with pytest.raises(ssl.SSLError, match="version"):
+            peers.connect_tls(port, certificates.ca, version=version)
+        loader.says("unsupported protocol")
+        cipher = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+        loader, port = bench.listening("load", "--tls", "--certfile", certificates.server, "--ciphers", cipher)
+    peers.connect_tls(port, certificates.ca, version=version).close()

@@ -1,0 +1,219 @@
+"""One connection at a time, whatever else knocks."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import peers
+import pytest
+from conftest import Certificates
+
+from ringmain import gate
+
+STATES = {"hold": "times out", "queue": "waits", "refuse": "is reset"}
+
+
+def read_line(program: peers.Program) -> bytes:
+    assert program.process.stdout is not None
+    return program.process.stdout.readline()
+
+
+def test_the_filter_makes_connects_time_out_until_it_is_taken_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        assert gate.hold_back(listener)
+        client.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.connect(listener.getsockname())
+        gate.let_in(listener)
+        with peers.connect(listener.getsockname()[1]):
+            listener.accept()[0].close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_with_hold_a_second_connect_times_out_and_gets_through_later(
+    bench: peers.Bench, certificates: Certificates, tls: bool
+) -> None:
+    options = ["--tls", "--certfile", certificates.server] if tls else []
+    loader, port = bench.listening("load", *options, stdout=subprocess.PIPE)
+
+    def connect() -> socket.socket:
+        return peers.connect_tls(port, certificates.ca) if tls else peers.connect(port)
+
+    first = connect()
+    first.sendall(b"first\n")
+    assert read_line(loader) == b"first\n"
+    time.sleep(1.2)  # the filter goes on after a second
+    with pytest.raises(TimeoutError):
+        peers.connect(port, timeout=0.5)
+    with socket.socket() as patient:
+        patient.setblocking(False)
+        patient.connect_ex(("127.0.0.1", port))
+        first.sendall(b"more of the first\n")
+        assert read_line(loader) == b"more of the first\n"
+        if tls:
+            first.unwrap()  # type: ignore[attr-defined]
+        first.close()
+        patient.settimeout(peers.TIMEOUT)
+        if tls:
+            with connect() as sock:  # its SYN may meet the filter once more, and is sent again
+                sock.sendall(b"second\n")
+                assert read_line(loader) == b"second\n"
+        else:
+            peers.eventually(lambda: patient.connect_ex(("127.0.0.1", port)) in (0, 106), "the connection")
+            patient.sendall(b"second\n")
+            assert read_line(loader) == b"second\n"
+
+
+@pytest.mark.parametrize("kind", ["hold", "queue"])
+def test_who_came_before_the_filter_waits_and_is_served_next(bench: peers.Bench, kind: str) -> None:
+    loader, port = bench.listening("load", "--gate", kind, stdout=subprocess.PIPE)
+    with peers.connect(port) as first, peers.connect(port) as second:
+        second.sendall(b"second\n")
+        first.sendall(b"first\n")
+        assert read_line(loader) == b"first\n"
+        if kind == "queue":
+            time.sleep(1.2)
+            peers.connect(port).close()  # connects although a client has been served for more than a second
+        first.close()
+        assert read_line(loader) == b"second\n"
+
+
+def test_with_refuse_others_are_reset(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--gate", "refuse", "-v", stdout=subprocess.PIPE)
+    with peers.connect(port) as first:
+        first.sendall(b"first\n")
+        assert read_line(loader) == b"first\n"
+        with peers.connect(port) as second, pytest.raises(ConnectionResetError):
+            second.recv(1)
+        loader.says("refused: another client is being served")
+        first.sendall(b"still first\n")
+        assert read_line(loader) == b"still first\n"
+    loader.says("ended after")
+    with peers.connect(port) as third:
+        third.sendall(b"third\n")
+        assert read_line(loader) == b"third\n"
+
+
+def test_where_no_filter_can_be_attached_hold_is_queue(bench: peers.Bench, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import ringmain.gate\nringmain.gate.hold_back = lambda sock: False\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    loader, port = bench.listening("load", "-v", stdout=subprocess.PIPE, env=environment)
+    with peers.connect(port) as first:
+        first.sendall(b"first\n")
+        assert read_line(loader) == b"first\n"
+        loader.says("other clients wait connected")
+        second = peers.connect(port)
+        second.sendall(b"second\n")
+    assert read_line(loader) == b"second\n"
+    second.close()
+
+
+def test_a_thousand_clients_in_a_row_are_served_at_full_speed_with_flat_descriptors(
+    bench: peers.Bench, tmp_path: Path
+) -> None:
+    loader, port = bench.listening("load", "-O", tmp_path / "got")
+    for number in range(1000):
+        with peers.connect(port, timeout=0.9) as sock:  # a SYN that met the filter would take a second
+            sock.sendall(b"%d\n" % number)
+        if number == 10:
+            before = loader.fd_count()
+    lines = b"".join(b"%d\n" % number for number in range(1000))
+    peers.eventually(lambda: (tmp_path / "got").read_bytes() == lines, "every client's line, in order")
+    assert loader.fd_count() <= before + 1  # one may be open at the time of the first look
+
+
+def test_restart_on_the_same_port_works_at_once(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", stdout=subprocess.PIPE)
+    for _ in range(3):
+        with peers.connect(port) as sock:
+            sock.sendall(b"x\n")
+            assert read_line(loader) == b"x\n"
+            loader.signal(signal.SIGTERM)  # with the connection open: it is our side that closes first
+            assert loader.wait() == 143
+        loader = bench.ringmain("load", f"127.0.0.1:{port}", stdout=subprocess.PIPE)
+        peers.wait_for_port(port)
+
+
+def test_bad_clients_are_warned_of_and_do_not_count(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path
+) -> None:
+    loader, port = bench.listening(
+        "load", "-o", "--tls", "--certfile", certificates.server, "--handshake-timeout", "300ms", "-O", tmp_path / "got"
+    )
+    with peers.connect(port) as garbage:
+        garbage.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        loader.says("http request")
+        assert garbage.recv(16)[0] == 0x15  # an alert
+    with peers.connect(port):
+        loader.says("not done within 0.3 s")  # silence
+    with peers.connect(port) as half:
+        half.sendall(b"\x16\x03\x01\x02\x00\x01")  # half a ClientHello
+    peers.eventually(lambda: loader.stderr.count("TLS handshake") == 3, "three warnings")
+    peers.close_with_reset(peers.connect(port))  # a port scan
+    peers.connect(port).close()
+    with peers.connect_tls(port, certificates.ca) as sock:
+        peers.close_with_reset(sock)  # a handshake and nothing after it
+    with peers.connect_tls(port, certificates.ca) as sock:
+        sock.sendall(b"the one that counts")
+        sock.unwrap().close()
+    assert loader.wait() == 0, loader.stderr
+    assert (tmp_path / "got").read_bytes() == b"the one that counts"
+    assert "Traceback" not in loader.stderr
+    assert all("127.0.0.1:" in line or "client" in line for line in loader.stderr.splitlines())
+
+
+def test_a_plain_listener_survives_resets_and_idle_clients(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--idle-timeout", "300ms", stdout=subprocess.PIPE)
+    for _ in range(3):
+        sock = peers.connect(port)
+        sock.sendall(b"begun\n")
+        assert read_line(loader) == b"begun\n"
+        peers.close_with_reset(sock)
+    with peers.connect(port):
+        loader.says("nothing came for 0.3 s after 0 bytes")
+    with peers.connect(port) as sock:
+        sock.sendall(b"well\n")
+        assert read_line(loader) == b"well\n"
+    assert loader.stderr.count("connection reset by peer after 6 bytes") == 3
+
+
+def test_running_out_of_descriptors_is_waited_out(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", stdout=subprocess.PIPE)
+    with peers.connect(port) as sock:
+        sock.sendall(b"one\n")
+        assert read_line(loader) == b"one\n"
+    peers.eventually(lambda: not os.path.exists(f"/proc/{loader.process.pid}/fd/99"))
+    limits = resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    with peers.connect(port) as sock:
+        sock.sendall(b"two\n")
+        loader.says("cannot accept a client: too many open files")
+        time.sleep(0.3)
+        resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, limits)
+        assert read_line(loader) == b"two\n"
+    assert loader.stderr.count("cannot accept") == 1
+
+
+def test_allow_turns_strangers_away(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--allow", "127.0.0.2/32", "--allow", "::1/128", stdout=subprocess.PIPE)
+    with peers.connect(port) as stranger, pytest.raises(ConnectionResetError):
+        stranger.recv(1)
+    loader.says("refused: not in --allow")
+    with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) as friend:
+        friend.sendall(b"friend\n")
+        assert read_line(loader) == b"friend\n"
+
+
+def test_several_addresses_still_serve_one_client_in_all(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", host="", stdout=subprocess.PIPE)
+    with peers.connect(port, "127.0.0.1") as first, peers.connect(port, "::1") as second:
+        second.sendall(b"second\n")
+        first.sendall(b"first\n")
+        served = {read_line(loader)}
+        (second if b"second\n" in served else first).close()
+        served.add(read_line(loader))
+        assert served == {b"first\n", b"second\n"}

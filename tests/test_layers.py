@@ -1,0 +1,65 @@
+"""Who may import whom, read from the imports themselves."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import ringmain
+
+PACKAGE = Path(ringmain.__file__).parent
+MAY_IMPORT = {
+    "errors": set(),
+    "settings": {"errors"},
+    "endpoint": {"errors"},
+    "tls": {"_tls_receiver", "errors", "settings"},
+    "connection": {"endpoint", "errors", "settings"},
+    "sender": {"_ring", "_tls_receiver", "connection"},
+    "gate": {"connection", "endpoint", "errors", "settings"},
+    "loader": {"_receiver", "_ring", "_tls_receiver", "connection", "endpoint", "errors", "gate", "settings", "tls"},
+    "saver": {"_ring", "connection", "endpoint", "errors", "gate", "sender", "settings", "tls"},
+    "descriptor": {"connection", "errors"},
+    "interfaces": set(),
+    "progress": set(),
+    "__main__": {"cli"},
+    "__init__": {"_ring", "endpoint", "errors", "interfaces", "loader", "saver", "settings"},
+}
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ringmain":
+            rest = node.module.split(".")[1:]
+            names |= {rest[0]} if rest else {alias.name for alias in node.names if alias.name != "__version__"}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ringmain.")}
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_each_module_imports_only_what_the_table_allows(module: Path) -> None:
+    tree = ast.parse((PACKAGE / module).read_text())
+    names = imports_of(tree)
+    if module.parts[0] == "cli":
+        assert names <= set(MAY_IMPORT) | {"_ring", "cli"}
+    else:
+        assert names <= MAY_IMPORT[module.stem]
+    prints = any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(tree))
+    assert not prints or module.parts[0] == "cli" or module.stem == "progress"
+
+
+def test_compiled_modules_know_no_settings_and_the_ring_no_event_loop() -> None:
+    sources = Path(__file__).parent.parent / "ext" / "ringmain"
+    if not sources.exists():
+        pytest.skip("the Cython sources are not beside these tests")
+    for source in sources.glob("*.pyx"):
+        imported = set(re.findall(r"^\s*(?:from|import|cimport) ([\w.]+)", source.read_text(), re.MULTILINE))
+        ours = {name for name in imported if name.startswith("ringmain")}
+        assert ours <= {"ringmain._ring", "ringmain._receiver"}
+        assert not imported & {"click", "logging", "asyncio", "uvloop"}
+        if source.stem == "_ring":
+            assert not ours
+            assert not imported & {"socket", "ssl", "os"}

@@ -1,0 +1,230 @@
+"""ringmain.load and ringmain.save from Python."""
+
+import asyncio
+import gc
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import pytest
+from conftest import Certificates
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ringmain
+from ringmain import errors
+
+Run = Callable[[Any], Any]
+
+
+def send_in_thread(port: int, *parts: bytes) -> threading.Thread:
+    """Send each part over a connection of its own, one after another."""
+
+    def send() -> None:
+        for part in parts:
+            with peers.connect(port) as sock:
+                sock.sendall(part)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_load_and_save_move_bytes_between_each_other(run: Run, certificates: Certificates, tls: bool) -> None:
+    data = peers.payload(5_000_000)
+
+    async def main() -> None:
+        scheme = "tcps" if tls else "tcp"
+        options = {"certfile": str(certificates.server)} if tls else {}
+        trust = {"cafile": str(certificates.ca)} if tls else {}
+        async with ringmain.load(f"{scheme}://127.0.0.1:0", listen_once=True, **options) as loader:
+
+            async def send() -> None:
+                async with ringmain.save(f"{scheme}://127.0.0.1:{loader.port}", **trust) as saver:
+                    for start in range(0, len(data), 777_777):
+                        await saver.write(data[start : start + 777_777])
+
+            task = asyncio.ensure_future(send())
+            got = bytearray()
+            async for block in loader:
+                assert block.readonly
+                got += block
+                del block
+            await task
+            assert peers.sha256(bytes(got)) == peers.sha256(data)
+            gc.collect()
+            assert loader.ring.lent == 0
+
+    run(main())
+
+
+def test_every_block_ends_at_a_delimiter_and_connections_never_share_one(run: Run) -> None:
+    parts = [b"a\nbb\nunfinished", b"\n", b"", b"c\nd\n"]
+
+    async def main() -> list[bytes]:
+        blocks = []
+        async with ringmain.load("127.0.0.1:0", delimiter=b"\n") as loader:
+            thread = send_in_thread(loader.port, *parts)
+            async for block in loader:
+                blocks.append(bytes(block))
+                if b"".join(blocks) == b"".join(parts):
+                    break
+        thread.join()
+        return blocks
+
+    blocks = run(main())
+    assert b"unfinished" in blocks[:3][-1] or blocks[1] == b"unfinished"
+    assert [block for block in blocks if not block.endswith(b"\n")] == ["unfinished".encode()] or blocks[0] == parts[0]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(writes=st.lists(st.binary(max_size=3000), max_size=20), delimiter=st.sampled_from([b"", b"\n", b"\x00\x01"]))
+def test_no_pattern_of_writes_changes_a_byte(run: Run, writes: list[bytes], delimiter: bytes) -> None:
+    async def main() -> bytes:
+        options = {"delimiter": delimiter, "block_size": 64, "ring_size": 1024, "listen_once": True}
+        async with ringmain.load("127.0.0.1:0", **options) as loader:
+            thread = send_in_thread(loader.port, b"".join(writes))
+            got = b"".join([bytes(block) async for block in loader])
+        thread.join()
+        return got
+
+    assert run(main()) == b"".join(writes)
+
+
+def test_views_that_are_kept_stay_as_they_were(run: Run) -> None:
+    data = peers.payload(1_000_000)
+
+    async def main() -> list[memoryview]:
+        async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
+            thread = send_in_thread(loader.port, data)
+            blocks = [block async for block in loader]
+        thread.join()
+        return blocks
+
+    assert peers.sha256(b"".join(run(main()))) == peers.sha256(data)
+
+
+def test_a_consumer_that_holds_every_block_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ringmain.loader
+
+    monkeypatch.setattr(ringmain.loader, "_HELD_TIMEOUT", 0.2)
+
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", listen_once=True, ring_size=4096, block_size=1024) as loader:
+            with peers.connect(loader.port) as sock:
+                sock.sendall(b"x" * 100_000)
+                held = []
+                with pytest.raises(errors.BlocksHeldError, match="release or copy blocks"):
+                    async for block in loader:
+                        held.append(block)
+
+    run(main())
+
+
+def test_an_endless_record_is_an_error_with_its_offset(run: Run) -> None:
+    async def main() -> None:
+        options = {"delimiter": b"\n", "ring_size": 4096, "block_size": 1024, "max_record": 8192, "listen_once": True}
+        async with ringmain.load("127.0.0.1:0", **options) as loader:
+            with peers.connect(loader.port) as sock:
+                sock.sendall(b"x" * 100_000)
+                with pytest.raises(errors.RecordTooLongError, match="offset"):
+                    async for _ in loader:
+                        pass
+
+    run(main())
+
+
+def test_a_write_to_a_lost_client_goes_to_the_next_one(run: Run) -> None:
+    async def main() -> None:
+        async with ringmain.save("127.0.0.1:0", listen=True) as saver:
+            loop = asyncio.get_running_loop()
+            first = await loop.run_in_executor(None, peers.connect, saver.port)
+            await saver.write(b"to the first")
+            assert await loop.run_in_executor(None, first.recv, 100) == b"to the first"
+            first.close()
+            second = await loop.run_in_executor(None, peers.connect, saver.port)
+            await asyncio.sleep(0.05)  # the FIN of the first
+            await saver.write(b"to the second")
+            assert await loop.run_in_executor(None, second.recv, 100) == b"to the second"
+            await saver.end_connection()
+            second.close()
+
+    run(main())
+
+
+def test_leaving_early_and_cancellation_leave_nothing_open(run: Run) -> None:
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0") as loader:
+            thread = send_in_thread(loader.port, b"x" * 100)
+            async for _ in loader:
+                break
+            thread.join()
+        async with ringmain.load("127.0.0.1:0") as loader:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    async for _ in loader:
+                        raise AssertionError
+
+    run(main())
+
+
+def test_settings_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(errors.UsageError, match="gate 'open'"):
+        ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]
+    with pytest.raises(errors.UsageError, match="1 to 16 bytes"):
+        ringmain.load("127.0.0.1:0", delimiter=b"x" * 17)
+    with pytest.raises(TypeError):
+        ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
+
+
+def test_it_runs_on_the_stock_event_loop_too() -> None:
+    async def main() -> bytes:
+        async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
+            thread = send_in_thread(loader.port, b"y" * 1_000_000)
+            got = b"".join([bytes(block) async for block in loader])
+        thread.join()
+        return got
+
+    assert asyncio.run(main()) == b"y" * 1_000_000
+
+
+def test_read_ahead_is_on_where_libssl_can_be_asked() -> None:
+    import _ssl
+    import ssl
+
+    from ringmain._tls_receiver import enable_read_ahead
+
+    if not hasattr(_ssl, "__file__"):
+        pytest.skip("libssl is built into this interpreter")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    assert enable_read_ahead(context, _ssl.__file__)
+    assert not enable_read_ahead(context, "/nonexistent")
+
+
+def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
+    async def main() -> bytes:
+        async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
+            for _ in range(3):
+                peers.close_with_reset(peers.connect(loader.port))
+            thread = send_in_thread(loader.port, b"good")
+            got = b"".join([bytes(block) async for block in loader])
+        thread.join()
+        return got
+
+    assert run(main()) == b"good"
+
+
+def test_a_saver_dials_what_listens(run: Run) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with ringmain.save(f"127.0.0.1:{listener.getsockname()[1]}") as saver:
+                sock, _ = listener.accept()
+                await saver.write(memoryview(b"abcd").cast("H"))
+                await saver.write(bytearray(b"efgh"))
+            assert peers.read_all(sock) == b"abcdefgh"
+            sock.close()
+
+    run(main())
