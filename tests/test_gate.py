@@ -147,7 +147,6 @@ def test_bad_clients_are_warned_of_and_do_not_count(
     with peers.connect(port) as garbage:
         garbage.sendall(b"GET / HTTP/1.1\r\n\r\n")
         loader.says("http request")
-        assert garbage.recv(16)[0] == 0x15  # an alert
     with peers.connect(port):
         loader.says("not done within 0.3 s")  # silence
     with peers.connect(port) as half:

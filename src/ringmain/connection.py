@@ -23,21 +23,26 @@ _FAREWELL = 0.25
 
 
 class Connection(NamedTuple):
-    """A non-blocking socket that is ready for data. Whoever holds it closes `sock`."""
+    """A non-blocking socket that is ready for data. Whoever holds it closes `sock`.
+
+    `tls_version` ("TLSv1.3") and `cipher` (OpenSSL's name of the suite) are None for a plain connection.
+    """
 
     sock: socket.socket
     peer: str
+    tls_version: str | None
+    cipher: str | None
 
-    @property
-    def tls_version(self) -> str | None:
-        """The protocol, "TLSv1.2" or "TLSv1.3", or None for a plain connection."""
-        return self.sock.version() if isinstance(self.sock, ssl.SSLSocket) else None
+    @classmethod
+    def of(cls, sock: socket.socket, peer: str) -> "Connection":
+        """Describe a socket, which under TLS has shaken hands."""
+        if not isinstance(sock, ssl.SSLSocket):
+            return cls(sock, peer, None, None)
+        cipher = sock.cipher()
+        return cls(sock, peer, sock.version(), cipher[0] if cipher else None)
 
-    @property
-    def cipher(self) -> str | None:
-        """The cipher suite by OpenSSL's name, or None for a plain connection."""
-        cipher = self.sock.cipher() if isinstance(self.sock, ssl.SSLSocket) else None
-        return cipher[0] if cipher else None
+    def __str__(self) -> str:
+        return f"{self.peer}: connected" + (f" with {self.tls_version}, {self.cipher}" if self.tls_version else "")
 
 
 async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) -> list[tuple[Any, ...]]:
@@ -102,7 +107,7 @@ async def _dial_once(endpoint: Endpoint, settings: Settings, context: ssl.SSLCon
     except BaseException:
         sock.close()
         raise
-    return Connection(sock, peer)
+    return Connection.of(sock, peer)
 
 
 async def _first_that_answers(rows: list[tuple[Any, ...]], deadline: float | None, peer: str) -> socket.socket:

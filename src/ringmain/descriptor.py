@@ -115,14 +115,14 @@ class Input(_Descriptor):
     async def read(self) -> memoryview | None:
         """Return what is there, at least a byte, or an empty view at the end; None after `wake`. Good until the next call."""
         while not self._ended:
+            if self._woken:
+                self._woken = False
+                return None
             try:
                 size = self._read_some()
             except BlockingIOError:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await until(self.fd, ready=self._waiter)
-                if self._woken:
-                    self._woken = False
-                    return None
                 continue
             except OSError as error:
                 raise InputError(f"read {self.name}", reason(error), "choose another --input") from error
@@ -132,14 +132,16 @@ class Input(_Descriptor):
         return self._buffer[:0]
 
     def wake(self) -> None:
-        """Let a `read` that waits return None."""
-        if self._waiter is not None and not self._waiter.done():
-            self._woken = True
-            self._waiter.set_result(None)
+        """Let the `read` that waits, or the next one, return None."""
+        self._woken = True
+        self._interrupt()
 
     def stop(self) -> None:
         """Let every `read` from now on return the end."""
         self._ended = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -229,6 +229,8 @@ class Gate:
             self._arrived.append(sock)
 
     def _is_allowed(self, host: str) -> bool:
+        import ipaddress
+
         address = ipaddress.ip_address(host.partition("%")[0])
         mapped = getattr(address, "ipv4_mapped", None)
         return any((mapped or address) in network or address in network for network in self._allowed)

@@ -181,7 +181,7 @@ class Loader:
                 prepare(sock, self.settings)
                 if self._context is not None:
                     sock = await shake_hands(sock, self._context, self.settings, peer)
-                await self._begin(Connection(sock, peer))
+                await self._begin(Connection.of(sock, peer))
             except (RingmainError, OSError) as error:
                 log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
                 sock.close()
@@ -202,7 +202,7 @@ class Loader:
             receiver = TlsReceiver(loop, self.ring, connection.sock)
             receiver.start()
         else:
-            receiver = PlainReceiver(loop, self.ring)
+            receiver = _PlainProtocol(loop, self.ring)
             await loop.connect_accepted_socket(lambda: receiver, connection.sock)
         self._connection, self._receiver = connection, receiver
         self._cancel_idle = watch_idle(
@@ -211,7 +211,7 @@ class Loader:
             lambda: None if receiver.paused else receiver.counters.bytes_in,
             lambda: receiver.stop("timed out"),
         )
-        log.info("%s: connected%s", connection.peer, _tls_words(connection))
+        log.info("%s", connection)
 
     async def _end(self) -> None:
         """Close the connection whose last byte was taken; raise what became of it, or warn and let the next one in."""
@@ -247,8 +247,8 @@ class Loader:
             self._gate.done()
 
 
-def _tls_words(connection: Connection) -> str:
-    return f" with {connection.tls_version}, {connection.cipher}" if connection.tls_version else ""
+class _PlainProtocol(PlainReceiver, asyncio.BufferedProtocol):
+    """The plain receiver by the name that asyncio's own loop looks for; uvloop looks for `get_buffer`."""
 
 
 def _error_of(receiver: Receiver, peer: str, settings: Settings) -> RingmainError | None:

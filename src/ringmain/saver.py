@@ -1,6 +1,7 @@
 """Save: bytes to one connection at a time."""
 
 import asyncio
+import errno
 import logging
 import os
 import ssl
@@ -48,7 +49,6 @@ class Saver:
         self._cancel_idle: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
         self._expired = False
-        self._trusted_half_close = False
         self._stopping = False
         self.on_broken: Callable[[], None] | None = None
 
@@ -65,8 +65,10 @@ class Saver:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if self._sender is not None:
-                await self.end_connection(abort=kind is not None)
+            if kind is not None and self._sender is not None:
+                await self.end_connection(abort=True)
+            elif self._sender is not None:
+                await self._finish()
         finally:
             if self._gate is not None:
                 self._gate.close()
@@ -101,13 +103,19 @@ class Saver:
 
     async def recover(self) -> None:
         """Return when there is a working peer: raise, or warn and wait for the next client, if this one is gone."""
-        if self._sender is not None and self._sender.failure is not None:
-            counters = self._sender.counters
-            error = _broken(self._sender.connection.peer, self._sender.failure)
+        sender = self._sender
+        if sender is not None and self._is_gone(sender):
+            error = _broken(sender.connection.peer, sender.failure or ConnectionResetError(errno.EPIPE, ""))
             self._release("reset")
-            if not self._goes_on_after(error, counters):
+            if not self._goes_on_after(error, sender.counters):
                 raise error
+            await self.write(sender.tail)
         await self.wait_for_peer()
+
+    def _is_gone(self, sender: Sender) -> bool:
+        """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
+        goodbye = sender.peer_ended and sender.connection.tls_version is not None
+        return sender.failure is not None or (self._gate is not None and not self.listen_once and goodbye)
 
     async def wait_for_peer(self) -> None:
         """Return once there is a peer to write to: at once when dialled, else when a client has come."""
@@ -118,7 +126,7 @@ class Saver:
                 prepare(sock, self.settings)
                 if self._context is not None:
                     sock = await shake_hands(sock, self._context, self.settings, peer)
-                self._begin(Connection(sock, peer))
+                self._begin(Connection.of(sock, peer))
             except (RingmainError, OSError) as error:
                 log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
                 sock.close()
@@ -131,21 +139,21 @@ class Saver:
     async def write(self, buffer: bytes | bytearray | memoryview) -> None:
         """Send all of a buffer. Nothing is kept of it once this returns.
 
-        A listener that loses its client sends what that client's kernel never took to the next one.
+        A listener that loses its client sends what that client's kernel never acknowledged to the next one. (Under TLS,
+        where acknowledged bytes cannot be told apart by record: what the kernel never took.)
         """
         view = memoryview(buffer).cast("B")
         while len(view):
-            await self.wait_for_peer()
+            await self.recover()
             assert self._sender is not None
-            before = self._sender.counters.bytes_out
-            counters = self._sender.counters
+            sender, before = self._sender, self._sender.counters.bytes_out
             try:
                 await self._send(view)
                 return
             except RingmainError as error:
-                if not self._goes_on_after(error, counters):
+                if not self._goes_on_after(error, sender.counters):
                     raise
-                view = view[counters.bytes_out - before :]
+                view = memoryview(b"".join([sender.tail, view[sender.counters.bytes_out - before :]]))
 
     async def send_file(self, fd: int, offset: int) -> None:
         """Send a regular file from `offset` to its end, whole to every client of a listener, which then goes on forever.
@@ -186,20 +194,23 @@ class Saver:
             raise
         self._release("ended")
 
+    async def _finish(self) -> None:
+        """End the last connection; what its peer never acknowledged still goes to another client, if there may be one."""
+        while self._sender is not None:
+            sender = self._sender
+            try:
+                await self.end_connection()
+            except RingmainError as error:
+                if not self._goes_on_after(error, sender.counters):
+                    raise
+                await self.write(sender.tail)
+
     async def _send(self, view: memoryview) -> None:
         """Send to the peer there is; on failure release it and raise what the user gets to see."""
         assert self._sender is not None
         sender, peer = self._sender, self._sender.connection.peer
-        first_after_fin = self._gate is not None and sender.peer_ended and not self._trusted_half_close
         try:
             await self._bounded(sender.send(view), peer)
-            if first_after_fin:
-                # A FIN may be a half-close or a client that has left: its answer to the next bytes tells.
-                before = sender.counters.bytes_out
-                sender.counters.bytes_out -= len(view)
-                await self._bounded(sender.acknowledged(), peer)
-                sender.counters.bytes_out = before
-                self._trusted_half_close = True
         except RingmainError as error:
             self._release(_verdict_of(error))
             raise
@@ -230,16 +241,15 @@ class Saver:
         return True
 
     def _begin(self, connection: Connection) -> None:
-        self._sender = sender = Sender(connection, self.on_broken)
-        self._expired = self._trusted_half_close = False
+        self._sender = sender = Sender(connection, self.on_broken, keep_tail=self.listening and not self.listen_once)
+        self._expired = False
         self._cancel_idle = watch_idle(
             asyncio.get_running_loop(),
             self.settings.idle_timeout,
             lambda: None if self._task is None else sender.acknowledged_bytes(),
             self._expire,
         )
-        tls = f" with {connection.tls_version}, {connection.cipher}" if connection.tls_version else ""
-        log.info("%s: connected%s", connection.peer, tls)
+        log.info("%s", connection)
 
     def _expire(self) -> None:
         self._expired = True

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import fcntl
+import os
+import select
 import socket
 import ssl
 import struct
@@ -26,7 +28,9 @@ class Sender:
     OSError and ssl.SSLError pass through to the caller, who knows what was being sent to whom.
     """
 
-    def __init__(self, connection: Connection, on_failure: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, connection: Connection, on_failure: Callable[[], None] | None = None, *, keep_tail: bool = False
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.connection = connection
         self._sock = connection.sock
@@ -36,6 +40,10 @@ class Sender:
         self.failure: OSError | None = None
         self._on_failure = on_failure
         self.peer_ended = False
+        # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
+        self.tail = bytearray()
+        self._keep_tail = keep_tail and self._tls is None
+        self._hang_up: select.epoll | None = None
         self.counters = Counters()
         self.counters.started = time.monotonic()
         self._loop.add_reader(self._fd, self._discard)
@@ -66,6 +74,9 @@ class Sender:
                     raise self.failure from None
                 raise
             else:
+                if self._keep_tail:
+                    self.tail += view[offset : offset + size]
+                    self._trim_tail()
                 offset += size
                 self.counters.bytes_out += size
                 self.counters.writes += 1
@@ -83,19 +94,13 @@ class Sender:
             break
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
-        await self.acknowledged(_LINGER)
-
-    async def acknowledged(self, linger: float | None = None) -> None:
-        """Wait until the peer's kernel has acknowledged all that was sent; raise the failure that prevents it."""
-        pause = 0.0005
-        deadline = None if linger is None else self._loop.time() + linger
-        while True:
-            unacknowledged = self._unacknowledged()
-            if unacknowledged == 0 or self.peer_ended and deadline is not None:
-                return
+        pause, deadline = 0.0005, self._loop.time() + _LINGER
+        while (left := self._unacknowledged()) != 0:
             if self.failure is not None:
+                if left == 1:  # the FIN alone: the peer had every byte when it closed for good
+                    return
                 raise self.failure
-            if unacknowledged is None and (deadline is None or self._loop.time() > deadline):
+            if left is None and (self.peer_ended or self._loop.time() > deadline):
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -115,8 +120,36 @@ class Sender:
         """Close the socket; whatever `finish` has not seen through may be lost."""
         self._loop.remove_reader(self._fd)
         self._discard()
+        if self._hang_up is not None:
+            self._loop.remove_reader(self._hang_up.fileno())
+            self._hang_up.close()
+        self._trim_tail()
         self._sock.close()
         self.counters.ended = time.monotonic()
+
+    def _trim_tail(self) -> None:
+        surplus = len(self.tail) - (self._unacknowledged() or 0)
+        if surplus > 0:
+            del self.tail[:surplus]
+
+    def _watch_for_hang_up(self) -> None:
+        """Hear of a reset after the peer's FIN, when there is nothing to read any more that would tell."""
+        # An epoll of our own that asks for no event still hears of errors, and is itself readable then.
+        self._hang_up = select.epoll()
+        self._hang_up.register(self._fd, 0)
+        self._loop.add_reader(self._hang_up.fileno(), self._hung_up)
+
+    def _hung_up(self) -> None:
+        assert self._hang_up is not None
+        self._loop.remove_reader(self._hang_up.fileno())
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(OSError(number, os.strerror(number)))
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     def _unacknowledged(self) -> int | None:
         """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
@@ -169,5 +202,8 @@ class Sender:
             self._fail(error)
         if self.peer_ended or self.failure is not None:
             self._loop.remove_reader(self._fd)
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+            if self.failure is None and self._hang_up is None:
+                self._watch_for_hang_up()
+                if self._tls is not None and self._on_failure is not None:
+                    self._on_failure()
+        self._notify()
