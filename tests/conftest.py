@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +51,10 @@ def bench(tmp_path: Path) -> Iterator[peers.Bench]:
 @pytest.fixture(autouse=True)
 def no_descriptor_leaks() -> Iterator[None]:
     gc.collect()
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     yield
     gc.collect()
-    after = set(os.listdir("/proc/self/fd"))
+    after = set(Path("/proc/self/fd").iterdir())
     assert len(after) <= len(before), f"descriptors leaked: {after - before}"
 
 

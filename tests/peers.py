@@ -74,7 +74,7 @@ class Program:
     """A running program whose standard error is kept in a file."""
 
     def __init__(self, command: list[str], **popen: Any) -> None:
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         popen.setdefault("stdin", subprocess.DEVNULL)
         popen.setdefault("stdout", subprocess.DEVNULL)
         self.process = subprocess.Popen(command, stderr=self.log, **popen)
@@ -98,7 +98,7 @@ class Program:
         return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
     def fd_count(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def close(self) -> None:
         if self.process.poll() is None:

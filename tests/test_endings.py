@@ -1,6 +1,5 @@
 """How things end: every row of the table of exit codes, in one line and without a traceback."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -213,7 +212,9 @@ def test_our_own_files_are_checked_before_a_socket_is_opened(
         fails(bench.ringmain("load", *options, "tcps://127.0.0.1:0"), 77, str(authority))
 
 
-def test_an_encrypted_key_is_refused_without_asking(bench: peers.Bench, certificates: Certificates, tmp_path: Path) -> None:
+def test_an_encrypted_key_is_refused_without_asking(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path
+) -> None:
     peers.need("openssl")
     key = tmp_path / "encrypted.pem"
     encrypt = ["openssl", "pkey", "-in", certificates.server, "-aes256", "-passout", "pass:secret", "-out", key]

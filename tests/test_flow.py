@@ -120,7 +120,7 @@ def test_a_regular_file_goes_whole_to_every_client(bench: peers.Bench) -> None:
 
 
 def test_clients_one_after_another_are_joined_in_order(bench: peers.Bench, tmp_path: Path) -> None:
-    loader, port = bench.listening("load", "-k", "-O", tmp_path / "got")
+    _, port = bench.listening("load", "-k", "-O", tmp_path / "got")
     parts = [peers.payload(100_000 + number, number) for number in range(10)]
     for part in parts:
         with peers.connect(port) as sock:

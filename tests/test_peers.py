@@ -37,17 +37,49 @@ TLS_SENDERS = {
     + ["-connect", "127.0.0.1:{port}"],
     "socat": ["socat", "-u", "-", "OPENSSL:localhost:{port},pf=ip4,cafile={ca},{socat}"],
     "ncat": ["ncat", "--send-only", "--ssl-verify", "--ssl-trustfile", "{ca}", "-4", "localhost", "{port}"],
-    "gnutls": ["gnutls-cli", "--logfile=/dev/null", "--x509cafile={ca}", "--priority={gnutls}", "-p", "{port}", "localhost"],
+    "gnutls": [
+        "gnutls-cli",
+        "--logfile=/dev/null",
+        "--x509cafile={ca}",
+        "--priority={gnutls}",
+        "-p",
+        "{port}",
+        "localhost",
+    ],
 }
 TLS_LISTENERS = {
-    "openssl": ["openssl", "s_server", "-quiet", "-naccept", "1", "-cert", "{server}", "{openssl}", "-accept", "{port}"],
+    "openssl": [
+        "openssl",
+        "s_server",
+        "-quiet",
+        "-naccept",
+        "1",
+        "-cert",
+        "{server}",
+        "{openssl}",
+        "-accept",
+        "{port}",
+    ],
     "socat": ["socat", "-u", "OPENSSL-LISTEN:{port},reuseaddr,cert={server},verify=0,{socat}", "-"],
-    "ncat": ["ncat", "-l", "--recv-only", "--ssl", "--ssl-cert", "{server}", "--ssl-key", "{server}", "127.0.0.1", "{port}"],
+    "ncat": [
+        "ncat",
+        "-l",
+        "--recv-only",
+        "--ssl",
+        "--ssl-cert",
+        "{server}",
+        "--ssl-key",
+        "{server}",
+        "127.0.0.1",
+        "{port}",
+    ],
 }
 VERSIONS = ["1.2", "1.3"]
 
 
-def command(template: list[str], port: int, certificates: Certificates | None = None, version: str = "1.3") -> list[str]:
+def command(
+    template: list[str], port: int, certificates: Certificates | None = None, version: str = "1.3"
+) -> list[str]:
     peers.need(template[0])
     values = {
         "port": port,

@@ -132,7 +132,7 @@ cdef class Receiver:
 
 
 cdef class PlainReceiver(Receiver):
-    """Receive plain TCP, as a buffered protocol of asyncio or uvloop. `closed` is a Future, done when all is released."""
+    """Receive plain TCP, as a buffered protocol of asyncio or uvloop. `closed` is a Future, done at the very end."""
 
     cdef object transport
     cdef readonly object closed

@@ -70,7 +70,7 @@ cdef class Ring:
 
     def __init__(self, Py_ssize_t ring_size, Py_ssize_t block_size, bytes delimiter=b"", Py_ssize_t max_record=1 << 26):
         if block_size < 1 or ring_size < 4 * block_size:
-            raise ValueError("a ring needs at least four blocks: one to fill, one to carry a partial record, two to lend")
+            raise ValueError("a ring needs at least four blocks: to fill, to carry a partial record, and two to lend")
         self.block_size = block_size
         self.block_count = ring_size // block_size
         self.max_record = max_record

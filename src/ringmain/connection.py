@@ -51,11 +51,17 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
     flags = socket.AI_PASSIVE if listening else 0
     try:
         rows = await loop.getaddrinfo(
-            endpoint.host or None, endpoint.port, family=_FAMILIES[settings.family], type=socket.SOCK_STREAM, flags=flags
+            endpoint.host or None,
+            endpoint.port,
+            family=_FAMILIES[settings.family],
+            type=socket.SOCK_STREAM,
+            flags=flags,
         )
     except (socket.gaierror, UnicodeError) as error:
         why = reason(error).lower()
-        raise ResolveError(f"resolve {endpoint.host}:{endpoint.port}", why, "check the host and service name") from error
+        raise ResolveError(
+            f"resolve {endpoint.host}:{endpoint.port}", why, "check the host and service name"
+        ) from error
     return list(dict.fromkeys(rows))
 
 
@@ -67,11 +73,16 @@ async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None]
     loop = asyncio.get_running_loop()
     ready = ready or loop.create_future()
     add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
-    add(fd, lambda: ready.done() or ready.set_result(None))
+    add(fd, _finish, ready)
     try:
         await ready
     finally:
         remove(fd)
+
+
+def _finish(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 async def dial(endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None) -> Connection:
@@ -99,7 +110,9 @@ async def _dial_once(endpoint: Endpoint, settings: Settings, context: ssl.SSLCon
         if isinstance(error, TimedOutError):
             raise
         what = f"connect to {peer}"
-        raise TimedOutError(what, f"no answer within {settings.connect_timeout:g} s", "raise --connect-timeout") from error
+        raise TimedOutError(
+            what, f"no answer within {settings.connect_timeout:g} s", "raise --connect-timeout"
+        ) from error
     try:
         prepare(sock, settings)
         if context is not None:

@@ -70,7 +70,9 @@ class Output(_Descriptor):
             except (BrokenPipeError, ConnectionResetError) as error:
                 raise ReaderLeft from error
             except OSError as error:
-                raise OutputError(f"write to {self.name}", reason(error), "free space or choose another --output") from error
+                raise OutputError(
+                    f"write to {self.name}", reason(error), "free space or choose another --output"
+                ) from error
             self.bytes_out += size
             self.writes += 1
             view = view[size:]
@@ -113,7 +115,7 @@ class Input(_Descriptor):
         self._woken = self._ended = False
 
     async def read(self) -> memoryview | None:
-        """Return what is there, at least a byte, or an empty view at the end; None after `wake`. Good until the next call."""
+        """Return what is there, an empty view at the end, or None after `wake`. Good until the next call."""
         while not self._ended:
             if self._woken:
                 self._woken = False

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from ringmain.errors import UsageError
 
-_SHAPE = re.compile(r"(?:(?P<scheme>[^:/\[\]]*)://)?(?:\[(?P<literal>[^\[\]]*)\]|(?P<host>[^:/\[\]]*)):(?P<port>[A-Za-z0-9_.+-]+)/?")
+_SHAPE = re.compile(
+    r"(?:(?P<scheme>[^:/\[\]]*)://)?(?:\[(?P<literal>[^\[\]]*)\]|(?P<host>[^:/\[\]]*)):(?P<port>[A-Za-z0-9_.+-]+)/?"
+)
 _EXAMPLE = "write tcp://HOST:PORT, tcps://HOST:PORT for TLS, or HOST:PORT, with an IPv6 address in [brackets]"
 
 

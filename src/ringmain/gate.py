@@ -16,7 +16,8 @@ from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
-_BACKLOG = 128
+# As deep as the kernel allows (net.core.somaxconn): who finds it full loses a second, as if the filter were on.
+_BACKLOG = 4096
 # A dropped SYN costs its sender a second, so short clients that come back to back must never meet the filter.
 _HOLD_AFTER = 1.0
 # The numbers of <asm-generic/socket.h>; the socket module does not name them.
@@ -185,7 +186,8 @@ class Gate:
 
     def _hold(self) -> None:
         self._held = True
-        if not all([hold_back(sock) for sock in self._sockets]):
+        held = [hold_back(sock) for sock in self._sockets]
+        if not all(held):
             log.info("this kernel takes no socket filter: other clients wait connected")
 
     def _watch(self, on: bool) -> None:

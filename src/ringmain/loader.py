@@ -73,9 +73,7 @@ def _checked(delimiter: bytes) -> bytes:
 class Loader:
     """What `load` returns: an asynchronous context manager and iterator of blocks. One consumer at a time."""
 
-    def __init__(
-        self, endpoint: Endpoint, settings: Settings, ring: Ring, *, connect: bool, listen_once: bool
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, settings: Settings, ring: Ring, *, connect: bool, listen_once: bool) -> None:
         if connect and listen_once:
             raise UsageError("listen_once", "it needs a listener", "leave out connect, which always ends after one")
         self.endpoint = endpoint
@@ -237,7 +235,7 @@ class Loader:
         if isinstance(receiver, PlainReceiver):
             await receiver.closed
         if self.on_end is not None:
-            self.on_end(connection, receiver.counters, receiver.verdict)
+            self.on_end(connection, receiver.counters, str(receiver.verdict))
         if isinstance(connection.sock, ssl.SSLSocket):
             if receiver.verdict in ("ended", "stopped"):
                 send_close_notify(connection.sock)
@@ -256,10 +254,14 @@ def _error_of(receiver: Receiver, peer: str, settings: Settings) -> RingmainErro
     what, got, cause = f"load from {peer}", receiver.counters.bytes_in, receiver.error
     error: RingmainError | None = None
     if receiver.verdict == "truncated":
-        why = "it ended without close_notify" if isinstance(cause, ssl.SSLEOFError) else reason(cause)
+        why = "it ended without close_notify" if cause is None or isinstance(cause, ssl.SSLEOFError) else reason(cause)
         error = TruncatedError(what, f"{why} after {got} bytes", "what arrived may not be all that was sent")
     elif receiver.verdict == "reset":
-        error = ReceiveError(what, f"{reason(cause)} after {got} bytes", "what arrived may not be all that was sent")
+        error = ReceiveError(
+            what,
+            f"{reason(cause or ConnectionResetError())} after {got} bytes",
+            "what arrived may not be all that was sent",
+        )
     elif receiver.verdict == "timed out":
         why = reason(cause) if cause is not None else f"nothing came for {settings.idle_timeout:g} s"
         error = TimedOutError(what, f"{why} after {got} bytes", "is the peer still alive? else raise --idle-timeout")

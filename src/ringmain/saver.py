@@ -139,8 +139,8 @@ class Saver:
     async def write(self, buffer: bytes | bytearray | memoryview) -> None:
         """Send all of a buffer. Nothing is kept of it once this returns.
 
-        A listener that loses its client sends what that client's kernel never acknowledged to the next one. (Under TLS,
-        where acknowledged bytes cannot be told apart by record: what the kernel never took.)
+        A listener that loses its client sends what that client's kernel never acknowledged to the next one.
+        (Under TLS, where that cannot be told in terms of plain bytes: what our own kernel never took.)
         """
         view = memoryview(buffer).cast("B")
         while len(view):
@@ -156,7 +156,7 @@ class Saver:
                 view = memoryview(b"".join([sender.tail, view[sender.counters.bytes_out - before :]]))
 
     async def send_file(self, fd: int, offset: int) -> None:
-        """Send a regular file from `offset` to its end, whole to every client of a listener, which then goes on forever.
+        """Send a regular file from `offset` to its end, whole to every client of a listener, which goes on forever.
 
         The descriptor's own position is left alone.
         """
@@ -195,7 +195,7 @@ class Saver:
         self._release("ended")
 
     async def _finish(self) -> None:
-        """End the last connection; what its peer never acknowledged still goes to another client, if there may be one."""
+        """End the last connection; what its peer never acknowledged goes to another client, if any."""
         while self._sender is not None:
             sender = self._sender
             try:
@@ -225,7 +225,9 @@ class Saver:
             if not self._expired or task is None or task.uncancel():
                 raise
             why = f"it took nothing for {self.settings.idle_timeout:g} s"
-            raise TimedOutError(f"save to {peer}", why, "is the peer still reading? else raise --idle-timeout") from None
+            raise TimedOutError(
+                f"save to {peer}", why, "is the peer still reading? else raise --idle-timeout"
+            ) from None
         except OSError as error:
             raise _broken(peer, error) from error
         finally:

@@ -11,6 +11,7 @@ import struct
 import termios
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ringmain._ring import Counters
 from ringmain.connection import Connection, until
@@ -35,7 +36,7 @@ class Sender:
         self.connection = connection
         self._sock = connection.sock
         self._fd = self._sock.fileno()
-        self._tls = self._sock._sslobj if isinstance(self._sock, ssl.SSLSocket) else None
+        self._tls: Any = getattr(self._sock, "_sslobj", None)
         self._changed: asyncio.Future[None] | None = None
         self.failure: OSError | None = None
         self._on_failure = on_failure
@@ -82,7 +83,7 @@ class Sender:
                 self.counters.writes += 1
 
     async def finish(self) -> None:
-        """Send close_notify (under TLS) and FIN, and return once the peer's kernel has every byte, or the peer closed."""
+        """Send close_notify (under TLS) and FIN, and return once the peer's kernel has every byte."""
         while self._tls is not None:
             try:
                 self._tls.shutdown()
@@ -174,7 +175,7 @@ class Sender:
         return self._changed
 
     def _fail(self, error: OSError) -> None:
-        if self._tls is not None:
+        if isinstance(self._sock, ssl.SSLSocket):
             from ringmain._tls_receiver import true_error
 
             error = true_error(error, self._sock)

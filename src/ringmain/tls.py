@@ -1,11 +1,11 @@
 """Turn settings into an `ssl.SSLContext`, and say which file is at fault when that fails. Touches no socket."""
 
+import _ssl
 import logging
 import os
 import re
 import ssl
 import stat
-import _ssl
 from pathlib import Path
 
 from ringmain._tls_receiver import enable_read_ahead
@@ -18,7 +18,9 @@ log = logging.getLogger("ringmain")
 def server_context(settings: Settings) -> ssl.SSLContext:
     """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client."""
     if settings.certfile is None and not settings.self_signed:
-        raise UsageError("TLS listener", "it needs a certificate", "give --certfile PEM, or --self-signed to try it out")
+        raise UsageError(
+            "TLS listener", "it needs a certificate", "give --certfile PEM, or --self-signed to try it out"
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
@@ -38,7 +40,9 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        log.warning("--insecure: the peer's certificate is not verified, anyone in between can read and change the data")
+        log.warning(
+            "--insecure: the peer's certificate is not verified, anyone in between can read and change the data"
+        )
     elif settings.cafile is not None:
         _load_authorities(context, settings.cafile, "CA file")
     else:
@@ -75,14 +79,16 @@ def _load_own(context: ssl.SSLContext, settings: Settings) -> None:
     for option, path in (("--certfile", certfile), ("--keyfile", keyfile)):
         try:
             with Path(path).open("rb"):
-                mode = os.stat(path).st_mode
+                mode = Path(path).stat().st_mode
         except OSError as error:
             raise CertificateError(f"{option} {path}", reason(error), "give a readable PEM file") from error
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
         log.warning("key file %s: others may read it; run: chmod 600 %s", keyfile, keyfile)
 
     def no_password() -> str:
-        raise CertificateError(f"key file {keyfile}", "it is encrypted", "decrypt it first: openssl pkey -in ... -out ...")
+        raise CertificateError(
+            f"key file {keyfile}", "it is encrypted", "decrypt it first: openssl pkey -in ... -out ..."
+        )
 
     try:
         context.load_cert_chain(certfile, keyfile, no_password)
@@ -111,7 +117,7 @@ def _load_self_signed(context: ssl.SSLContext) -> None:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ringmain self-signed")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     names: list[x509.GeneralName] = [x509.DNSName(host) for host in dict.fromkeys(["localhost", socket.gethostname()])]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
     certificate = (
@@ -137,4 +143,6 @@ def _load_self_signed(context: ssl.SSLContext) -> None:
     finally:
         os.close(fd)
     # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
-    log.warning("self-signed certificate, SHA-256 fingerprint %s", certificate.fingerprint(hashes.SHA256()).hex(":").upper())
+    log.warning(
+        "self-signed certificate, SHA-256 fingerprint %s", certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+    )

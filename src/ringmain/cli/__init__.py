@@ -15,7 +15,7 @@ from ringmain.errors import RingmainError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
+    r"""Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
 
     \b
     ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive

@@ -15,7 +15,7 @@ from ringmain.errors import UsageError
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
 @click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
-    """Receive at ENDPOINT and write what arrives to standard output.
+    r"""Receive at ENDPOINT and write what arrives to standard output.
 
     \b
     ringmain load tcp://127.0.0.1:8000 > events.ndjson

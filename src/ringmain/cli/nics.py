@@ -20,7 +20,7 @@ def nics(as_json: bool) -> None:
         return
 
     def row(nic: Nic) -> tuple[str, ...]:
-        kinds = [name for name in ("loopback", "wireless", "up", "running") if nic[name]]  # type: ignore[literal-required]
+        kinds = [name for name in ("loopback", "wireless", "up", "running") if nic[name]]
         speed = f"{nic['speed']} Mbit/s" if nic["speed"] else "-"
         addresses = " ".join([*nic["ipv4"], *nic["ipv6"]]) or "-"
         text = (nic["name"], nic["status"], ",".join(kinds) or "-", speed, str(nic["mtu"] or "-"), nic["mac"] or "-")

@@ -13,7 +13,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float | None]):
     """500ms, 5s, 2m, 1h, or off; a bare number is seconds. Converts to float seconds, off to None."""
 
     name = "duration"
@@ -30,7 +30,7 @@ class Duration(click.ParamType):
         return float(match[1]) * _UNITS[match[2]]
 
 
-class Retries(click.ParamType):
+class Retries(click.ParamType[int]):
     """A count, or forever, which converts to -1."""
 
     name = "count"
@@ -63,14 +63,22 @@ _SHARED = [
     click.option(
         "--connect-timeout", type=DURATION, default="5s", show_default=True, help="Limit for resolving and connecting."
     ),
-    click.option("--handshake-timeout", type=DURATION, default="5s", show_default=True, help="Limit for TLS handshakes."),
     click.option(
-        "--idle-timeout", type=DURATION, default="off", show_default=True, help="End a connection whose peer stands still."
+        "--handshake-timeout", type=DURATION, default="5s", show_default=True, help="Limit for TLS handshakes."
+    ),
+    click.option(
+        "--idle-timeout",
+        type=DURATION,
+        default="off",
+        show_default=True,
+        help="End a connection whose peer stands still.",
     ),
     click.option(
         "--retry", type=Retries(), metavar="N|forever", default="0", show_default=True, help="Try to connect again."
     ),
-    click.option("--keepalive", type=DURATION, default="60s", show_default=True, help="Probe a silent peer after this."),
+    click.option(
+        "--keepalive", type=DURATION, default="60s", show_default=True, help="Probe a silent peer after this."
+    ),
     click.option(
         "--gate",
         type=click.Choice(list(GATES)),

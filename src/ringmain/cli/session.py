@@ -43,7 +43,7 @@ class Session:
         self._stats_fd = _open_stats(report["stats_file"])
         terminal = sys.stderr.isatty()
         self._progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
-        self._announce = report["verbose"] or terminal and not report["quiet"]
+        self._announce = report["verbose"] or (terminal and not report["quiet"])
         self._signal = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -263,4 +263,3 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
-

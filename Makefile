@@ -1,0 +1,58 @@
+# The only place that knows the virtual environment. PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
+# Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
+PEERS := socat ncat netcat-openbsd openssl gnutls-bin
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
+	@echo "make test   install, bring the peers, and run the tests"
+	@echo "make lint   formatting, types, stubs, compiler warnings"
+	@echo "make clean  remove what the others made"
+
+$(VENV)/made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Installed, not editable: what is run and tested is what users get.
+$(VENV)/installed: $(VENV)/made $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/testing: $(VENV)/made pyproject.toml
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['test'], sep='\n')" > $(VENV)/test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/test.txt
+	@touch $@
+
+$(VENV)/linting: $(VENV)/made pyproject.toml
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['lint'], sep='\n')" > $(VENV)/lint.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/lint.txt
+	@touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python benchmarks/demo.py
+
+test: $(VENV)/installed $(VENV)/testing
+	@for peer in socat ncat nc.openbsd openssl gnutls-cli; do command -v $$peer > /dev/null || missing=1; done; \
+	if [ -n "$$missing" ] && command -v apt-get > /dev/null; then \
+		sudo=$$([ "$$(id -u)" = 0 ] || command -v sudo > /dev/null && echo "sudo -n"); [ "$$(id -u)" = 0 ] && sudo=; \
+		$$sudo apt-get install -y -qq --no-install-recommends $(PEERS) > /dev/null 2>&1 \
+		|| { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(PEERS); } > /dev/null 2>&1 \
+		|| echo "could not install $(PEERS): tests that need a missing one are skipped, with CI=true they fail"; fi
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed $(VENV)/linting
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
+	$(BIN)/mypy --python-executable $(BIN)/python
+	cd $(VENV) && bin/python -m mypy.stubtest ringmain._ring ringmain._receiver ringmain._tls_receiver
+	CFLAGS="-Wall -Wextra -Werror" $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
