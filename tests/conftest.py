@@ -48,6 +48,13 @@ def bench(tmp_path: Path) -> Iterator[peers.Bench]:
         yield it
 
 
+@pytest.fixture(scope="session", autouse=True)
+def first_loop() -> None:
+    """Run a loop once: libuv keeps a pipe for signals from the first one on, which is no leak."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.sleep(0))
+
+
 @pytest.fixture(autouse=True)
 def no_descriptor_leaks() -> Iterator[None]:
     gc.collect()

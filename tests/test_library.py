@@ -62,7 +62,7 @@ def test_load_and_save_move_bytes_between_each_other(run: Run, certificates: Cer
 
 
 def test_every_block_ends_at_a_delimiter_and_connections_never_share_one(run: Run) -> None:
-    parts = [b"a\nbb\nunfinished", b"\n", b"", b"c\nd\n"]
+    parts = [b"a\nbb\n" * 1000 + b"unfinished", b"\n", b"", b"c\nd\n"]
 
     async def main() -> list[bytes]:
         blocks = []
@@ -76,8 +76,8 @@ def test_every_block_ends_at_a_delimiter_and_connections_never_share_one(run: Ru
         return blocks
 
     blocks = run(main())
-    assert b"unfinished" in blocks[:3][-1] or blocks[1] == b"unfinished"
-    assert [block for block in blocks if not block.endswith(b"\n")] == [b"unfinished"] or blocks[0] == parts[0]
+    # Only the last block of the first connection may lack its delimiter, and it holds nothing of the next one.
+    assert [block for block in blocks if not block.endswith(b"\n")] == [b"unfinished"]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
