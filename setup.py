@@ -39,6 +39,11 @@ setup(
         include_path=["ext"],
         build_dir="build/cython",
         annotate=switched_on("ANNOTATE"),
-        compiler_directives={"language_level": 3, "linetrace": bool(macros)},
+        compiler_directives={
+            "language_level": 3,
+            "linetrace": bool(macros),
+            "auto_pickle": False,  # memory and sockets cannot be pickled
+            "autotestdict": False,  # no doctests in compiled modules
+        },
     )
 )

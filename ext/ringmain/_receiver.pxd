@@ -1,9 +1,15 @@
 # cython: language_level=3
 # Fields of a receiver: what every way of receiving (plain here, TLS in _tls_receiver) shares.
 
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
 from ringmain._ring cimport Claim, Counters, Ring
 
-cdef double monotonic() noexcept
+cdef inline double monotonic() noexcept:
+    """Return the time on the clock of `time.monotonic`, in seconds."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef class Receiver:

@@ -11,17 +11,9 @@ Invariants:
 - `wait` makes a Future only when there is nothing to take; one wake-up follows however many reads.
 """
 
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-
 from cpython.buffer cimport PyBuffer_FillInfo
 
 from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
-
-
-cdef double monotonic() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef class Receiver:

@@ -1,8 +1,11 @@
 import asyncio
 from typing import Any
 
+from typing_extensions import disjoint_base
+
 from ringmain._ring import Counters, Ring
 
+@disjoint_base
 class Receiver:
     @property
     def ring(self) -> Ring: ...
@@ -22,6 +25,7 @@ class Receiver:
     def block_released(self) -> None: ...
     def resume(self) -> None: ...
 
+@disjoint_base
 class PlainReceiver(Receiver):
     @property
     def closed(self) -> asyncio.Future[None]: ...

@@ -1,5 +1,8 @@
 from collections.abc import Callable
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Counters:
     bytes_in: int
     reads: int
@@ -12,6 +15,12 @@ class Counters:
     ended: float
     def __init__(self) -> None: ...
 
+@disjoint_base
+class Block:
+    def __init__(self, capacity: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@disjoint_base
 class Ring:
     @property
     def block_size(self) -> int: ...

@@ -1,9 +1,12 @@
 import asyncio
 import ssl
 
+from typing_extensions import disjoint_base
+
 from ringmain._receiver import Receiver
 from ringmain._ring import Ring
 
+@disjoint_base
 class TlsReceiver(Receiver):
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Ring, sock: ssl.SSLSocket) -> None: ...
     def start(self) -> None: ...
