@@ -1,4 +1,6 @@
+import sys
 from collections.abc import Callable
+from typing import Self
 
 from typing_extensions import disjoint_base
 
@@ -17,8 +19,9 @@ class Counters:
 
 @disjoint_base
 class Block:
-    def __init__(self, capacity: int) -> None: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __new__(cls, capacity: int) -> Self: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @disjoint_base
 class Ring:
