@@ -1,5 +1,6 @@
 """One connection at a time, whatever else knocks."""
 
+import json
 import os
 import resource
 import signal
@@ -13,8 +14,6 @@ import pytest
 from conftest import Certificates
 
 from ringmain import gate
-
-STATES = {"hold": "times out", "queue": "waits", "refuse": "is reset"}
 
 
 def read_line(program: peers.Program) -> bytes:
@@ -82,8 +81,9 @@ def test_who_came_before_the_filter_waits_and_is_served_next(bench: peers.Bench,
         assert read_line(loader) == b"second\n"
 
 
-def test_with_refuse_others_are_reset(bench: peers.Bench) -> None:
-    loader, port = bench.listening("load", "--gate", "refuse", "-v", stdout=subprocess.PIPE)
+def test_with_refuse_others_are_reset_and_counted(bench: peers.Bench, tmp_path: Path) -> None:
+    options = ["--gate", "refuse", "-v", "--stats-file", tmp_path / "stats"]
+    loader, port = bench.listening("load", *options, stdout=subprocess.PIPE)
     with peers.connect(port) as first:
         first.sendall(b"first\n")
         assert read_line(loader) == b"first\n"
@@ -96,6 +96,7 @@ def test_with_refuse_others_are_reset(bench: peers.Bench) -> None:
     with peers.connect(port) as third:
         third.sendall(b"third\n")
         assert read_line(loader) == b"third\n"
+    assert json.loads((tmp_path / "stats").read_text().splitlines()[0])["refused"] == 1
 
 
 def test_where_no_filter_can_be_attached_hold_is_queue(bench: peers.Bench, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 import struct
 from typing import Any
 
-from ringmain.connection import reset, resolve
+from ringmain.connection import Connection, prepare, reset, resolve, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import BindError, UsageError, reason
+from ringmain.errors import BindError, RingmainError, UsageError, reason
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -106,7 +107,7 @@ def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], o
 
 
 class Gate:
-    """Hand out accepted connections one at a time: `accept`, then `done`, then `accept` again."""
+    """Hand out connections one at a time: `next_connection`, then `done`, then the next one."""
 
     def __init__(self, sockets: list[socket.socket], settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()
@@ -138,8 +139,25 @@ class Gate:
         """The port listened at, the same for every address."""
         return int(self._sockets[0].getsockname()[1])
 
-    async def accept(self) -> tuple[socket.socket, str]:
-        """Return the next client's non-blocking socket and its address. Call `done` when it has been served."""
+    async def next_connection(self, context: ssl.SSLContext | None) -> Connection:
+        """Return the next client that is ready for data; warn of those that fail to get there. Call `done` after it."""
+        while True:
+            sock, peer = await self._accept()
+            try:
+                prepare(sock, self._settings)
+                if context is not None:
+                    sock = await shake_hands(sock, context, self._settings, peer)
+                return Connection.of(sock, peer)
+            except (RingmainError, OSError) as error:
+                log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
+                sock.close()
+                self.done()
+            except BaseException:
+                sock.close()
+                self.done()
+                raise
+
+    async def _accept(self) -> tuple[socket.socket, str]:
         while not self._arrived:
             self._waiter = self._loop.create_future()
             self._watch(True)
@@ -258,3 +276,26 @@ def _has_peer(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+class Listening:
+    """What a verb that may listen tells about its listener."""
+
+    _gate: Gate | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, as "127.0.0.1:43211"; empty for a verb that connects."""
+        return self._gate.addresses if self._gate is not None else []
+
+    @property
+    def port(self) -> int:
+        """The port listened at, which port 0 leaves to the system."""
+        if self._gate is None:
+            raise ValueError("no port: nothing is listened at")
+        return self._gate.port
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+        return self._gate.refused if self._gate is not None else 0

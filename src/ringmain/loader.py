@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 
 from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
-from ringmain.connection import Connection, dial, prepare, send_close_notify, shake_hands, watch_idle
+from ringmain.connection import Connection, dial, send_close_notify, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import (
     BlocksHeldError,
@@ -20,7 +20,7 @@ from ringmain.errors import (
     UsageError,
     reason,
 )
-from ringmain.gate import Gate, listen
+from ringmain.gate import Listening, listen
 from ringmain.settings import Options, Settings
 
 log = logging.getLogger("ringmain")
@@ -70,7 +70,7 @@ def _checked(delimiter: bytes) -> bytes:
     return delimiter
 
 
-class Loader:
+class Loader(Listening):
     """What `load` returns: an asynchronous context manager and iterator of blocks. One consumer at a time."""
 
     def __init__(self, endpoint: Endpoint, settings: Settings, ring: Ring, *, connect: bool, listen_once: bool) -> None:
@@ -84,7 +84,6 @@ class Loader:
         self.on_end: Callable[[Connection, Counters, str], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
-        self._gate: Gate | None = None
         self._connection: Connection | None = None
         self._receiver: Receiver | None = None
         self._cancel_idle: Callable[[], None] = lambda: None
@@ -127,29 +126,13 @@ class Loader:
                 await self._end()
             if self._finished:
                 raise StopAsyncIteration
-            await self._next_client()
+            assert self._gate is not None, "a loader is used inside `async with`"
+            await self._begin(await self._gate.next_connection(self._context))
 
     @property
     def counters(self) -> Counters | None:
         """The counters of the connection being served, or None between two."""
         return self._receiver.counters if self._receiver is not None else None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at, as "127.0.0.1:43211"; empty with `connect`."""
-        return self._gate.addresses if self._gate is not None else []
-
-    @property
-    def port(self) -> int:
-        """The port listened at, which port 0 leaves to the system."""
-        if self._gate is None:
-            raise ValueError("no port: this loader does not listen")
-        return self._gate.port
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
-        return self._gate.refused if self._gate is not None else 0
 
     def stop(self) -> bool:
         """Receive no more: what came can still be taken, then the iteration ends. False when nothing is open."""
@@ -170,26 +153,6 @@ class Loader:
                 await waiter
         except TimeoutError as error:
             raise BlocksHeldError(held, "all are still held", "release or copy blocks, or raise ring_size") from error
-
-    async def _next_client(self) -> None:
-        assert self._gate is not None, "a loader is used inside `async with`"
-        while True:
-            sock, peer = await self._gate.accept()
-            try:
-                prepare(sock, self.settings)
-                if self._context is not None:
-                    sock = await shake_hands(sock, self._context, self.settings, peer)
-                await self._begin(Connection.of(sock, peer))
-            except (RingmainError, OSError) as error:
-                log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
-                sock.close()
-                self._gate.done()
-            except BaseException:
-                sock.close()
-                self._gate.done()
-                raise
-            else:
-                return
 
     async def _begin(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Self, Unpack
 
 from ringmain._ring import Counters
-from ringmain.connection import Connection, dial, prepare, reset, shake_hands, watch_idle
+from ringmain.connection import Connection, dial, reset, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, RingmainError, SendError, TimedOutError, TlsError, reason
-from ringmain.gate import Gate, listen
+from ringmain.gate import Listening, listen
 from ringmain.sender import Sender
 from ringmain.settings import Options, Settings
 
@@ -33,7 +33,7 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
     return Saver(Endpoint.parse(url), Settings(**options), listening=listen or listen_once, listen_once=listen_once)
 
 
-class Saver:
+class Saver(Listening):
     """What `save` returns: an asynchronous context manager with `write`. One task at a time may write."""
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool, listen_once: bool) -> None:
@@ -44,7 +44,6 @@ class Saver:
         self.on_end: Callable[[Connection, Counters, str], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
-        self._gate: Gate | None = None
         self._sender: Sender | None = None
         self._cancel_idle: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
@@ -80,16 +79,9 @@ class Saver:
         return self._sender.counters if self._sender is not None else None
 
     @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at, as "127.0.0.1:43211"; empty when dialling."""
-        return self._gate.addresses if self._gate is not None else []
-
-    @property
-    def port(self) -> int:
-        """The port listened at, which port 0 leaves to the system."""
-        if self._gate is None:
-            raise ValueError("no port: this saver does not listen")
-        return self._gate.port
+    def acknowledged_bytes(self) -> int:
+        """How many bytes the present peer's kernel is known to have."""
+        return self._sender.acknowledged_bytes() if self._sender is not None else 0
 
     @property
     def fullness(self) -> float:
@@ -121,20 +113,7 @@ class Saver:
         """Return once there is a peer to write to: at once when dialled, else when a client has come."""
         while self._sender is None:
             assert self._gate is not None, "a saver is used inside `async with`"
-            sock, peer = await self._gate.accept()
-            try:
-                prepare(sock, self.settings)
-                if self._context is not None:
-                    sock = await shake_hands(sock, self._context, self.settings, peer)
-                self._begin(Connection.of(sock, peer))
-            except (RingmainError, OSError) as error:
-                log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
-                sock.close()
-                self._gate.done()
-            except BaseException:
-                sock.close()
-                self._gate.done()
-                raise
+            self._begin(await self._gate.next_connection(self._context))
 
     async def write(self, buffer: bytes | bytearray | memoryview) -> None:
         """Send all of a buffer. Nothing is kept of it once this returns.

@@ -127,8 +127,8 @@ class Session:
         finally:
             Path(self._port_file).unlink(missing_ok=True)
 
-    def record(self, connection: Connection, counters: Counters, verdict: str) -> None:
-        """Append a connection's figures to the stats file."""
+    def record(self, connection: Connection, counters: Counters, verdict: str, refused: int) -> None:
+        """Append a connection's figures to the stats file; `refused` counts the clients turned away so far."""
         if self._stats_fd is None:
             return
         row = {
@@ -141,6 +141,7 @@ class Session:
             "blocks": counters.blocks,
             "writes": counters.writes,
             "stalls": counters.stalls,
+            "refused": refused,
             "stalled_seconds": round(counters.stalled_seconds, 6),
             "verdict": verdict,
         }
@@ -158,7 +159,7 @@ def run_load(endpoint: str, output: str, **options: Any) -> int:
 
     def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
         session.bytes_in += counters.bytes_in
-        session.record(connection, counters, verdict)
+        session.record(connection, counters, verdict, loader.refused)
 
     def look() -> tuple[int, int, float]:
         counters = loader.counters
@@ -197,11 +198,10 @@ def run_save(endpoint: str, input_: str, **options: Any) -> int:
 
     def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
         session.bytes_out += counters.bytes_out
-        session.record(connection, counters, verdict)
+        session.record(connection, counters, verdict, saver.refused)
 
     def look() -> tuple[int, int, float]:
-        counters = saver.counters
-        sent = session.bytes_out + (counters.bytes_out if counters else 0)
+        sent = session.bytes_out + saver.acknowledged_bytes
         return max(source.bytes_in, sent), sent, saver.fullness
 
     async def work() -> None:
