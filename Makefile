@@ -51,7 +51,7 @@ lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
 	$(BIN)/mypy --python-executable $(BIN)/python
-	cd $(VENV) && bin/python -m mypy.stubtest ringmain._ring ringmain._receiver ringmain._tls_receiver
+	cd $(VENV) && bin/python -m mypy.stubtest ringmain._coalesce ringmain._pump ringmain._receiver ringmain._ring ringmain._tls_receiver
 	CFLAGS="-Wall -Wextra -Werror" $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
 
 clean:

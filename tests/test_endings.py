@@ -284,7 +284,7 @@ def test_a_signal_ends_every_state(
 
 
 def test_a_second_signal_ends_at_once(bench: peers.Bench) -> None:
-    loader, port = bench.listening("load", stdout=subprocess.PIPE)
+    loader, port = bench.listening("load", "--path", "block", stdout=subprocess.PIPE)
     with peers.connect(port) as sock:
         sock.settimeout(0.3)
         with pytest.raises(TimeoutError):

@@ -1,15 +1,8 @@
 # cython: language_level=3
 # Fields of a receiver: what every way of receiving (plain here, TLS in _tls_receiver) shares.
 
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-
+from ringmain._coalesce cimport Coalescer
 from ringmain._ring cimport Claim, Counters, Ring
-
-cdef inline double monotonic() noexcept:
-    """Return the time on the clock of `time.monotonic`, in seconds."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef class Receiver:
@@ -22,9 +15,15 @@ cdef class Receiver:
     cdef object waiter                  # the Future of a consumer that found nothing, else None
     cdef double paused_at
     cdef Py_ssize_t at_least            # the smallest window worth a system call
+    cdef Coalescer coalescer            # None until the socket is known
+    cdef double linger                  # seconds that a byte may wait for others, 0 for not at all
+    cdef int timer_fd                   # a timerfd that tells when the coalescer is due, or -1
+    cdef bint timing                    # the timer is set
 
     cdef bint claim_window(self) except -1
     cdef int received(self, Py_ssize_t size) except -1
+    cdef int coalesce(self, int fd) except -1
+    cdef int set_timer(self, double seconds) except -1
     cdef int wake(self) except -1
     cdef int end(self, str verdict, object error) except -1
     cdef int shut(self) except -1

@@ -9,11 +9,43 @@ Invariants:
   room is a dead connection to the loop.
 - The verdict is set once. Bytes that came before it stay in the ring for the consumer.
 - `wait` makes a Future only when there is nothing to take; one wake-up follows however many reads.
+- While the low-water mark is raised a timer is set; an idle connection has none. The loops' own timers count in
+  milliseconds, which is as long as a byte may wait at all, so it is a timerfd (timerfd_create(2)).
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
+from libc.math cimport fmax, modf
+from libc.stdint cimport uint64_t
+from posix.time cimport CLOCK_MONOTONIC
+from posix.unistd cimport close, read
 
+from ringmain._coalesce cimport Coalescer, monotonic
 from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
+
+cdef extern from *:
+    """
+    #include <time.h>
+    #ifdef __linux__
+    #include <sys/timerfd.h>
+    #else
+    #include <errno.h>
+    #define TFD_NONBLOCK 0
+    #define TFD_CLOEXEC 0
+    struct itimerspec { struct timespec it_interval, it_value; };
+    static int timerfd_create(int clock, int flags) { errno = ENOSYS; return -1; }
+    static int timerfd_settime(int fd, int flags, const struct itimerspec* value, void* old) { return -1; }
+    #endif
+    """
+    int TFD_NONBLOCK, TFD_CLOEXEC
+    struct timespec:
+        long tv_sec, tv_nsec
+    struct itimerspec:
+        timespec it_interval, it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
+
+# The highest low-water mark: with more, bytes have left the cache before they are read.
+CAP = 512 << 10
 
 
 cdef class Receiver:
@@ -23,12 +55,20 @@ cdef class Receiver:
     The ring may serve many connections, one after another; the receiver serves one.
     """
 
-    def __init__(self, object loop, Ring ring):
+    def __cinit__(self):
+        self.timer_fd = -1
+
+    def __init__(self, object loop, Ring ring, Counters counters, double linger):
         self.loop = loop
         self.ring = ring
-        self.counters = Counters()
+        self.counters = counters
+        self.linger = linger
         self.at_least = max(1, ring.block_size // 4)
         ring.on_release = self.block_released
+
+    def __dealloc__(self):
+        if self.timer_fd >= 0:
+            close(self.timer_fd)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.ring.window, self.ring.window_size, 0, flags)
@@ -87,7 +127,45 @@ cdef class Receiver:
         self.counters.bytes_in += size
         self.counters.reads += 1
         self.ring.commit_bytes(size)
+        if self.coalescer is not None:
+            self.coalescer.arrived(size, monotonic())
+            if self.coalescer.mark > 1 and not self.timing:
+                self.set_timer(self.linger)
         return self.wake()
+
+    def lapse(self):
+        """Let the bytes that wait below the low-water mark come, if it is time; called by the loop."""
+        cdef uint64_t expirations
+        cdef double left
+        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
+            return  # not due after all: it was set anew meanwhile
+        self.timing = False
+        if self.coalescer.mark > 1:
+            left = self.coalescer.due() - monotonic()
+            if left > 0:
+                self.set_timer(left)
+            else:
+                self.coalescer.lapse()
+
+    cdef int coalesce(self, int fd) except -1:
+        """Begin to raise the low-water mark of this socket while data floods in, where that is wanted and possible."""
+        if self.linger <= 0:
+            return 0
+        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if self.timer_fd >= 0:
+            self.coalescer = Coalescer(fd, self.linger, CAP)
+            self.loop.add_reader(self.timer_fd, self.lapse)
+        return 0
+
+    cdef int set_timer(self, double seconds) except -1:
+        cdef itimerspec value
+        cdef double whole
+        value.it_interval.tv_sec = value.it_interval.tv_nsec = 0
+        value.it_value.tv_nsec = <long>fmax(modf(seconds, &whole) * 1e9, 1)
+        value.it_value.tv_sec = <long>whole
+        timerfd_settime(self.timer_fd, 0, &value, NULL)
+        self.timing = True
+        return 0
 
     cdef int wake(self) except -1:
         waiter = self.waiter
@@ -105,6 +183,9 @@ cdef class Receiver:
             self.verdict = verdict
             self.error = error
             self.counters.ended = monotonic()
+            if self.coalescer is not None:
+                self.coalescer = None
+                self.loop.remove_reader(self.timer_fd)
             self.ring.finish()
             self.ring.on_release = None
             self.wake()
@@ -129,14 +210,14 @@ cdef class PlainReceiver(Receiver):
     cdef object transport
     cdef readonly object closed
 
-    def __init__(self, loop, ring):
-        Receiver.__init__(self, loop, ring)
+    def __init__(self, loop, ring, counters, linger):
+        Receiver.__init__(self, loop, ring, counters, linger)
         self.closed = loop.create_future()
 
     def connection_made(self, transport):
         """Begin; called by the loop."""
         self.transport = transport
-        self.counters.started = monotonic()
+        self.coalesce(transport.get_extra_info("socket").fileno())
         self.claim_window()
 
     def get_buffer(self, hint):

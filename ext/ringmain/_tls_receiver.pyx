@@ -18,7 +18,7 @@ from libc.stdint cimport uint64_t
 
 from cpython.object cimport PyObject
 
-from ringmain._receiver cimport Receiver, monotonic
+from ringmain._receiver cimport Receiver
 
 cdef Py_ssize_t TURN = 1 << 20
 
@@ -51,15 +51,15 @@ cdef class TlsReceiver(Receiver):
     cdef int fd
     cdef bint writing
 
-    def __init__(self, loop, ring, sock):
-        Receiver.__init__(self, loop, ring)
+    def __init__(self, loop, ring, counters, linger, sock):
+        Receiver.__init__(self, loop, ring, counters, linger)
         self.sock = sock
         self.fd = sock.fileno()
         self.read = sock._sslobj.read
 
     def start(self):
         """Begin to read."""
-        self.counters.started = monotonic()
+        self.coalesce(self.fd)
         if self.claim_window():
             self.go_on()
 

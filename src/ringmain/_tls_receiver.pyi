@@ -4,11 +4,13 @@ import ssl
 from typing_extensions import disjoint_base
 
 from ringmain._receiver import Receiver
-from ringmain._ring import Ring
+from ringmain._ring import Counters, Ring
 
 @disjoint_base
 class TlsReceiver(Receiver):
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Ring, sock: ssl.SSLSocket) -> None: ...
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, ring: Ring, counters: Counters, linger: float, sock: ssl.SSLSocket
+    ) -> None: ...
     def start(self) -> None: ...
     def on_readable(self) -> None: ...
 

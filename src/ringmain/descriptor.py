@@ -2,15 +2,18 @@
 
 Reading and writing never block the event loop for long and never change the flags of a descriptor that others share:
 O_NONBLOCK belongs to the open file, so a pipe or terminal is opened once more by way of /proc, a socket is used with
-MSG_DONTWAIT, and files and other devices are simply used.
+MSG_DONTWAIT, and files and other devices are simply used. A pipe is made as large as it may be: that changes no flag.
 """
 
 import asyncio
+import fcntl
 import os
 import select
 import socket
 import stat
 
+from ringmain._pump import widen_pipe
+from ringmain._ring import Counters
 from ringmain.connection import until
 from ringmain.errors import InputError, OutputError, reason
 
@@ -23,23 +26,36 @@ class ReaderLeft(Exception):  # noqa: N818 - not an error: `load ... | head -1` 
     """Whoever read our output needs no more."""
 
 
-class _Descriptor:
-    """A descriptor with a way to use it that does not block, opened once more where that is possible."""
+class Descriptor:
+    """A descriptor with a way to use it that does not block, opened once more where that is possible.
 
-    def __init__(self, fd: int, flags: int) -> None:
+    `name` stands in error lines.
+    """
+
+    def __init__(self, fd: int, flags: int, name: str) -> None:
         mode = os.fstat(fd).st_mode
         self.fd = fd
+        self.name = name
         self.is_file = stat.S_ISREG(mode)
         self.is_pipe = stat.S_ISFIFO(mode)
-        self.may_block = self.is_pipe or stat.S_ISSOCK(mode) or os.isatty(fd)
+        self.is_socket = stat.S_ISSOCK(mode)
+        self.is_terminal = os.isatty(fd)
+        self.may_block = self.is_pipe or self.is_socket or self.is_terminal
         self._reopened = False
-        self._socket = socket.socket(fileno=os.dup(fd)) if stat.S_ISSOCK(mode) else None
-        if self.is_pipe or os.isatty(fd):
+        self._socket = socket.socket(fileno=os.dup(fd)) if self.is_socket else None
+        if self.is_pipe or self.is_terminal:
             try:
                 self.fd = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
                 self._reopened = True
             except OSError:  # no /proc, or a pipe of another user
                 self.fd = fd
+        if self.is_pipe:
+            widen_pipe(self.fd)
+
+    @property
+    def pipe_size(self) -> int:
+        """How many bytes a pipe holds; the least that any does where the system does not say."""
+        return fcntl.fcntl(self.fd, fcntl.F_GETPIPE_SZ) if hasattr(fcntl, "F_GETPIPE_SZ") else _PIPE_BUF
 
     def close(self) -> None:
         """Close what was opened here; the descriptor itself is left as it was found."""
@@ -49,33 +65,32 @@ class _Descriptor:
             self._socket.close()
 
 
-class Output(_Descriptor):
-    """Write to a descriptor. `name` stands in error lines."""
+class Output(Descriptor):
+    """Write to a descriptor."""
 
     def __init__(self, fd: int, name: str) -> None:
-        super().__init__(fd, os.O_WRONLY)
-        self.name = name
-        self.bytes_out = 0
-        self.writes = 0
+        super().__init__(fd, os.O_WRONLY, name)
         self._watch: select.epoll | None = None
 
-    async def write(self, view: memoryview) -> None:
-        """Write all of the view; raise ReaderLeft when nobody reads any more, OutputError when it fails."""
+    async def write(self, view: memoryview, counters: Counters) -> None:
+        """Write all of the view, counting it; raise ReaderLeft when nobody reads any more, else OutputError."""
         while len(view):
             try:
                 size = self._write_some(view)
             except BlockingIOError:
                 await until(self.fd, writable=True)
                 continue
-            except (BrokenPipeError, ConnectionResetError) as error:
-                raise ReaderLeft from error
             except OSError as error:
-                raise OutputError(
-                    f"write to {self.name}", reason(error), "free space or choose another --output"
-                ) from error
-            self.bytes_out += size
-            self.writes += 1
+                raise self.failure(error) from error
+            counters.bytes_out += size
+            counters.writes += 1
             view = view[size:]
+
+    def failure(self, error: OSError) -> Exception:
+        """Return what a failed write means: ReaderLeft or OutputError."""
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            return ReaderLeft()
+        return OutputError(f"write to {self.name}", reason(error), "free space or choose another --output")
 
     async def reader_left(self) -> None:
         """Return when nobody reads any more, also while there is nothing to write. A file never comes to that."""
@@ -102,14 +117,12 @@ class Output(_Descriptor):
         return os.write(self.fd, view)
 
 
-class Input(_Descriptor):
-    """Read a stream from a descriptor. `name` stands in error lines."""
+class Input(Descriptor):
+    """Read from a descriptor."""
 
     def __init__(self, fd: int, name: str) -> None:
-        super().__init__(fd, os.O_RDONLY)
-        self.name = name
-        self.bytes_in = 0
-        self.reads = 0
+        super().__init__(fd, os.O_RDONLY, name)
+        self.position = os.lseek(fd, 0, os.SEEK_CUR) if self.is_file else 0
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._waiter: asyncio.Future[None] | None = None
         self._woken = self._ended = False
@@ -127,11 +140,20 @@ class Input(_Descriptor):
                 await until(self.fd, ready=self._waiter)
                 continue
             except OSError as error:
-                raise InputError(f"read {self.name}", reason(error), "choose another --input") from error
-            self.bytes_in += size
-            self.reads += 1
+                raise self.failure(error) from error
             return self._buffer[:size]
         return self._buffer[:0]
+
+    def read_at(self, offset: int) -> memoryview:
+        """Return what a regular file holds at `offset`, empty at its end; its own position stays where it is."""
+        try:
+            return self._buffer[: os.preadv(self.fd, [self._buffer], offset)]
+        except OSError as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: OSError) -> InputError:
+        """Return what a failed read means."""
+        return InputError(f"read {self.name}", reason(error), "choose another --input")
 
     def wake(self) -> None:
         """Let the `read` that waits, or the next one, return None."""

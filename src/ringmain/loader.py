@@ -1,34 +1,24 @@
 """Load: bytes from one connection at a time, as blocks."""
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
-from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
-from ringmain.connection import Connection, dial, send_close_notify, watch_idle
+from ringmain.connection import Connection, dial
+from ringmain.descriptor import Output
 from ringmain.endpoint import Endpoint
-from ringmain.errors import (
-    BlocksHeldError,
-    ReceiveError,
-    RecordTooLongError,
-    RingmainError,
-    TimedOutError,
-    TruncatedError,
-    UsageError,
-    reason,
-)
+from ringmain.errors import UsageError
 from ringmain.gate import Listening, listen
 from ringmain.settings import Options, Settings
+from ringmain.stream import Stream
 
 log = logging.getLogger("ringmain")
 
 RING_SIZE = 8 << 20
 BLOCK_SIZE = 256 << 10
-# A consumer that holds every block may still be giving one back from another thread; this long it may take.
-_HELD_TIMEOUT = 5.0
+LINGER = 0.001
 
 
 def load(
@@ -40,6 +30,7 @@ def load(
     ring_size: int = RING_SIZE,
     block_size: int = BLOCK_SIZE,
     max_record: int = 64 << 20,
+    linger: float = LINGER,
     **options: Unpack[Options],
 ) -> "Loader":
     """Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
@@ -50,18 +41,15 @@ def load(
     a record longer than a block makes it grow, up to `max_record` bytes.
 
     At most `ring_size` bytes wait in blocks of `block_size`; then the peer waits. `listen_once` ends after the first
-    connection, `connect` implies it. For the other keywords see `ringmain.Options`.
+    connection, `connect` implies it. While data floods in, a byte may wait up to `linger` seconds for others to be read
+    with it, which saves much CPU; 0 switches that off. For the other keywords see `ringmain.Options`.
 
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
-    return Loader(
-        Endpoint.parse(url),
-        Settings(**options),
-        Ring(ring_size, block_size, _checked(delimiter), max_record),
-        connect=connect,
-        listen_once=listen_once,
-    )
+    ring = Ring(ring_size, block_size, _checked(delimiter), max_record)
+    endpoint = Endpoint.parse(url)
+    return Loader(endpoint, Settings(**options), ring, connect=connect, listen_once=listen_once, linger=linger)
 
 
 def _checked(delimiter: bytes) -> bytes:
@@ -73,7 +61,9 @@ def _checked(delimiter: bytes) -> bytes:
 class Loader(Listening):
     """What `load` returns: an asynchronous context manager and iterator of blocks. One consumer at a time."""
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, ring: Ring, *, connect: bool, listen_once: bool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, settings: Settings, ring: Ring, *, connect: bool, listen_once: bool, linger: float
+    ) -> None:
         if connect and listen_once:
             raise UsageError("listen_once", "it needs a listener", "leave out connect, which always ends after one")
         self.endpoint = endpoint
@@ -81,12 +71,11 @@ class Loader(Listening):
         self.ring = ring
         self.connect = connect
         self.listen_once = listen_once
+        self.linger = linger
         self.on_end: Callable[[Connection, Counters, str], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
-        self._connection: Connection | None = None
-        self._receiver: Receiver | None = None
-        self._cancel_idle: Callable[[], None] = lambda: None
+        self._stream: Stream | None = None
         self._finished = False
 
     async def __aenter__(self) -> Self:
@@ -95,16 +84,14 @@ class Loader(Listening):
 
             self._context = (client_context if self.connect else server_context)(self.settings)
         if self.connect:
-            await self._begin(await dial(self.endpoint, self.settings, self._context))
+            self._begin(await dial(self.endpoint, self.settings, self._context))
         else:
             self._gate = await listen(self.endpoint, self.settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._receiver is not None:
-            self._receiver.stop()
-            self.ring.drop()
-            await self._release()
+        if self._stream is not None:
+            await self._release(self._stream)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
@@ -114,122 +101,63 @@ class Loader(Listening):
         return self
 
     async def __anext__(self) -> memoryview:
-        while True:
-            receiver = self._receiver
-            if receiver is not None:
-                block = receiver.take()
-                if block is not None:
-                    return block
-                if receiver.verdict is None:
-                    await self._wait(receiver)
-                    continue
-                await self._end()
-            if self._finished:
-                raise StopAsyncIteration
-            assert self._gate is not None, "a loader is used inside `async with`"
-            await self._begin(await self._gate.next_connection(self._context))
+        while (stream := self._stream or await self._next_stream()) is not None:
+            block = stream.take() or await stream.next_block()
+            if block is not None:
+                return block
+            await self._end(stream)
+        raise StopAsyncIteration
+
+    async def copy_to(self, output: Output, path: str) -> None:
+        """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
+        while (stream := self._stream or await self._next_stream()) is not None:
+            await stream.copy_to(output, path)
+            await self._end(stream)
 
     @property
     def counters(self) -> Counters | None:
         """The counters of the connection being served, or None between two."""
-        return self._receiver.counters if self._receiver is not None else None
+        return self._stream.counters if self._stream is not None else None
+
+    @property
+    def fullness(self) -> float:
+        """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
+        return self._stream.fullness if self._stream is not None else 0.0
 
     def stop(self) -> bool:
         """Receive no more: what came can still be taken, then the iteration ends. False when nothing is open."""
         self._finished = True
-        if self._receiver is None:
+        if self._stream is None:
             return False
-        self._receiver.stop()
+        self._stream.stop()
         return True
 
-    async def _wait(self, receiver: Receiver) -> None:
-        waiter = receiver.wait()
-        if not (receiver.paused and self.ring.starved):
-            await waiter
-            return
-        held = f"all {self.ring.block_count} blocks of the ring"
-        try:
-            async with asyncio.timeout(_HELD_TIMEOUT):
-                await waiter
-        except TimeoutError as error:
-            raise BlocksHeldError(held, "all are still held", "release or copy blocks, or raise ring_size") from error
+    async def _next_stream(self) -> Stream | None:
+        """Begin with the next client, if there is to be one."""
+        if self._finished:
+            return None
+        assert self._gate is not None, "a loader is used inside `async with`"
+        return self._begin(await self._gate.next_connection(self._context))
 
-    async def _begin(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        receiver: Any
-        if isinstance(connection.sock, ssl.SSLSocket):
-            from ringmain._tls_receiver import TlsReceiver
+    def _begin(self, connection: Connection) -> Stream:
+        self._stream = Stream(connection, self.ring, self.settings, self.linger)
+        return self._stream
 
-            receiver = TlsReceiver(loop, self.ring, connection.sock)
-            receiver.start()
-        else:
-            receiver = _PlainProtocol(loop, self.ring)
-            await loop.connect_accepted_socket(lambda: receiver, connection.sock)
-        self._connection, self._receiver = connection, receiver
-        self._cancel_idle = watch_idle(
-            loop,
-            self.settings.idle_timeout,
-            lambda: None if receiver.paused else receiver.counters.bytes_in,
-            lambda: receiver.stop("timed out"),
-        )
-        log.info("%s", connection)
-
-    async def _end(self) -> None:
-        """Close the connection whose last byte was taken; raise what became of it, or warn and let the next one in."""
-        assert self._receiver is not None
-        assert self._connection is not None
-        receiver, peer = self._receiver, self._connection.peer
-        error = _error_of(receiver, peer, self.settings)
-        only_one = self.connect or self.listen_once
-        await self._release()
-        if only_one and (error is None or self.connect or receiver.counters.bytes_in):
+    async def _end(self, stream: Stream) -> None:
+        """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
+        error = stream.failure()
+        await self._release(stream)
+        if (self.connect or self.listen_once) and (error is None or self.connect or stream.counters.bytes_in):
             self._finished = True
             if error is not None:
                 raise error
         elif error is not None:
             log.warning("%s", error)
 
-    async def _release(self) -> None:
-        assert self._receiver is not None
-        assert self._connection is not None
-        receiver, connection = self._receiver, self._connection
-        self._receiver = self._connection = None
-        self._cancel_idle()
-        if isinstance(receiver, PlainReceiver):
-            await receiver.closed
+    async def _release(self, stream: Stream) -> None:
+        self._stream = None
+        await stream.close()
         if self.on_end is not None:
-            self.on_end(connection, receiver.counters, str(receiver.verdict))
-        if isinstance(connection.sock, ssl.SSLSocket):
-            if receiver.verdict in ("ended", "stopped"):
-                send_close_notify(connection.sock)
-            connection.sock.close()
-        log.info("%s: %s after %d bytes", connection.peer, receiver.verdict, receiver.counters.bytes_in)
+            self.on_end(stream.connection, stream.counters, str(stream.verdict))
         if self._gate is not None:
             self._gate.done()
-
-
-class _PlainProtocol(PlainReceiver, asyncio.BufferedProtocol):
-    """The plain receiver by the name that asyncio's own loop looks for; uvloop looks for `get_buffer`."""
-
-
-def _error_of(receiver: Receiver, peer: str, settings: Settings) -> RingmainError | None:
-    """Return the error that a verdict stands for, or None where all is well."""
-    what, got, cause = f"load from {peer}", receiver.counters.bytes_in, receiver.error
-    error: RingmainError | None = None
-    if receiver.verdict == "truncated":
-        why = "it ended without close_notify" if cause is None or isinstance(cause, ssl.SSLEOFError) else reason(cause)
-        error = TruncatedError(what, f"{why} after {got} bytes", "what arrived may not be all that was sent")
-    elif receiver.verdict == "reset":
-        error = ReceiveError(
-            what,
-            f"{reason(cause or ConnectionResetError())} after {got} bytes",
-            "what arrived may not be all that was sent",
-        )
-    elif receiver.verdict == "timed out":
-        why = reason(cause) if cause is not None else f"nothing came for {settings.idle_timeout:g} s"
-        error = TimedOutError(what, f"{why} after {got} bytes", "is the peer still alive? else raise --idle-timeout")
-    elif isinstance(cause, OverflowError):
-        error = RecordTooLongError(what, f"{cause}, at offset {got}", "raise max_record, or check the delimiter")
-    if error is not None:
-        error.__cause__ = cause
-    return error

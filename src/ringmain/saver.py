@@ -3,22 +3,22 @@
 import asyncio
 import errno
 import logging
-import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Self, Unpack
 
+from ringmain import kernel
+from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.connection import Connection, dial, reset, watch_idle
+from ringmain.descriptor import Input
 from ringmain.endpoint import Endpoint
-from ringmain.errors import InputError, RingmainError, SendError, TimedOutError, TlsError, reason
+from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError, reason
 from ringmain.gate import Listening, listen
 from ringmain.sender import Sender
 from ringmain.settings import Options, Settings
 
 log = logging.getLogger("ringmain")
-
-_FILE_READ = 256 << 10
 
 
 def save(url: str, *, listen: bool = False, listen_once: bool = False, **options: Unpack[Options]) -> "Saver":
@@ -49,7 +49,7 @@ class Saver(Listening):
         self._task: asyncio.Task[None] | None = None
         self._expired = False
         self._stopping = False
-        self.on_broken: Callable[[], None] | None = None
+        self._on_broken: Callable[[], None] | None = None
 
     async def __aenter__(self) -> Self:
         if self._tls:
@@ -79,9 +79,9 @@ class Saver(Listening):
         return self._sender.counters if self._sender is not None else None
 
     @property
-    def acknowledged_bytes(self) -> int:
-        """How many bytes the present peer's kernel is known to have."""
-        return self._sender.acknowledged_bytes() if self._sender is not None else 0
+    def unacknowledged_bytes(self) -> int:
+        """How many of the bytes sent are not known to be with the present peer's kernel yet."""
+        return self._sender.unacknowledged() or 0 if self._sender is not None else 0
 
     @property
     def fullness(self) -> float:
@@ -89,9 +89,13 @@ class Saver(Listening):
         return self._sender.fullness if self._sender is not None else 0.0
 
     def stop(self) -> bool:
-        """Let `send_file` end after the block under way, and serve no other client. False when nothing is open."""
+        """Let `copy_from` end after what is under way, and serve no other client. False when nothing is open."""
         self._stopping = True
-        return self._sender is not None
+        if self._sender is None:
+            return False
+        if self._sender.pumping is not None:
+            self._sender.pumping.stop()
+        return True
 
     async def recover(self) -> None:
         """Return when there is a working peer: raise, or warn and wait for the next client, if this one is gone."""
@@ -134,29 +138,80 @@ class Saver(Listening):
                     raise
                 view = memoryview(b"".join([sender.tail, view[sender.counters.bytes_out - before :]]))
 
-    async def send_file(self, fd: int, offset: int) -> None:
-        """Send a regular file from `offset` to its end, whole to every client of a listener, which goes on forever.
+    async def copy_from(self, source: Input, path: str) -> None:
+        """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
 
-        The descriptor's own position is left alone.
+        path: auto, kernel or block. A stream that is to go on with the next client goes block by block, since what a
+        lost client never acknowledged is kept for the next one. A file's own position is left alone.
         """
-        buffer = memoryview(bytearray(_FILE_READ))
+        goes_on = self.listening and not self.listen_once
+        if goes_on and path == "kernel" and not source.is_file:
+            raise UsageError("--path kernel", "a stream is to go on with the next client", "add --listen-once")
+        pumped = (source.is_file or not goes_on) and kernel.may_pump(path, source, tls=self._tls)
+        if source.is_file or pumped:
+            await self._send_to_each(source, path, pumped)
+        else:
+            await self._send_stream(source)
+
+    async def _send_to_each(self, source: Input, path: str, pumped: bool) -> None:
+        """Send the whole input to the one client that counts, or to one after another."""
         while True:
             await self.wait_for_peer()
             assert self._sender is not None
-            counters, position = self._sender.counters, offset
+            sender = self._sender
             try:
-                while not self._stopping and (size := _read_at(fd, buffer, position)):
-                    counters.bytes_in += size
-                    counters.reads += 1
-                    position += size
-                    await self._send(buffer[:size])
+                if not (pumped and await self._pump(sender, source, path)):
+                    if not source.is_file:
+                        await self._send_stream(source)
+                        return
+                    await self._send_file(sender, source)
                 await self.end_connection()
             except RingmainError as error:
-                if not self._goes_on_after(error, counters):
+                if not self._goes_on_after(error, sender.counters):
                     raise
                 continue
             if not self.listening or self.listen_once or self._stopping:
                 return
+
+    async def _send_file(self, sender: Sender, source: Input) -> None:
+        position = source.position
+        while not self._stopping and len(view := source.read_at(position)):
+            position += len(view)
+            sender.counters.bytes_in += len(view)
+            sender.counters.reads += 1
+            await self._send(view)
+
+    async def _send_stream(self, source: Input) -> None:
+        self._on_broken = source.wake
+        await self.recover()
+        while (view := await source.read()) is None or len(view):
+            if view is None:
+                await self.recover()
+            else:
+                counters = self.counters
+                if counters is not None:
+                    counters.bytes_in += len(view)
+                    counters.reads += 1
+                await self.write(view)
+
+    async def _pump(self, sender: Sender, source: Input, path: str) -> bool:
+        """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
+        pump = Pump(
+            source.fd,
+            sender.connection.sock.fileno(),
+            sender.counters,
+            offset=source.position if source.is_file else -1,
+            through=not (source.is_file or source.is_pipe),
+        )
+        if self._stopping:
+            pump.stop()
+        await self._guarded(sender.pump(pump))
+        if pump.refused:
+            kernel.refused(path, source)
+            return False
+        if pump.failed == "source" and pump.error is not None:
+            raise source.failure(pump.error)
+        return True
 
     async def end_connection(self, *, abort: bool = False) -> None:
         """End the connection being served properly, or with `abort` break it off with a reset."""
@@ -187,9 +242,13 @@ class Saver(Listening):
     async def _send(self, view: memoryview) -> None:
         """Send to the peer there is; on failure release it and raise what the user gets to see."""
         assert self._sender is not None
-        sender, peer = self._sender, self._sender.connection.peer
+        await self._guarded(self._sender.send(view))
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """Await work on the present connection; release that if it fails."""
+        assert self._sender is not None
         try:
-            await self._bounded(sender.send(view), peer)
+            await self._bounded(work, self._sender.connection.peer)
         except RingmainError as error:
             self._release(_verdict_of(error))
             raise
@@ -222,15 +281,19 @@ class Saver(Listening):
         return True
 
     def _begin(self, connection: Connection) -> None:
-        self._sender = sender = Sender(connection, self.on_broken, keep_tail=self.listening and not self.listen_once)
+        self._sender = sender = Sender(connection, self._broke, keep_tail=self.listening and not self.listen_once)
         self._expired = False
         self._cancel_idle = watch_idle(
             asyncio.get_running_loop(),
             self.settings.idle_timeout,
-            lambda: None if self._task is None else sender.acknowledged_bytes(),
+            lambda: None if self._task is None else sender.progress(),
             self._expire,
         )
         log.info("%s", connection)
+
+    def _broke(self) -> None:
+        if self._on_broken is not None:
+            self._on_broken()
 
     def _expire(self) -> None:
         self._expired = True
@@ -261,10 +324,3 @@ def _verdict_of(error: BaseException) -> str:
     if isinstance(error, TimedOutError):
         return "timed out"
     return "reset" if isinstance(error, SendError | TlsError) else "stopped"
-
-
-def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
-    try:
-        return os.preadv(fd, [buffer], offset)
-    except OSError as error:
-        raise InputError("read the input", reason(error)) from error

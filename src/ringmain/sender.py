@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ringmain import kernel
+from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.connection import Connection, until
 
@@ -41,6 +43,7 @@ class Sender:
         self.failure: OSError | None = None
         self._on_failure = on_failure
         self.peer_ended = False
+        self.pumping: Pump | None = None
         # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
         self.tail = bytearray()
         self._keep_tail = keep_tail and self._tls is None
@@ -82,6 +85,22 @@ class Sender:
                 self.counters.bytes_out += size
                 self.counters.writes += 1
 
+    async def pump(self, pump: Pump) -> None:
+        """Let a pump whose destination is this connection do the sending; raise what goes wrong with the connection."""
+        self.pumping = pump
+        if self.failure is not None:
+            pump.stop()
+        try:
+            await kernel.run(pump)
+        finally:
+            self.pumping = None
+        if pump.failed == "destination" and not pump.refused:
+            self._discard()
+        if self.failure is not None:
+            raise self.failure
+        if pump.failed == "destination" and not pump.refused and pump.error is not None:
+            raise pump.error
+
     async def finish(self) -> None:
         """Send close_notify (under TLS) and FIN, and return once the peer's kernel has every byte."""
         while self._tls is not None:
@@ -96,7 +115,7 @@ class Sender:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
         pause, deadline = 0.0005, self._loop.time() + _LINGER
-        while (left := self._unacknowledged()) != 0:
+        while (left := self.unacknowledged()) != 0:
             if self.failure is not None:
                 if left == 1:  # the FIN alone: the peer had every byte when it closed for good
                     return
@@ -108,14 +127,17 @@ class Sender:
                     await self._change()
             pause = min(2 * pause, 0.05)
 
-    def acknowledged_bytes(self) -> int:
-        """Return how many bytes the peer's kernel is known to have: what grows while a slow peer reads."""
-        return self.counters.bytes_out - (self._unacknowledged() or 0)
+    def progress(self) -> int | None:
+        """Return a number that grows while the peer takes bytes, or None while a pump has none for it to take."""
+        left = self.unacknowledged() or 0
+        if self.pumping is not None and not self.pumping.paused and left == 0:
+            return None
+        return self.counters.bytes_out - left
 
     @property
     def fullness(self) -> float:
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
-        return min(1.0, (self._unacknowledged() or 0) / self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+        return min(1.0, (self.unacknowledged() or 0) / self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
 
     def close(self) -> None:
         """Close the socket; whatever `finish` has not seen through may be lost."""
@@ -129,7 +151,7 @@ class Sender:
         self.counters.ended = time.monotonic()
 
     def _trim_tail(self) -> None:
-        surplus = len(self.tail) - (self._unacknowledged() or 0)
+        surplus = len(self.tail) - (self.unacknowledged() or 0)
         if surplus > 0:
             del self.tail[:surplus]
 
@@ -152,7 +174,7 @@ class Sender:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 
-    def _unacknowledged(self) -> int | None:
+    def unacknowledged(self) -> int | None:
         """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
         try:
             answer = fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4))
@@ -183,6 +205,8 @@ class Sender:
             self.peer_ended = True  # whether it said goodbye matters to those who read
             return
         self.failure = error
+        if self.pumping is not None:
+            self.pumping.stop()
         if self._on_failure is not None:
             self._on_failure()
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from ringmain.cli.options import shared
+from ringmain.cli.options import Linger, shared
 from ringmain.errors import UsageError
 
 
@@ -14,6 +14,13 @@ from ringmain.errors import UsageError
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
 @click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
+@click.option(
+    "--linger",
+    type=Linger(),
+    default="1ms",
+    show_default=True,
+    help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
+)
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
     r"""Receive at ENDPOINT and write what arrives to standard output.
 

@@ -30,6 +30,14 @@ class Duration(click.ParamType[float | None]):
         return float(match[1]) * _UNITS[match[2]]
 
 
+class Linger(Duration):
+    """A duration that may be 0, which off is too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        return 0.0 if value == "0" else super().convert(value, param, ctx) or 0.0
+
+
 class Retries(click.ParamType[int]):
     """A count, or forever, which converts to -1."""
 
@@ -87,6 +95,13 @@ _SHARED = [
         help="While one client is served, others cannot connect, wait connected, or are reset.",
     ),
     click.option("--allow", metavar="CIDR", multiple=True, help="Serve clients of this network only; may be repeated."),
+    click.option(
+        "--path",
+        type=click.Choice(["auto", "kernel", "block"]),
+        default="auto",
+        show_default=True,
+        help="Move bytes inside the kernel (splice, sendfile), or through blocks in memory.",
+    ),
     click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit."),
     click.option("--stats-file", metavar="FILE", help="Append one JSON object here for each connection."),
     click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),

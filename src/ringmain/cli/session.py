@@ -15,9 +15,10 @@ from typing import Any
 
 import uvloop
 
+from ringmain import kernel
 from ringmain._ring import Counters
 from ringmain.connection import Connection
-from ringmain.descriptor import Input, Output, ReaderLeft, open_input, open_output
+from ringmain.descriptor import Output, ReaderLeft, open_input, open_output
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, reason
 from ringmain.loader import Loader, load
@@ -48,13 +49,18 @@ class Session:
         self.bytes_in = 0
         self.bytes_out = 0
         _set_up_log(report["quiet"], report["verbose"])
-        tls = options["tls"] or Endpoint.parse(endpoint).tls
-        self._scheme = "tcps" if tls else "tcp"
-        if not tls:
+        self.tls = options["tls"] or Endpoint.parse(endpoint).tls
+        if not self.tls:
             for name in ("certfile", "keyfile"):
                 if options[name] is not None:
                     log.warning("--%s is ignored without --tls", name)
                     break
+
+    def moved(self, counters: Counters | None) -> tuple[int, int]:
+        """Return the bytes in and out so far, those of the present connection included."""
+        if counters is None:
+            return self.bytes_in, self.bytes_out
+        return self.bytes_in + counters.bytes_in, self.bytes_out + counters.bytes_out
 
     def run(self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look) -> int:
         """Run the verb's coroutine to its end; return the exit code."""
@@ -117,7 +123,7 @@ class Session:
             return
         if self._announce or verb.endpoint.port == "0":
             for address in verb.addresses:
-                print(f"listening on {self._scheme}://{address}", file=sys.stderr, flush=True)
+                print(f"listening on {'tcps' if self.tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
         if self._port_file is None:
             yield
             return
@@ -127,15 +133,17 @@ class Session:
         finally:
             Path(self._port_file).unlink(missing_ok=True)
 
-    def record(self, connection: Connection, counters: Counters, verdict: str, refused: int) -> None:
+    def record(self, connection: Connection, counters: Counters, size: int, verdict: str, refused: int) -> None:
         """Append a connection's figures to the stats file; `refused` counts the clients turned away so far."""
+        self.bytes_in += counters.bytes_in
+        self.bytes_out += counters.bytes_out
         if self._stats_fd is None:
             return
         row = {
             "peer": connection.peer,
             "tls": connection.tls_version,
             "cipher": connection.cipher,
-            "bytes": counters.bytes_in or counters.bytes_out,
+            "bytes": size,
             "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
             "reads": counters.reads,
             "blocks": counters.blocks,
@@ -151,23 +159,22 @@ class Session:
             raise OutputError("write the stats file", reason(error), "choose another --stats-file") from error
 
 
-def run_load(endpoint: str, output: str, **options: Any) -> int:
+def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
     """Run `ringmain load`; return the exit code."""
     session = Session(endpoint, options)
     loader = load(endpoint, **options)
     sink = open_output(output)
+    kernel.may_pump(path, sink, tls=session.tls)
 
     def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
-        session.bytes_in += counters.bytes_in
-        session.record(connection, counters, verdict, loader.refused)
+        session.record(connection, counters, counters.bytes_in, verdict, loader.refused)
 
     def look() -> tuple[int, int, float]:
-        counters = loader.counters
-        return session.bytes_in + (counters.bytes_in if counters else 0), sink.bytes_out, loader.ring.fullness
+        return *session.moved(loader.counters), loader.fullness
 
     async def work() -> None:
         loader.on_end = on_end
-        moving = asyncio.ensure_future(_load_to(session, loader, sink))
+        moving = asyncio.ensure_future(_load_to(session, loader, sink, path))
         leaving = asyncio.ensure_future(sink.reader_left())
         try:
             await asyncio.wait([moving, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -182,38 +189,32 @@ def run_load(endpoint: str, output: str, **options: Any) -> int:
     return session.run(work, loader.stop, look)
 
 
-async def _load_to(session: Session, loader: Loader, sink: Output) -> None:
+async def _load_to(session: Session, loader: Loader, sink: Output, path: str) -> None:
     async with loader:
         with session.announced(loader):
-            async for block in loader:
-                await sink.write(block)
-                block.release()
+            await loader.copy_to(sink, path)
 
 
-def run_save(endpoint: str, input_: str, **options: Any) -> int:
+def run_save(endpoint: str, input_: str, path: str, **options: Any) -> int:
     """Run `ringmain save`; return the exit code."""
     session = Session(endpoint, options)
     saver = save(endpoint, **options)
     source = open_input(input_)
+    kernel.may_pump(path, source, tls=session.tls)
 
     def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
-        session.bytes_out += counters.bytes_out
-        session.record(connection, counters, verdict, saver.refused)
+        session.record(connection, counters, counters.bytes_out, verdict, saver.refused)
 
     def look() -> tuple[int, int, float]:
-        sent = session.bytes_out + saver.acknowledged_bytes
-        return max(source.bytes_in, sent), sent, saver.fullness
+        bytes_in, bytes_out = session.moved(saver.counters)
+        return bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
 
     async def work() -> None:
         saver.on_end = on_end
-        saver.on_broken = source.wake
         try:
             async with saver:
                 with session.announced(saver):
-                    if source.is_file:
-                        await saver.send_file(source.fd, os.lseek(source.fd, 0, os.SEEK_CUR))
-                    else:
-                        await _save_stream(saver, source)
+                    await saver.copy_from(source, path)
         finally:
             source.close()
 
@@ -222,19 +223,6 @@ def run_save(endpoint: str, input_: str, **options: Any) -> int:
         return saver.stop()
 
     return session.run(work, stop, look)
-
-
-async def _save_stream(saver: Saver, source: Input) -> None:
-    await saver.wait_for_peer()
-    while (view := await source.read()) is None or len(view):
-        if view is None:
-            await saver.recover()
-        else:
-            counters = saver.counters
-            if counters is not None:
-                counters.bytes_in += len(view)
-                counters.reads += 1
-            await saver.write(view)
 
 
 def _open_stats(path: str | None) -> int | None:

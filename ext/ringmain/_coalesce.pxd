@@ -1,0 +1,26 @@
+# cython: language_level=3
+# Fields of the policy that raises a socket's receive low-water mark; _coalesce.pyx tells what it promises.
+
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+
+cdef inline double monotonic() noexcept nogil:
+    """Return the time on the clock of `time.monotonic`, in seconds."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef class Coalescer:
+    cdef readonly int fd
+    cdef readonly double linger         # seconds that a byte may wait at most
+    cdef readonly Py_ssize_t cap        # bytes, the highest mark
+    cdef readonly Py_ssize_t mark       # bytes, the mark in force; 1 is the kernel's own
+    cdef Py_ssize_t came                # bytes since `since`
+    cdef double since                   # when the period began, on the monotonic clock
+    cdef double last                    # when bytes came last
+
+    cdef void arrived(self, Py_ssize_t size, double now) noexcept nogil
+    cdef double due(self) noexcept nogil
+    cdef void lapse(self) noexcept nogil
+    cdef void set_mark(self, Py_ssize_t wish) noexcept nogil

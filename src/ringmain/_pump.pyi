@@ -1,0 +1,39 @@
+from typing import Final
+
+from typing_extensions import disjoint_base
+
+from ringmain._coalesce import Coalescer
+from ringmain._ring import Counters
+
+HAS_SPLICE: Final[bool]
+
+@disjoint_base
+class Pump:
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def verdict(self) -> str | None: ...
+    @property
+    def error(self) -> OSError | None: ...
+    @property
+    def failed(self) -> str | None: ...
+    @property
+    def refused(self) -> bool: ...
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def fullness(self) -> float: ...
+    def __init__(
+        self,
+        source: int,
+        destination: int,
+        counters: Counters,
+        coalescer: Coalescer | None = None,
+        *,
+        through: bool = False,
+        offset: int = -1,
+    ) -> None: ...
+    def run(self) -> None: ...
+    def stop(self, verdict: str = "stopped", error: Exception | None = None) -> None: ...
+
+def widen_pipe(fd: int) -> None: ...

@@ -1,0 +1,57 @@
+"""The kernel path: a pump that splices between a socket and a descriptor, on a thread that the event loop awaits."""
+
+import asyncio
+import contextlib
+import threading
+
+from ringmain._pump import HAS_SPLICE, Pump
+from ringmain.descriptor import Descriptor
+from ringmain.errors import UsageError
+
+
+def may_pump(path: str, descriptor: Descriptor, *, tls: bool) -> bool:
+    """Tell whether bytes may go by the kernel path; raise UsageError when `path` insists on it and they may not.
+
+    path: "auto", "kernel" or "block". A terminal and a socket have flags of their own that others share, and TLS has to
+    be decrypted here; what else cannot be spliced is found out by the pump itself, before a byte moves.
+    """
+    if path == "block":
+        return False
+    if tls:
+        return _refuse(path, "TLS is encrypted and decrypted in blocks")
+    if not HAS_SPLICE:
+        return _refuse(path, "this system has no splice")
+    if descriptor.is_terminal or descriptor.is_socket:
+        return _refuse(path, f"{descriptor.name} is a {'terminal' if descriptor.is_terminal else 'socket'}")
+    return True
+
+
+def refused(path: str, descriptor: Descriptor) -> None:
+    """Raise UsageError if `path` insists on the kernel path that the pump has just refused."""
+    _refuse(path, f"{descriptor.name} cannot be spliced")
+
+
+def _refuse(path: str, why: str) -> bool:
+    if path == "kernel":
+        raise UsageError("--path kernel", why, "leave --path out")
+    return False
+
+
+async def run(pump: Pump) -> None:
+    """Let a pump run on a thread until it is over; when cancelled, stop it and wait until it has let go."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def work() -> None:
+        pump.run()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            loop.call_soon_threadsafe(done.set_result, None)
+
+    # A daemon: a disk or a network file system that hangs must not keep the process from ending.
+    threading.Thread(target=work, name="ringmain-pump", daemon=True).start()
+    try:
+        await asyncio.shield(done)
+    except asyncio.CancelledError:
+        pump.stop()
+        await done
+        raise
