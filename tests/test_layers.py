@@ -20,14 +20,38 @@ MAY_IMPORT = {
     "gate": {"connection", "endpoint", "errors", "settings"},
     "stream": {"_coalesce", "_pump", "_receiver", "_ring", "_tls_receiver", "connection", "descriptor", "errors"}
     | {"kernel", "settings"},
-    "loader": {"_ring", "connection", "descriptor", "endpoint", "errors", "gate", "settings", "stream", "tls"},
-    "saver": {"_pump", "_ring", "connection", "descriptor", "endpoint", "errors", "gate", "kernel", "sender"}
+    "blocking": {"errors"},
+    "file": {"errors", "loader", "saver", "settings"},
+    "loader": {
+        "_ring",
+        "blocking",
+        "connection",
+        "descriptor",
+        "endpoint",
+        "errors",
+        "gate",
+        "settings",
+        "stream",
+        "tls",
+    },
+    "saver": {
+        "_pump",
+        "_ring",
+        "blocking",
+        "connection",
+        "descriptor",
+        "endpoint",
+        "errors",
+        "gate",
+        "kernel",
+        "sender",
+    }
     | {"settings", "tls"},
     "descriptor": {"_pump", "_ring", "connection", "errors"},
     "interfaces": set(),
     "progress": set(),
     "__main__": {"cli"},
-    "__init__": {"_ring", "endpoint", "errors", "interfaces", "loader", "saver", "settings"},
+    "__init__": {"_ring", "endpoint", "errors", "file", "interfaces", "loader", "saver", "settings", "stream"},
 }
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -230,3 +230,216 @@ def test_a_saver_dials_what_listens(run: Run) -> None:
             sock.close()
 
     run(main())
+
+
+def test_connections_are_told_apart(run: Run) -> None:
+    parts = [b"a\nb", b"", b"c\nd\n"]
+
+    async def main() -> list[tuple[bytes, str | None, int, str]]:
+        seen = []
+        async with ringmain.load("127.0.0.1:0", delimiter=b"\n") as loader:
+            thread = send_in_thread(loader.port, *parts)
+            async for connection in loader.connections():
+                got = b"".join([bytes(block) async for block in connection])
+                seen.append((got, connection.verdict, connection.counters.bytes_in, connection.peer))
+                assert connection.tls is connection.cipher is None
+                if len(seen) == len(parts):
+                    break
+        thread.join()
+        return seen
+
+    seen = run(main())
+    assert [row[:3] for row in seen] == [(part, "ended", len(part)) for part in parts]
+    assert len({row[3] for row in seen}) == len(parts)
+
+
+def test_a_connection_left_early_is_closed_and_the_next_one_comes_whole(run: Run) -> None:
+    async def main() -> list[bytes]:
+        seen = []
+        async with ringmain.load("127.0.0.1:0", gate="queue") as loader:
+            first, second = peers.connect(loader.port), peers.connect(loader.port)
+            first.sendall(b"1" * 100_000)
+            second.sendall(b"2" * 1000)
+            second.close()
+            async for connection in loader.connections():
+                async for block in connection:
+                    seen.append(bytes(block[:1]))
+                    if bytes(block[:1]) == b"1":
+                        break
+                if seen[-1] == b"2":
+                    break
+            with pytest.raises(OSError):  # noqa: PT011 - a reset, or a broken pipe
+                while True:
+                    first.sendall(b"1")
+                    await asyncio.sleep(0.01)
+            first.close()
+        return seen
+
+    assert run(main()) == [b"1", b"2"]
+
+
+def test_a_connection_that_breaks_raises_in_its_own_loop(run: Run) -> None:
+    async def main() -> bytes:
+        async with ringmain.load("127.0.0.1:0") as loader:
+            broken = peers.connect(loader.port)
+            broken.sendall(b"x")
+            with pytest.raises(errors.ReceiveError, match="after 1 bytes"):
+                async for connection in loader.connections():
+                    async for block in connection:
+                        assert bytes(block) == b"x"
+                        peers.close_with_reset(broken)
+            assert connection.verdict == "reset"
+            thread = send_in_thread(loader.port, b"good")
+            async for connection in loader.connections():
+                return b"".join([bytes(block) async for block in connection] + [thread.join() or b""])
+        raise AssertionError
+
+    assert run(main()) == b"good"
+
+
+def test_small_blocks_wait_for_more_and_no_longer_than_linger(run: Run) -> None:
+    async def main() -> list[int]:
+        sizes = []
+        options = {"min_block": 100_000, "linger": 0.2, "listen_once": True}
+        async with ringmain.load("127.0.0.1:0", **options) as loader, asyncio.TaskGroup() as group:
+
+            async def send() -> None:
+                async with ringmain.save(f"127.0.0.1:{loader.port}") as saver:
+                    for _ in range(300):
+                        await saver.write(b"x" * 1000)
+                        await asyncio.sleep(0)
+                    await asyncio.sleep(0.5)
+                    sizes.append(0)  # all that came before must have been handed out
+                    await saver.write(b"late")
+
+            group.create_task(send())
+            async for block in loader:
+                sizes.append(len(block))
+        return sizes
+
+    sizes = run(main())
+    early, late = sizes[: sizes.index(0)], sizes[sizes.index(0) + 1 :]
+    assert sum(early) == 300_000
+    assert min(early[:2]) >= 100_000  # the rest, in whichever pieces, is what came before the flow stood still
+    assert late == [4]
+
+
+def test_copies_may_be_kept_without_end(run: Run) -> None:
+    data = peers.payload(3_000_000)
+
+    async def main() -> list[memoryview]:
+        options = {"ring_size": 64 << 10, "block_size": 16 << 10, "listen_once": True, "copy": True}
+        async with ringmain.load("127.0.0.1:0", **options) as loader:
+            thread = send_in_thread(loader.port, data)
+            blocks = [block async for block in loader]
+        thread.join()
+        return blocks
+
+    blocks = run(main())
+    assert all(block.readonly for block in blocks)
+    assert peers.sha256(b"".join(blocks)) == peers.sha256(data)
+
+
+def test_a_second_consumer_is_an_error_at_once(run: Run) -> None:
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0") as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="another task"):
+                await anext(loader)
+            with peers.connect(loader.port) as sock:
+                await asyncio.sleep(0.1)
+                with pytest.raises(RuntimeError, match="another task"):
+                    await anext(loader)
+                sock.sendall(b"x")
+                assert bytes(await waiting) == b"x"
+            with pytest.raises(RuntimeError, match="another task"):
+                await asyncio.gather(*(asyncio.ensure_future(anext(loader)) for _ in range(2)))
+
+    run(main())
+
+
+def test_a_second_writer_is_an_error_at_once(run: Run) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with ringmain.save(f"127.0.0.1:{listener.getsockname()[1]}") as saver:
+                sock, _ = listener.accept()
+                data = peers.payload(20_000_000)
+                first = asyncio.ensure_future(saver.write(data))
+                await asyncio.sleep(0.1)
+                with pytest.raises(RuntimeError, match="already writing"):
+                    await saver.write(b"x" * 100_000)
+                reading = asyncio.get_running_loop().run_in_executor(None, peers.read_all, sock)
+                await first
+            assert peers.sha256(await reading) == peers.sha256(data)
+            sock.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_small_and_large_writes_keep_their_order(run: Run, certificates: Certificates, tls: bool) -> None:
+    sizes = [1, 100, 20_000, 3, 16_384, 16_385, 65_000, 0, 7, 1_000_000, 1]
+    parts = [peers.payload(size, seed) for seed, size in enumerate(sizes * 5)]
+
+    async def main() -> bytes:
+        scheme, options = ("tcps", {"certfile": str(certificates.server)}) if tls else ("tcp", {})
+        trust = {"cafile": str(certificates.ca)} if tls else {}
+        async with ringmain.load(f"{scheme}://127.0.0.1:0", listen_once=True, **options) as loader:
+
+            async def send() -> None:
+                async with ringmain.save(f"{scheme}://127.0.0.1:{loader.port}", **trust) as saver:
+                    for part in parts:
+                        buffer = bytearray(part)
+                        await saver.write(buffer)
+                        buffer[:] = bytes(len(buffer))  # ours again
+
+            task = asyncio.ensure_future(send())
+            got = b"".join([bytes(block) async for block in loader])
+            await task
+        return got
+
+    assert peers.sha256(run(main())) == peers.sha256(b"".join(parts))
+
+
+@pytest.mark.parametrize("loop_of", [None, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+@pytest.mark.parametrize("served", [False, True], ids=["waiting", "served"])
+def test_a_forgotten_loader_closes_what_it_opened(run: Run, loop_of: Any, served: bool) -> None:
+    async def main() -> None:
+        loader = await ringmain.load("127.0.0.1:0").__aenter__()
+        port = loader.port
+        sock = peers.connect(port)
+        if served:
+            sock.sendall(b"x")
+            await anext(loader)
+        del loader
+        gc.collect()
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionRefusedError):
+            peers.connect(port)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            for _ in range(100):
+                sock.sendall(b"x")
+                await asyncio.sleep(0.01)
+        sock.close()
+
+    if loop_of is None:
+        run(main())
+    else:
+        with asyncio.Runner(loop_factory=loop_of) as runner:
+            runner.run(main())
+
+
+def test_a_loader_that_is_not_open_says_so(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(errors.UsageError, match="use it inside `async with`"):
+            await anext(ringmain.load("127.0.0.1:0"))
+        with pytest.raises(errors.UsageError, match="write `async with`"), ringmain.load("127.0.0.1:0"):
+            pass
+
+    run(main())
+    with pytest.raises(errors.UsageError, match="use it inside `with`"):
+        next(ringmain.load("127.0.0.1:0"))
+    for options in ({"block_size": 0}, {"ring_size": 1000}, {"min_block": 10, "linger": 0}):
+        with pytest.raises(errors.UsageError):
+            ringmain.load("127.0.0.1:0", **options)

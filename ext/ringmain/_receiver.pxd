@@ -15,6 +15,9 @@ cdef class Receiver:
     cdef object waiter                  # the Future of a consumer that found nothing, else None
     cdef double paused_at
     cdef Py_ssize_t at_least            # the smallest window worth a system call
+    cdef Py_ssize_t min_block           # fewer bytes than these wait for more, up to `linger`
+    cdef double held_since              # when the first of the bytes that wait for more came, 0 for none
+    cdef bint overdue                   # they have waited long enough
     cdef Coalescer coalescer            # None until the socket is known
     cdef double linger                  # seconds that a byte may wait for others, 0 for not at all
     cdef int timer_fd                   # a timerfd that tells when the coalescer is due, or -1
@@ -22,6 +25,8 @@ cdef class Receiver:
 
     cdef bint claim_window(self) except -1
     cdef int received(self, Py_ssize_t size) except -1
+    cdef bint holds_back(self) noexcept
+    cdef int hold_rest(self) except -1
     cdef int coalesce(self, int fd) except -1
     cdef int set_timer(self, double seconds) except -1
     cdef int wake(self) except -1

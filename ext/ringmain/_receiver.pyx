@@ -58,12 +58,14 @@ cdef class Receiver:
     def __cinit__(self):
         self.timer_fd = -1
 
-    def __init__(self, object loop, Ring ring, Counters counters, double linger):
+    def __init__(self, object loop, Ring ring, Counters counters, double linger, Py_ssize_t min_block=1):
         self.loop = loop
         self.ring = ring
         self.counters = counters
         self.linger = linger
+        self.min_block = min_block
         self.at_least = max(1, ring.block_size // 4)
+        ring.room = self.at_least if min_block <= 1 else self.at_least + min_block
         ring.on_release = self.block_released
 
     def __dealloc__(self):
@@ -78,9 +80,13 @@ cdef class Receiver:
 
     def take(self):
         """Return the next block as an owned read-only memoryview, or None when there is none right now."""
+        if self.holds_back():
+            return None
         block = self.ring.take()
         if block is not None:
             self.counters.blocks += 1
+            if self.min_block > 1:
+                self.hold_rest()
         return block
 
     def wait(self):
@@ -114,7 +120,9 @@ cdef class Receiver:
         if claim == CLAIMED:
             return True
         if claim == TOO_LONG:
-            self.stop("stopped", OverflowError(f"a record is longer than {self.ring.max_record} bytes"))
+            offset = self.counters.bytes_in - self.ring.uncut
+            error = OverflowError(f"the record at offset {offset} is longer than {self.ring.max_record} bytes")
+            self.stop("stopped", error)
         elif not self.paused:
             self.paused = True
             self.paused_at = monotonic()
@@ -129,23 +137,57 @@ cdef class Receiver:
         self.ring.commit_bytes(size)
         if self.coalescer is not None:
             self.coalescer.arrived(size, monotonic())
+            if self.holds_back():
+                if self.held_since == 0:
+                    self.held_since = self.coalescer.last
+                if not self.timing:
+                    self.set_timer(self.linger)
+                return 0
             if self.coalescer.mark > 1 and not self.timing:
                 self.set_timer(self.linger)
         return self.wake()
 
+    cdef int hold_rest(self) except -1:
+        """Begin anew to wait for enough bytes, now that a block was taken."""
+        self.overdue = False
+        self.held_since = 0
+        if self.coalescer is not None and self.ring.holds(1):
+            self.held_since = monotonic()
+            if not self.timing:
+                self.set_timer(self.linger)
+        return 0
+
+    cdef bint holds_back(self) noexcept:
+        """Tell whether what is there should wait for more."""
+        return (
+            self.min_block > 1 and self.coalescer is not None and not self.overdue and not self.paused
+            and not self.ring.holds(self.min_block)
+        )
+
     def lapse(self):
-        """Let the bytes that wait below the low-water mark come, if it is time; called by the loop."""
+        """Let go the bytes that wait for others, below the low-water mark or here, once due; called by the loop."""
         cdef uint64_t expirations
-        cdef double left
+        cdef double now, left
+        cdef double soonest = 0
         if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
             return  # not due after all: it was set anew meanwhile
         self.timing = False
+        now = monotonic()
         if self.coalescer.mark > 1:
-            left = self.coalescer.due() - monotonic()
+            left = self.coalescer.due() - now
             if left > 0:
-                self.set_timer(left)
+                soonest = left
             else:
                 self.coalescer.lapse()
+        if self.held_since > 0:
+            left = self.held_since + self.linger - now
+            if left <= 0:
+                self.overdue = True
+                self.wake()
+            elif soonest == 0 or left < soonest:
+                soonest = left
+        if soonest > 0:
+            self.set_timer(soonest)
 
     cdef int coalesce(self, int fd) except -1:
         """Begin to raise the low-water mark of this socket while data floods in, where that is wanted and possible."""
@@ -210,13 +252,16 @@ cdef class PlainReceiver(Receiver):
     cdef object transport
     cdef readonly object closed
 
-    def __init__(self, loop, ring, counters, linger):
-        Receiver.__init__(self, loop, ring, counters, linger)
+    def __init__(self, loop, ring, counters, linger, min_block=1):
+        Receiver.__init__(self, loop, ring, counters, linger, min_block)
         self.closed = loop.create_future()
 
     def connection_made(self, transport):
         """Begin; called by the loop."""
         self.transport = transport
+        if self.verdict is not None:  # stopped before it began
+            self.shut()
+            return
         self.coalesce(transport.get_extra_info("socket").fileno())
         self.claim_window()
 

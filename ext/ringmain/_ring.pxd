@@ -33,6 +33,7 @@ cdef class Ring:
     cdef public object on_release           # called once after NO_BLOCK, from whichever thread frees a block
     cdef bytes delimiter                    # empty: blocks are not cut
     cdef Py_ssize_t made                    # blocks in existence, at most block_count
+    cdef Py_ssize_t room                    # a block lent to its last byte is filled on only if it has this left, or 0
     cdef list free                          # last freed, first used: its memory is in the cache
     cdef list ready                         # full blocks, in order
     cdef Block current                      # being filled
@@ -43,6 +44,7 @@ cdef class Ring:
 
     cdef Claim claim(self, Py_ssize_t at_least) except CLAIM_FAILED
     cdef void commit_bytes(self, Py_ssize_t size) noexcept
+    cdef bint holds(self, Py_ssize_t size) noexcept
     cdef Block fresh(self, Py_ssize_t capacity)
     cdef int move_on(self, Block block) except -1
     cdef int released(self, Block block) except -1

@@ -14,9 +14,24 @@ No I/O, no event loop, no locks: every entry holds the GIL.
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
+from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_FromObject
+from cpython.object cimport PyObject
 from libc.string cimport memcmp, memcpy, memmove
+
+cdef extern from *:
+    """
+    #include <string.h>
+    #ifndef __linux__
+    static void* memrchr(const void* bytes, int byte, size_t size) {
+        for (const char* end = (const char*)bytes + size; size > 0; size--)
+            if (*--end == (char)byte) return (void*)end;
+        return NULL;
+    }
+    #endif
+    """
+    void* memrchr(const void* bytes, int byte, size_t size) noexcept
 
 cdef Py_ssize_t SPARE = 64  # SIMD parsers (simdjson, msgspec) read whole vectors past the end
 
@@ -46,11 +61,17 @@ cdef class Block:
 
     def __releasebuffer__(self, Py_buffer* view):
         cdef Ring ring
+        cdef PyObject* kind
+        cdef PyObject* error
+        cdef PyObject* traceback
         self.exports -= 1
         if self.exports == 0:
+            # A view may die while an exception is on its way, and whoever is told of it must neither see nor lose that.
+            PyErr_Fetch(&kind, &error, &traceback)
             ring = self.ring
             self.ring = None
             ring.released(self)
+            PyErr_Restore(kind, error, traceback)
 
     cdef int resize(self, Py_ssize_t capacity) except -1:
         cdef char* data = <char*>PyMem_RawRealloc(self.data, capacity + SPARE)
@@ -146,6 +167,17 @@ cdef class Ring:
         """Whether a claim found no block and there is nothing to take: the consumer holds them all."""
         return self.starving and not self.ready
 
+    @property
+    def uncut(self):
+        """How many bytes have come behind the last delimiter."""
+        cdef Block block = self.current
+        return 0 if block is None else block.filled - self.last_cut(block)
+
+    cdef bint holds(self, Py_ssize_t size) noexcept:
+        """Tell whether a full block waits, or at least `size` bytes of one."""
+        cdef Block block = self.current
+        return len(self.ready) > 0 or (block.filled - block.start if block is not None else 0) >= size
+
     cdef Claim claim(self, Py_ssize_t at_least) except CLAIM_FAILED:
         cdef Block block = self.current
         cdef Block next_block
@@ -156,7 +188,7 @@ cdef class Ring:
                 return NO_BLOCK
         elif block.start == block.filled and block.exports == 0:
             block.start = block.filled = self.scanned = 0
-        if block.capacity - block.filled < at_least:
+        if block.capacity - block.filled < (max(at_least, self.room) if block.start == block.filled else at_least):
             end = self.last_cut(block)
             rest = block.filled - end
             if rest >= self.max_record:
@@ -239,13 +271,18 @@ cdef class Ring:
         """Return the offset behind the last delimiter among the bytes not lent yet, or their start."""
         cdef Py_ssize_t size = len(self.delimiter)
         cdef char* delimiter = self.delimiter
+        cdef char* found
         cdef Py_ssize_t end, stop
         if size == 0:
             return block.filled
         stop = self.scanned if self.scanned > block.start + size - 1 else block.start + size - 1
         end = block.filled
         while end > stop:
-            if block.data[end - 1] == delimiter[size - 1] and memcmp(block.data + end - size, delimiter, size) == 0:
+            found = <char*>memrchr(block.data + stop, delimiter[size - 1], end - stop)
+            if found == NULL:
+                break
+            end = found + 1 - block.data
+            if memcmp(block.data + end - size, delimiter, size) == 0:
                 return end
             end -= 1
         self.scanned = block.filled

@@ -51,8 +51,8 @@ cdef class TlsReceiver(Receiver):
     cdef int fd
     cdef bint writing
 
-    def __init__(self, loop, ring, counters, linger, sock):
-        Receiver.__init__(self, loop, ring, counters, linger)
+    def __init__(self, loop, ring, counters, linger, sock, min_block=1):
+        Receiver.__init__(self, loop, ring, counters, linger, min_block)
         self.sock = sock
         self.fd = sock.fileno()
         self.read = sock._sslobj.read

@@ -7,18 +7,37 @@ async with ringmain.load("tcp://127.0.0.1:8000") as loader:
 
 from typing import TYPE_CHECKING, Any
 
-from ringmain.errors import RingmainError
+from ringmain.errors import (
+    BindError,
+    BlocksHeldError,
+    CaFileError,
+    CertificateError,
+    ConnectError,
+    InputError,
+    OutputError,
+    ReceiveError,
+    RecordTooLongError,
+    ResolveError,
+    RingmainError,
+    SendError,
+    TimedOutError,
+    TlsError,
+    TruncatedError,
+    UntrustedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from ringmain._ring import Counters
     from ringmain.endpoint import Endpoint
+    from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader, load
     from ringmain.saver import Saver, save
-    from ringmain.settings import Options
+    from ringmain.settings import Options, TlsSettings
+    from ringmain.stream import Stream
 
 __version__ = "0.1.0"
-__all__ = ["Counters", "Endpoint", "Loader", "Nic", "Options", "RingmainError", "Saver", "load", "nics", "save"]
 
 # Imported when first used: `ringmain --version` needs neither sockets nor an event loop.
 _ROOMS = {
@@ -27,11 +46,49 @@ _ROOMS = {
     "Loader": "loader",
     "Nic": "interfaces",
     "Options": "settings",
+    "Reader": "file",
     "Saver": "saver",
+    "Stream": "stream",
+    "TlsSettings": "settings",
+    "Writer": "file",
     "load": "loader",
     "nics": "interfaces",
+    "open": "file",
     "save": "saver",
 }
+__all__ = [
+    "BindError",
+    "BlocksHeldError",
+    "CaFileError",
+    "CertificateError",
+    "ConnectError",
+    "Counters",
+    "Endpoint",
+    "InputError",
+    "Loader",
+    "Nic",
+    "Options",
+    "OutputError",
+    "Reader",
+    "ReceiveError",
+    "RecordTooLongError",
+    "ResolveError",
+    "RingmainError",
+    "Saver",
+    "SendError",
+    "Stream",
+    "TimedOutError",
+    "TlsError",
+    "TlsSettings",
+    "TruncatedError",
+    "UntrustedError",
+    "UsageError",
+    "Writer",
+    "load",
+    "nics",
+    "open",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,13 @@ from ringmain._ring import Counters, Ring
 @disjoint_base
 class TlsReceiver(Receiver):
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, ring: Ring, counters: Counters, linger: float, sock: ssl.SSLSocket
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ring: Ring,
+        counters: Counters,
+        linger: float,
+        sock: ssl.SSLSocket,
+        min_block: int = 1,
     ) -> None: ...
     def start(self) -> None: ...
     def on_readable(self) -> None: ...

@@ -193,7 +193,8 @@ class Gate:
             self._timer.cancel()
         if self._pause_until is not None:
             self._pause_until.cancel()
-        self._watch(False)
+        if not self._loop.is_closed():
+            self._watch(False)
         for sock in self._arrived:
             sock.close()
         self._close_sockets()

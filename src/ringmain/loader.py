@@ -1,18 +1,21 @@
 """Load: bytes from one connection at a time, as blocks."""
 
+import asyncio
+import contextlib
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self, Unpack
 
 from ringmain._ring import Counters, Ring
+from ringmain.blocking import Blocking
 from ringmain.connection import Connection, dial
 from ringmain.descriptor import Output
 from ringmain.endpoint import Endpoint
-from ringmain.errors import UsageError
+from ringmain.errors import RingmainError, UsageError
 from ringmain.gate import Listening, listen
 from ringmain.settings import Options, Settings
-from ringmain.stream import Stream
+from ringmain.stream import Flow, Stream
 
 log = logging.getLogger("ringmain")
 
@@ -27,58 +30,81 @@ def load(
     connect: bool = False,
     listen_once: bool = False,
     delimiter: bytes = b"",
-    ring_size: int = RING_SIZE,
+    ring_size: int | None = None,
     block_size: int = BLOCK_SIZE,
     max_record: int = 64 << 20,
+    min_block: int = 1,
     linger: float = LINGER,
+    copy: bool = False,
     **options: Unpack[Options],
 ) -> "Loader":
-    """Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
+    r"""Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
 
-    Use it as `async with`, then `async for block in loader`. A block is a read-only memoryview that owns its memory:
-    keep it as long as you like, release it (or let it go) and the memory is received into again. No block holds bytes
-    of two connections. With a `delimiter` of 1 to 16 bytes every block ends at one, except the last of a connection;
-    a record longer than a block makes it grow, up to `max_record` bytes.
+    async with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
+        async for block in loader:
+            parse(block)
 
-    At most `ring_size` bytes wait in blocks of `block_size`; then the peer waits. `listen_once` ends after the first
-    connection, `connect` implies it. While data floods in, a byte may wait up to `linger` seconds for others to be read
-    with it, which saves much CPU; 0 switches that off. For the other keywords see `ringmain.Options`.
+    The same with plain `with` and `for` outside of an event loop. A block is a read-only memoryview that owns its
+    memory: keep it as long as you like, release it (or let it go) and the memory is received into again. With `copy`
+    it is a copy instead, for those who keep many.
 
+    No block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
+    bytes every block ends at one, except the last of a connection. A record longer than a block makes it grow, up to
+    `max_record` bytes; then the stream ends with RecordTooLongError.
+
+    `ring_size` bytes (8 MiB, or as much as 8 blocks need) wait at most, in blocks of `block_size`; then the peer waits.
+    A consumer that keeps all of them and waits for more gets BlocksHeldError. While data floods in, a byte may wait up
+    to `linger` seconds for others to be read with it, which saves much CPU; 0 switches that off. A block has at least
+    `min_block` bytes, unless that takes longer than `linger` or the connection ends.
+
+    `listen_once` ends after the first connection, `connect` implies it. For the other keywords see `ringmain.Options`.
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
-    ring = Ring(ring_size, block_size, _checked(delimiter), max_record)
-    endpoint = Endpoint.parse(url)
-    return Loader(endpoint, Settings(**options), ring, connect=connect, listen_once=listen_once, linger=linger)
+    if min_block > 1:
+        block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
+    _check_sizes(delimiter, block_size, ring_size, min_block, linger)
+    ring = Ring(ring_size or max(RING_SIZE, 8 * block_size), block_size, delimiter, max_record)
+    flow = Flow(ring, linger, min_block, copy)
+    return Loader(Endpoint.parse(url), Settings(**options), flow, connect=connect, listen_once=listen_once)
 
 
-def _checked(delimiter: bytes) -> bytes:
+def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
     if len(delimiter) > 16:
         raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
-    return delimiter
+    if block_size < 1:
+        raise UsageError("block_size", f"{block_size} bytes", "give at least 1")
+    if ring_size is not None and ring_size < 4 * block_size:
+        raise UsageError("ring_size", f"less than four blocks of {block_size} bytes", "raise it, or lower block_size")
+    if min_block > 1 and linger <= 0:
+        raise UsageError("min_block", "nothing may wait for more bytes without linger", "give linger in seconds")
 
 
-class Loader(Listening):
-    """What `load` returns: an asynchronous context manager and iterator of blocks. One consumer at a time."""
+class Loader(Listening, Blocking):
+    """What `load` returns: a context manager and an iterator of blocks, plain or asynchronous. One consumer at a time.
 
-    def __init__(
-        self, endpoint: Endpoint, settings: Settings, ring: Ring, *, connect: bool, listen_once: bool, linger: float
-    ) -> None:
+    `addresses` and `port` tell where it listens.
+    """
+
+    _stream: Stream | None = None
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow, *, connect: bool, listen_once: bool) -> None:
         if connect and listen_once:
             raise UsageError("listen_once", "it needs a listener", "leave out connect, which always ends after one")
         self.endpoint = endpoint
         self.settings = settings
-        self.ring = ring
         self.connect = connect
         self.listen_once = listen_once
-        self.linger = linger
         self.on_end: Callable[[Connection, Counters, str], None] | None = None
+        self._flow = flow
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
-        self._stream: Stream | None = None
+        self._given: Stream | None = None
         self._finished = False
+        self._busy = False
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         if self._tls:
             from ringmain.tls import client_context, server_context
 
@@ -89,30 +115,68 @@ class Loader(Listening):
             self._gate = await listen(self.endpoint, self.settings)
         return self
 
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
     async def __aexit__(self, *_: object) -> None:
+        self._finished = True
         if self._stream is not None:
             await self._release(self._stream)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
-        self._finished = True
+
+    def _leftovers(self) -> list[Callable[[], object]]:
+        closers: list[Callable[[], object]] = [self._stream.abandon] if self._stream is not None else []
+        return [*closers, self._gate.close] if self._gate is not None else closers
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> memoryview:
-        while (stream := self._stream or await self._next_stream()) is not None:
-            block = stream.take() or await stream.next_block()
-            if block is not None:
-                return block
-            await self._end(stream)
+        stream = self._stream
+        if stream is not None and (block := stream.take()) is not None:
+            return block
+        with self._one_consumer():
+            while (stream := self._stream or await self._next_stream()) is not None:
+                block = await stream.next_block()
+                if block is not None:
+                    return block
+                await self._end(stream)
         raise StopAsyncIteration
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> memoryview:
+        stream = self._stream
+        if stream is not None and (block := stream.take()) is not None:
+            return block
+        try:
+            return self.run(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def connections(self) -> "Connections":
+        """Iterate over the connections instead, each a `Stream` of blocks, for those who must not join them.
+
+        async for connection in loader.connections():
+            async for block in connection:
+                parse(connection.peer, block)
+        """
+        return Connections(self)
 
     async def copy_to(self, output: Output, path: str) -> None:
         """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
         while (stream := self._stream or await self._next_stream()) is not None:
             await stream.copy_to(output, path)
             await self._end(stream)
+
+    @property
+    def ring(self) -> Ring:
+        """The blocks that all connections are received into."""
+        return self._flow.ring
 
     @property
     def counters(self) -> Counters | None:
@@ -132,27 +196,50 @@ class Loader(Listening):
         self._stream.stop()
         return True
 
+    async def retire(self, stream: Stream) -> RingmainError | None:
+        """Close a stream whose last block was taken; return what became of it if that is an error."""
+        if stream is not self._stream:
+            return None
+        error = stream.failure()
+        await self._release(stream)
+        if self._counts(stream, error):
+            self._finished = True
+        return error
+
+    async def next_connection(self) -> Stream | None:
+        """Leave the present connection, wherever it is, and return the next one; None when there is none to come."""
+        with self._one_consumer():
+            stream = self._stream
+            if stream is None or stream is self._given:
+                if stream is not None:
+                    await self.retire(stream)
+                stream = await self._next_stream()
+            self._given = stream
+            return stream
+
     async def _next_stream(self) -> Stream | None:
         """Begin with the next client, if there is to be one."""
         if self._finished:
             return None
-        assert self._gate is not None, "a loader is used inside `async with`"
+        if self._gate is None:
+            raise UsageError("a loader", "it is not open", "use it inside `async with`")
         return self._begin(await self._gate.next_connection(self._context))
 
     def _begin(self, connection: Connection) -> Stream:
-        self._stream = Stream(connection, self.ring, self.settings, self.linger)
+        self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
         return self._stream
 
     async def _end(self, stream: Stream) -> None:
         """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
-        error = stream.failure()
-        await self._release(stream)
-        if (self.connect or self.listen_once) and (error is None or self.connect or stream.counters.bytes_in):
-            self._finished = True
-            if error is not None:
+        error = await self.retire(stream)
+        if error is not None:
+            if self._counts(stream, error):
                 raise error
-        elif error is not None:
             log.warning("%s", error)
+
+    def _counts(self, stream: Stream, error: RingmainError | None) -> bool:
+        """Tell whether this was the one connection that there is to be."""
+        return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
 
     async def _release(self, stream: Stream) -> None:
         self._stream = None
@@ -161,3 +248,38 @@ class Loader(Listening):
             self.on_end(stream.connection, stream.counters, str(stream.verdict))
         if self._gate is not None:
             self._gate.done()
+
+    @contextlib.contextmanager
+    def _one_consumer(self) -> Iterator[None]:
+        if self._busy:
+            raise RuntimeError("another task is already waiting for this loader")
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+
+class Connections:
+    """What `Loader.connections` returns: an iterator of streams, plain or asynchronous."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Stream:
+        stream = await self._loader.next_connection()
+        if stream is None:
+            raise StopAsyncIteration
+        return stream
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Stream:
+        try:
+            return self._loader.run(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None

@@ -4,12 +4,14 @@ import asyncio
 import errno
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Self, Unpack
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
 from ringmain import kernel
 from ringmain._pump import Pump
 from ringmain._ring import Counters
+from ringmain.blocking import Blocking
 from ringmain.connection import Connection, dial, reset, watch_idle
 from ringmain.descriptor import Input
 from ringmain.endpoint import Endpoint
@@ -18,23 +20,45 @@ from ringmain.gate import Listening, listen
 from ringmain.sender import Sender
 from ringmain.settings import Options, Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 log = logging.getLogger("ringmain")
 
 
 def save(url: str, *, listen: bool = False, listen_once: bool = False, **options: Unpack[Options]) -> "Saver":
     """Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
 
-    Use it as `async with`, then `await saver.write(buffer)`. Leaving the block sends FIN (and close_notify under TLS)
-    and waits until the peer's kernel has acknowledged every byte. A listener whose client leaves logs a warning and
-    goes on with the next client where the last one left; with `listen_once`, which implies `listen`, that is an error.
-    For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
-    cannot be opened, and when the one connection there is breaks.
+    async with ringmain.save("tcp://127.0.0.1:8000") as saver:
+        await saver.write(buffer)
+
+    Outside of an event loop the same without `async` and `await`. Leaving the block sends FIN (and close_notify under
+    TLS) and waits until the peer's kernel has acknowledged every byte. A listener whose client leaves logs a warning
+    and goes on with the next client where the last one left; with `listen_once`, which implies `listen`, that is an
+    error. For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the
+    endpoint cannot be opened, and when the one connection there is breaks.
     """
     return Saver(Endpoint.parse(url), Settings(**options), listening=listen or listen_once, listen_once=listen_once)
 
 
-class Saver(Listening):
-    """What `save` returns: an asynchronous context manager with `write`. One task at a time may write."""
+class BlockingSaver(Protocol):
+    """A saver in a plain `with`."""
+
+    counters: Counters | None
+    addresses: list[str]
+    port: int
+
+    def write(self, buffer: "Buffer") -> None:
+        """Send all of a buffer; return when the kernel has it."""
+
+
+class Saver(Listening, Blocking):
+    """What `save` returns: a context manager, plain or asynchronous, with `write`. One task at a time may write.
+
+    `addresses` and `port` tell where it listens.
+    """
+
+    _sender: Sender | None = None
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool, listen_once: bool) -> None:
         self.endpoint = endpoint
@@ -44,14 +68,19 @@ class Saver(Listening):
         self.on_end: Callable[[Connection, Counters, str], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
-        self._sender: Sender | None = None
+        self._writing = False
         self._cancel_idle: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
         self._expired = False
         self._stopping = False
         self._on_broken: Callable[[], None] | None = None
 
+    def __enter__(self) -> BlockingSaver:
+        self._enter()
+        return cast(BlockingSaver, self)
+
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         if self._tls:
             from ringmain.tls import client_context, server_context
 
@@ -62,7 +91,9 @@ class Saver(Listening):
             self._begin(await dial(self.endpoint, self.settings, self._context))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
             if kind is not None and self._sender is not None:
                 await self.end_connection(abort=True)
@@ -72,6 +103,10 @@ class Saver(Listening):
             if self._gate is not None:
                 self._gate.close()
                 self._gate = None
+
+    def _leftovers(self) -> list[Callable[[], object]]:
+        closers: list[Callable[[], object]] = [self._sender.close] if self._sender is not None else []
+        return [*closers, self._gate.close] if self._gate is not None else closers
 
     @property
     def counters(self) -> Counters | None:
@@ -105,7 +140,7 @@ class Saver(Listening):
             self._release("reset")
             if not self._goes_on_after(error, sender.counters):
                 raise error
-            await self.write(sender.tail)
+            await self._send_whole(memoryview(sender.unsent()))
         await self.wait_for_peer()
 
     def _is_gone(self, sender: Sender) -> bool:
@@ -119,24 +154,52 @@ class Saver(Listening):
             assert self._gate is not None, "a saver is used inside `async with`"
             self._begin(await self._gate.next_connection(self._context))
 
-    async def write(self, buffer: bytes | bytearray | memoryview) -> None:
-        """Send all of a buffer. Nothing is kept of it once this returns.
+    def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
+        """Send all of a contiguous buffer, which may be changed once this returns; to be awaited in `async with`.
 
-        A listener that loses its client sends what that client's kernel never acknowledged to the next one.
-        (Under TLS, where that cannot be told in terms of plain bytes: what our own kernel never took.)
+        Large buffers go out uncopied, and this waits while the peer is slow. Small ones are copied and go out together
+        at the end of this turn of the loop; if that fails, the next write or the end of the block raises. A listener
+        that loses its client sends what that client's kernel never acknowledged to the next one. (Under TLS, where that
+        cannot be told in terms of plain bytes: what our own kernel never took.)
         """
-        view = memoryview(buffer).cast("B")
+        if self._runner is None:
+            return self._write(buffer)
+        return cast(Coroutine[Any, Any, None], self.run(self._write_out(buffer)))  # None: see BlockingSaver
+
+    async def _write(self, buffer: "Buffer") -> None:
+        view = memoryview(buffer)
+        if view.nbytes == 0:
+            return
+        view = view.cast("B")
+        if self._writing:
+            raise RuntimeError("another task is already writing")
+        if self._sender is not None and self._sender.gather(view):
+            return
+        self._writing = True
+        try:
+            await self._send_whole(view)
+        finally:
+            self._writing = False
+
+    async def _write_out(self, buffer: "Buffer") -> None:
+        """Write, and leave nothing to a later turn of a loop that may not turn for long."""
+        await self._write(buffer)
+        if self._sender is not None:
+            await self._guarded(self._sender.flush())
+
+    async def _send_whole(self, view: memoryview) -> None:
+        """Send all of the view to whichever clients it takes."""
         while len(view):
             await self.recover()
             assert self._sender is not None
-            sender, before = self._sender, self._sender.counters.bytes_out
+            sender, before = self._sender, self._sender.accepted
             try:
                 await self._send(view)
                 return
             except RingmainError as error:
                 if not self._goes_on_after(error, sender.counters):
                     raise
-                view = memoryview(b"".join([sender.tail, view[sender.counters.bytes_out - before :]]))
+                view = memoryview(sender.unsent() + view[sender.accepted - before :])
 
     async def copy_from(self, source: Input, path: str) -> None:
         """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
@@ -192,7 +255,7 @@ class Saver(Listening):
                 if counters is not None:
                     counters.bytes_in += len(view)
                     counters.reads += 1
-                await self.write(view)
+                await self._write(view)
 
     async def _pump(self, sender: Sender, source: Input, path: str) -> bool:
         """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
@@ -237,7 +300,7 @@ class Saver(Listening):
             except RingmainError as error:
                 if not self._goes_on_after(error, sender.counters):
                     raise
-                await self.write(sender.tail)
+                await self._send_whole(memoryview(sender.unsent()))
 
     async def _send(self, view: memoryview) -> None:
         """Send to the peer there is; on failure release it and raise what the user gets to see."""

@@ -20,6 +20,9 @@ from ringmain.connection import Connection, until
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
+# What is no longer than the first is copied, to go out with its like in one system call of the second at most.
+_SMALL = 16 << 10
+_GATHER = 64 << 10
 # OpenSSL takes a write whole or not at all; in records of the largest size it can be told how far it came.
 _RECORD = 16 << 10
 _SCRATCH = bytearray(1 << 16)
@@ -47,6 +50,10 @@ class Sender:
         # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
         self.tail = bytearray()
         self._keep_tail = keep_tail and self._tls is None
+        # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
+        self._gathered = bytearray()
+        self._flushing: asyncio.Task[None] | None = None
+        self.accepted = 0
         self._hang_up: select.epoll | None = None
         self.counters = Counters()
         self.counters.started = time.monotonic()
@@ -54,11 +61,59 @@ class Sender:
         if self._tls is not None:
             self._discard()  # read-ahead may hold what the peer sent with its handshake
 
-    async def send(self, view: memoryview) -> None:
-        """Give all of a contiguous view of bytes to the kernel; it may be changed once this returns.
+    def gather(self, view: memoryview) -> bool:
+        """Copy a small view, to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
+        if len(view) > _SMALL or len(self._gathered) + len(view) > _GATHER or self.failure is not None:
+            return False
+        if self._tls is not None and self.peer_ended:
+            return False
+        self._gathered += view
+        self.accepted += len(view)
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush())
+        return True
 
-        After an exception, `counters.bytes_out` tells how much of it the kernel had taken.
+    async def send(self, view: memoryview) -> None:
+        """Give all that was gathered, and all of a contiguous view of bytes, to the kernel.
+
+        The view may be changed once this returns. After an exception, `accepted` has grown by what was taken of it.
         """
+        await self.flush()
+        before = self.counters.bytes_out
+        try:
+            await self._send(view)
+        finally:
+            self.accepted += self.counters.bytes_out - before
+
+    async def flush(self) -> None:
+        """Give all that was gathered to the kernel."""
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        if self._gathered and self.failure is not None:
+            raise self.failure
+
+    def unsent(self) -> bytes:
+        """Return what a lost peer has not acknowledged, if that is kept, and what was gathered."""
+        return bytes(self.tail + self._gathered)
+
+    async def _flush(self) -> None:
+        try:
+            while self._gathered:
+                # A copy: while it goes out more may be gathered.
+                batch = memoryview(bytes(self._gathered))
+                before = self.counters.bytes_out
+                try:
+                    await self._send(batch)
+                finally:
+                    del self._gathered[: self.counters.bytes_out - before]
+        except OSError as error:
+            if self.failure is None:
+                self._fail(error)
+            self.failure = self.failure or error
+        finally:
+            self._flushing = None
+
+    async def _send(self, view: memoryview) -> None:
         offset = 0
         while offset < len(view):
             if self.failure is not None:
@@ -102,7 +157,8 @@ class Sender:
             raise pump.error
 
     async def finish(self) -> None:
-        """Send close_notify (under TLS) and FIN, and return once the peer's kernel has every byte."""
+        """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
+        await self.flush()
         while self._tls is not None:
             try:
                 self._tls.shutdown()
@@ -141,10 +197,14 @@ class Sender:
 
     def close(self) -> None:
         """Close the socket; whatever `finish` has not seen through may be lost."""
-        self._loop.remove_reader(self._fd)
-        self._discard()
+        if not self._loop.is_closed():
+            if self._flushing is not None:
+                self._flushing.cancel()
+            self._loop.remove_reader(self._fd)
+            self._discard()
         if self._hang_up is not None:
-            self._loop.remove_reader(self._hang_up.fileno())
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._hang_up.fileno())
             self._hang_up.close()
         self._trim_tail()
         self._sock.close()

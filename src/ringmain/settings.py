@@ -39,10 +39,9 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """`Options` with every default filled in and checked."""
+class TlsSettings:
+    """How a connection is protected: paths of PEM files, and what to ask of the peer."""
 
-    tls: bool = False
     certfile: str | None = None
     keyfile: str | None = None
     cafile: str | None = None
@@ -52,6 +51,16 @@ class Settings:
     ciphers: str | None = None
     insecure: bool = False
     self_signed: bool = False
+
+    def __post_init__(self) -> None:
+        _check("min_tls_version", self.min_tls_version, ("1.2", "1.3"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TlsSettings):
+    """`Options` with every default filled in and checked."""
+
+    tls: bool = False
     connect_timeout: float | None = 5.0
     handshake_timeout: float | None = 5.0
     idle_timeout: float | None = None
@@ -62,10 +71,11 @@ class Settings:
     family: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("gate", self.gate, GATES),
-            ("min_tls_version", self.min_tls_version, ("1.2", "1.3")),
-            ("family", self.family, (0, 4, 6)),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} {value!r}", "not known", f"choose one of {', '.join(map(str, choices))}")
+        super().__post_init__()
+        _check("gate", self.gate, GATES)
+        _check("family", self.family, (0, 4, 6))
+
+
+def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r}", "not known", f"choose one of {', '.join(map(str, choices))}")

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from ringmain import kernel
 from ringmain._coalesce import Coalescer
@@ -22,24 +23,51 @@ from ringmain.errors import (
     TruncatedError,
     reason,
 )
-from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
+
+Result = TypeVar("Result")
 
 # A consumer that holds every block may still be giving one back from another thread; this long it may take.
 _HELD_TIMEOUT = 5.0
 
 
-class Stream:
-    """What one peer sends. Read it with `next_block` or `copy_to`, then `close` it, whatever happened."""
+class Flow(NamedTuple):
+    """How a loader receives and hands out the bytes of each of its streams."""
 
-    def __init__(self, connection: Connection, ring: Ring, settings: Settings, linger: float) -> None:
+    ring: Ring
+    linger: float
+    min_block: int
+    copy: bool
+
+
+class Owner(Protocol):
+    """Who opened a stream, closes it, and runs the loop for a plain `for`."""
+
+    async def retire(self, stream: "Stream") -> RingmainError | None:
+        """Close a stream whose last block was taken; return what became of it if that is an error."""
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run the private loop until the work is done."""
+
+
+class Stream:
+    """What one peer sends, as blocks: an asynchronous and, in a plain `with`, a plain iterator of memoryviews.
+
+    `peer` is "host:port", `tls` "TLSv1.3" or the like and `cipher` the suite's name, both None without TLS. `counters`
+    go on while bytes come, `verdict` is None until it has ended. The iteration raises the error of a stream that ended
+    in any way but a proper end, after its last byte.
+    """
+
+    def __init__(self, connection: Connection, flow: Flow, idle_timeout: float | None, owner: Owner) -> None:
         self.connection = connection
         self.counters = Counters()
         self.counters.started = time.monotonic()
-        self._ring = ring
-        self._settings = settings
-        self._linger = linger
+        self._loop = asyncio.get_running_loop()
+        self._flow = flow
+        self._ring = flow.ring
+        self._idle_timeout = idle_timeout
+        self._owner = owner
         self._engine: Receiver | Pump | None = None
         self._stopped: str | None = None
         self._cancel_idle: Callable[[], None] = lambda: None
@@ -55,14 +83,57 @@ class Stream:
         """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
         return self._engine.fullness if isinstance(self._engine, Pump) else self._ring.fullness
 
+    @property
+    def peer(self) -> str:
+        """The address of the peer, as "192.0.2.1:51234"."""
+        return self.connection.peer
+
+    @property
+    def tls(self) -> str | None:
+        """The version of TLS in use, as "TLSv1.3"."""
+        return self.connection.tls_version
+
+    @property
+    def cipher(self) -> str | None:
+        """OpenSSL's name of the cipher suite in use."""
+        return self.connection.cipher
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        block = self.take() or await self.next_block()
+        if block is not None:
+            return block
+        error = await self._owner.retire(self)
+        if error is not None:
+            raise error
+        raise StopAsyncIteration
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> memoryview:
+        block = self.take()
+        if block is not None:
+            return block
+        try:
+            return self._owner.run(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
     def take(self) -> memoryview | None:
         """Return the next block if there is one already."""
-        return self._engine.take() if isinstance(self._engine, Receiver) else None
+        block = self._engine.take() if isinstance(self._engine, Receiver) else None
+        if block is None or not self._flow.copy:
+            return block
+        with block:
+            return memoryview(bytes(block))
 
     async def next_block(self) -> memoryview | None:
         """Return the next block, or None once there is a verdict and all that came before it was taken."""
         receiver = self._engine if isinstance(self._engine, Receiver) else await self._receive()
-        while (block := receiver.take()) is None:
+        while (block := self.take()) is None:
             if receiver.verdict is not None:
                 return None
             await self._wait(receiver)
@@ -82,6 +153,14 @@ class Stream:
         self._stopped = verdict
         if self._engine is not None:
             self._engine.stop(verdict)
+
+    def abandon(self) -> None:
+        """Close at once what nobody refers to any more."""
+        self._cancel_idle()
+        if not self._loop.is_closed():
+            self.stop()
+        self.connection.sock.close()
+        self._ring.drop()
 
     async def close(self) -> None:
         """Close the connection; what was not taken is lost."""
@@ -112,29 +191,29 @@ class Stream:
         elif self.verdict == "reset":
             error = ReceiveError(what, f"{reason(cause or ConnectionResetError())} after {got} bytes", lost)
         elif self.verdict == "timed out":
-            why = f"nothing came for {self._settings.idle_timeout:g} s" if cause is None else reason(cause)
+            why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
             remedy = "is the peer still alive? else raise --idle-timeout"
             error = TimedOutError(what, f"{why} after {got} bytes", remedy)
         elif isinstance(cause, OverflowError):
             remedy = "raise max_record, or check the delimiter"
-            error = RecordTooLongError(what, f"{cause}, at offset {got}", remedy)
+            error = RecordTooLongError(what, str(cause), remedy)
         if error is not None:
             error.__cause__ = cause
         return error
 
     async def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
-        loop = asyncio.get_running_loop()
-        sock = self.connection.sock
+        loop, sock = self._loop, self.connection.sock
+        ring, linger, min_block, _ = self._flow
         receiver: Receiver
         if isinstance(sock, ssl.SSLSocket):
             from ringmain._tls_receiver import TlsReceiver
 
-            receiver = tls = TlsReceiver(loop, self._ring, self.counters, self._linger, sock)
+            receiver = tls = TlsReceiver(loop, ring, self.counters, linger, sock, min_block)
             self._begin(tls)
             tls.start()
         else:
-            receiver = plain = _PlainProtocol(loop, self._ring, self.counters, self._linger)
+            receiver = plain = _PlainProtocol(loop, ring, self.counters, linger, min_block)
             self._begin(plain)
             await loop.connect_accepted_socket(lambda: plain, sock)
         if self._stopped is not None:
@@ -145,7 +224,7 @@ class Stream:
         """Move everything by the kernel path; False when it cannot be used."""
         sock = self.connection.sock
         cap = min(CAP, output.pipe_size) if output.is_pipe else CAP
-        coalescer = Coalescer(sock.fileno(), self._linger, cap)
+        coalescer = Coalescer(sock.fileno(), self._flow.linger, cap)
         pump = Pump(sock.fileno(), output.fd, self.counters, coalescer, through=not output.is_pipe)
         self._begin(pump)
         if self._stopped is not None:
@@ -161,11 +240,12 @@ class Stream:
 
     def _begin(self, engine: Receiver | Pump) -> None:
         self._engine = engine
+        counters = self.counters  # not self: the timer must not keep a forgotten stream alive
         self._cancel_idle()
         self._cancel_idle = watch_idle(
-            asyncio.get_running_loop(),
-            self._settings.idle_timeout,
-            lambda: None if engine.paused else self.counters.bytes_in,
+            self._loop,
+            self._idle_timeout,
+            lambda: None if engine.paused else counters.bytes_in,
             lambda: engine.stop("timed out"),
         )
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ringmain._tls_receiver import enable_read_ahead
 from ringmain.errors import CaFileError, CertificateError, UsageError, reason
-from ringmain.settings import Settings
+from ringmain.settings import TlsSettings
 
 log = logging.getLogger("ringmain")
 
 
-def server_context(settings: Settings) -> ssl.SSLContext:
+def server_context(settings: TlsSettings) -> ssl.SSLContext:
     """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client."""
     if settings.certfile is None and not settings.self_signed:
         raise UsageError(
@@ -34,7 +34,7 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def client_context(settings: Settings) -> ssl.SSLContext:
+def client_context(settings: TlsSettings) -> ssl.SSLContext:
     """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if settings.insecure:
@@ -52,7 +52,7 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
+def _finished(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if settings.min_tls_version == "1.3" else ssl.TLSVersion.TLSv1_2
     if settings.ciphers is not None:
         try:
@@ -74,7 +74,7 @@ def _load_authorities(context: ssl.SSLContext, path: str, name: str) -> None:
         raise CaFileError(f"{name} {path}", why, "give a PEM file of CA certificates") from error
 
 
-def _load_own(context: ssl.SSLContext, settings: Settings) -> None:
+def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
     certfile, keyfile = str(settings.certfile), settings.keyfile or str(settings.certfile)
     for option, path in (("--certfile", certfile), ("--keyfile", keyfile)):
         try:

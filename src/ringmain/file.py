@@ -1,0 +1,160 @@
+"""`ringmain.open`: a connection as a binary file, read through blocks or written through a saver."""
+
+import io
+import sys
+from typing import TYPE_CHECKING, Literal, NoReturn, Unpack, overload
+
+from ringmain.errors import UsageError
+from ringmain.loader import Loader, load
+from ringmain.saver import Saver, save
+from ringmain.settings import Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_BUFFER_SIZE = 64 << 10
+
+
+@overload
+def open(
+    url: str, mode: Literal["rb"] = "rb", *, listen: bool = False, buffer_size: int = ..., **options: Unpack[Options]
+) -> "Reader": ...
+@overload
+def open(
+    url: str, mode: Literal["wb"], *, listen: bool = False, buffer_size: int = ..., **options: Unpack[Options]
+) -> "Writer": ...
+def open(
+    url: str,
+    mode: Literal["rb", "wb"] = "rb",
+    *,
+    listen: bool = False,
+    buffer_size: int = _BUFFER_SIZE,
+    **options: Unpack[Options],
+) -> "Reader | Writer":
+    """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.
+
+    "rb" returns a `Reader` (an `io.BufferedReader`) that ends where the peer's stream ends, "wb" a `Writer` (an
+    `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. Use it outside of an event loop,
+    and close it, best by `with`. There is no seeking, `tell`, or descriptor in it. For the other keywords see
+    `ringmain.Options`. Raises a `RingmainError` as `load` and `save` do, from reads and writes too.
+    """
+    if mode == "rb":
+        return Reader(_RawReader(load(url, connect=not listen, listen_once=listen, **options)), buffer_size)
+    if mode == "wb":
+        return Writer(_RawWriter(save(url, listen_once=listen, **options)), buffer_size)
+    raise UsageError(f"mode {mode!r}", "a connection is a stream of bytes in one direction", 'choose "rb" or "wb"')
+
+
+def _no_position(*_: object) -> NoReturn:
+    raise io.UnsupportedOperation("a connection has no position: read or write it from beginning to end")
+
+
+class _RawReader(io.RawIOBase):
+    """Read the blocks of a loader, each copied once, into the caller's buffer."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader.__enter__()
+        self._rest = memoryview(b"")
+        self._taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "Buffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        block = self.take(len(view))
+        view[: len(block)] = block
+        return len(block)
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: bytes(self.take(sys.maxsize)), b""))
+
+    def take(self, size: int) -> memoryview:
+        """Return the next bytes as a read-only view that owns them: 1 to `size`, none at the end."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if not self._rest:
+            self._rest = next(self.loader, self._rest)
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        self._taken += len(taken)
+        return taken
+
+    def tell(self) -> int:
+        """Return how many bytes were taken, by which `Reader` knows how many of them its buffer still has."""
+        return self._taken
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._rest = memoryview(b"")
+            self.loader.__exit__(None, None, None)
+
+
+class Reader(io.BufferedReader):
+    """What a peer sends, as a file. `port` tells where it is waited for, with `listen`."""
+
+    raw: _RawReader
+
+    def __init__(self, raw: _RawReader, buffer_size: int) -> None:
+        super().__init__(raw, buffer_size)
+
+    @property
+    def port(self) -> int:
+        """The port listened at."""
+        return self.raw.loader.port
+
+    def read_buffer(self, size: int | None = -1) -> memoryview:
+        """Return the next `size` bytes (all for -1), fewer only at the end; pyarrow reads files by this.
+
+        What lies within one block is not copied: the view owns the block. What spans blocks is joined.
+        """
+        if size is None or size < 0:
+            return memoryview(self.read())
+        buffered = self.raw.tell() - super().tell()
+        first = memoryview(self.read1(min(size, buffered))) if buffered else self.raw.take(size)
+        if len(first) in (0, size):
+            return first
+        joined = bytearray(first)
+        while len(joined) < size and len(part := self.raw.take(size - len(joined))):
+            joined += part
+        return memoryview(joined).toreadonly()
+
+    seek = tell = truncate = _no_position
+
+
+class _RawWriter(io.RawIOBase):
+    """Write to the one connection of a saver."""
+
+    def __init__(self, saver: Saver) -> None:
+        self.saver = saver
+        self._blocking = saver.__enter__()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, buffer: "Buffer", /) -> int:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        self._blocking.write(buffer)
+        return memoryview(buffer).nbytes
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self.saver.__exit__(None, None, None)
+
+
+class Writer(io.BufferedWriter):
+    """What a peer is sent, as a file; `close` returns once the peer's kernel has every byte. `port` as for `Reader`."""
+
+    raw: _RawWriter
+
+    def __init__(self, raw: _RawWriter, buffer_size: int) -> None:
+        super().__init__(raw, buffer_size)
+
+    @property
+    def port(self) -> int:
+        """The port listened at."""
+        return self.raw.saver.port
+
+    seek = tell = truncate = _no_position
