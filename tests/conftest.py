@@ -1,4 +1,4 @@
-"""Fixtures that every test may use, and what every test is held to: no descriptor leaked, no process left."""
+"""Fixtures that every test may use, and what every test is held to: no descriptor leaked, no block kept, no process left."""
 
 import asyncio
 import gc
@@ -10,6 +10,8 @@ import peers
 import pytest
 import trustme
 import uvloop
+
+from ringmain._ring import Ring
 
 
 class Certificates(NamedTuple):
@@ -63,6 +65,20 @@ def no_descriptor_leaks() -> Iterator[None]:
     gc.collect()
     after = set(Path("/proc/self/fd").iterdir())
     assert len(after) <= len(before), f"descriptors leaked: {after - before}"
+
+
+def lent_blocks() -> int:
+    """Return how many blocks of all the rings there are have views that live."""
+    gc.collect()
+    return sum(it.lent for it in gc.get_objects() if isinstance(it, Ring))
+
+
+@pytest.fixture(autouse=True)
+def no_blocks_lent() -> Iterator[None]:
+    before = lent_blocks()
+    yield
+    after = lent_blocks()
+    assert after <= before, f"{after - before} blocks are still lent"
 
 
 @pytest.fixture
