@@ -129,7 +129,11 @@ async def _first_that_answers(rows: list[tuple[Any, ...]], deadline: float | Non
     last: OSError | None = None
     for position, (family, kind, protocol, _, address) in enumerate(rows):
         share = None if deadline is None else (deadline - loop.time()) / (len(rows) - position)
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # no such family here, or no descriptor left
+            last = error
+            continue
         sock.setblocking(False)
         try:
             async with asyncio.timeout(share):
