@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import stat
+import sys
 
 from ringmain._pump import widen_pipe
 from ringmain._ring import Counters
@@ -206,4 +207,6 @@ def _standard(fd: int, error_class: type[InputError] | type[OutputError], name: 
         os.fstat(fd)
     except OSError as error:
         raise error_class(name, "it is closed", remedy) from error
+    if (sys.__stdin__, sys.__stdout__)[fd] is None:  # it was closed when Python started; something else took its number
+        raise error_class(name, "it is closed", remedy)
     return fd
