@@ -31,29 +31,31 @@ PLAIN_SOURCES = {
     "nc": ["nc.openbsd", "-l", "-N", "127.0.0.1", "{port}"],
 }
 TLS_SENDERS = {
-    "openssl": "openssl s_client -quiet -no_ign_eof -verify_return_error -CAfile {ca} {openssl}".split()
+    "openssl": ["openssl", "s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-CAfile", "{ca}", "{openssl}"]
     + ["-connect", "127.0.0.1:{port}"],
     "socat": ["socat", "-u", "-", "OPENSSL:localhost:{port},pf=ip4,cafile={ca},{socat}"],
-    "ncat": "ncat --send-only --ssl-verify --ssl-trustfile {ca} -4 localhost {port}".split(),
-    "gnutls": "gnutls-cli --logfile=/dev/null --x509cafile={ca} --priority={gnutls} -p {port} localhost".split(),
+    "ncat": ["ncat", "--send-only", "--ssl-verify", "--ssl-trustfile", "{ca}", "-4", "localhost", "{port}"],
+    "gnutls": ["gnutls-cli", "--logfile=/dev/null", "--x509cafile={ca}", "--priority={gnutls}", "-p", "{port}", "localhost"],
 }
 TLS_RECEIVERS = {
-    "openssl": "openssl s_client -quiet -verify_return_error -CAfile {ca} {openssl} -connect 127.0.0.1:{port}".split(),
+    "openssl": ["openssl", "s_client", "-quiet", "-verify_return_error", "-CAfile", "{ca}", "{openssl}", "-connect", "127.0.0.1:{port}"],
     "socat": ["socat", "-u", "OPENSSL:localhost:{port},pf=ip4,cafile={ca},{socat}", "-"],
-    "ncat": "ncat --recv-only --ssl-verify --ssl-trustfile {ca} -4 localhost {port}".split(),
-    "gnutls": "gnutls-cli --logfile=/dev/null --x509cafile={ca} --priority={gnutls} -p {port} localhost".split(),
+    "ncat": ["ncat", "--recv-only", "--ssl-verify", "--ssl-trustfile", "{ca}", "-4", "localhost", "{port}"],
+    "gnutls": ["gnutls-cli", "--logfile=/dev/null", "--x509cafile={ca}", "--priority={gnutls}", "-p", "{port}", "localhost"],
 }
 TLS_LISTENERS = {
-    "openssl": "openssl s_server -quiet -naccept 1 -cert {server} {openssl} -accept {port}".split(),
+    "openssl": ["openssl", "s_server", "-quiet", "-naccept", "1", "-cert", "{server}", "{openssl}", "-accept", "{port}"],
     "socat": ["socat", "-u", "OPENSSL-LISTEN:{port},reuseaddr,cert={server},verify=0,{socat}", "-"],
-    "ncat": "ncat -l --recv-only --ssl --ssl-cert {server} --ssl-key {server} 127.0.0.1 {port}".split(),
+    "ncat": ["ncat", "-l", "--recv-only", "--ssl", "--ssl-cert", "{server}", "--ssl-key", "{server}", "127.0.0.1", "{port}"],
 }
 TLS_SOURCES = {
-    "openssl": "openssl s_server -quiet -naccept 1 -cert {server} {openssl} -accept {port}".split(),
+    "openssl": ["openssl", "s_server", "-quiet", "-naccept", "1", "-cert", "{server}", "{openssl}", "-accept", "{port}"],
     "socat": ["socat", "-u", "-", "OPENSSL-LISTEN:{port},reuseaddr,cert={server},verify=0,{socat}"],
-    "ncat": "ncat -l --send-only --ssl --ssl-cert {server} --ssl-key {server} 127.0.0.1 {port}".split(),
+    "ncat": ["ncat", "-l", "--send-only", "--ssl", "--ssl-cert", "{server}", "--ssl-key", "{server}", "127.0.0.1", "{port}"],
 }
-GNUTLS_SERVER = "gnutls-serv --echo --quiet --x509certfile={server} --x509keyfile={server} --priority={gnutls} -p {port}"
+GNUTLS_SERVER = (
+    "gnutls-serv --echo --quiet --x509certfile={server} --x509keyfile={server} --priority={gnutls} -p {port}"
+)
 VERSIONS = ["1.2", "1.3"]
 
 
