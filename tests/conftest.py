@@ -1,4 +1,4 @@
-"""Fixtures that every test may use, and what every test is held to: no descriptor leaked, no block kept, no process left."""
+"""Fixtures, and what every test is held to: no descriptor leaked, no block lent, no process left."""
 
 import asyncio
 import gc
