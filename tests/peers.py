@@ -179,6 +179,14 @@ def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
     eventually(listens, f"a listener at {port}")
 
 
+def states(port: int) -> set[str]:
+    """Return the states of all TCP sockets whose own port this is."""
+    names = {"01": "ESTABLISHED", "06": "TIME_WAIT", "08": "CLOSE_WAIT", "09": "LAST_ACK", "0A": "LISTEN"}
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return {names.get(row[3], row[3]) for row in rows if row[1].endswith(f":{port:04X}")}
+
+
 def connect(port: int, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> socket.socket:
     """Return a plain socket that is connected."""
     return socket.create_connection((host, port), timeout)

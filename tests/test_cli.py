@@ -78,19 +78,20 @@ def test_the_port_file_is_replaced_whole_and_removed_however_the_process_ends(
                         sock.sendall(b"x" * (1 << 20))
             for _ in range(signals):
                 loader.signal(signal.SIGTERM)
-                peers.eventually(lambda: not is_pending(loader, signal.SIGTERM), "the signal's arrival")
+                wait_for_delivery(loader, signal.SIGTERM)
         assert loader.wait() == (143 if signals else 0)
         assert list(folder.iterdir()) == []
 
 
-def is_pending(program: peers.Program, number: int) -> bool:
-    """Tell whether a signal still waits to be delivered."""
-    status = Path(f"/proc/{program.process.pid}/status")
-    try:
-        pending = [line.split()[1] for line in status.read_text().splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
-    except ProcessLookupError:
-        return False
-    return any(int(mask, 16) >> (number - 1) & 1 for mask in pending)
+def wait_for_delivery(program: peers.Program, number: int) -> None:
+    """Wait until a signal is no longer pending: a second one would be merged into it."""
+
+    def delivered() -> bool:
+        status = Path(f"/proc/{program.process.pid}/status").read_text().splitlines()
+        pending = [line.split()[1] for line in status if line.startswith(("SigPnd", "ShdPnd"))]
+        return not any(int(mask, 16) >> (number - 1) & 1 for mask in pending)
+
+    peers.eventually(delivered, "the signal's arrival")
 
 
 def test_a_port_file_that_cannot_be_written_is_one_line(bench: peers.Bench, tmp_path: Path) -> None:
