@@ -1,6 +1,7 @@
 """Start the programs under test and their peers, and end them whatever happens."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import random
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +200,11 @@ def connect_tls(port: int, ca: Path, host: str = "127.0.0.1", version: str | Non
     if version is not None:
         context.minimum_version = context.maximum_version = ssl.TLSVersion[f"TLSv{version.replace('.', '_')}"]
     return context.wrap_socket(connect(port, host), server_hostname="localhost", suppress_ragged_eofs=False)
+
+
+def unread(sock: socket.socket) -> int:
+    """Return how many bytes wait in the kernel to be read."""
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
 def close_with_reset(sock: socket.socket) -> None:
