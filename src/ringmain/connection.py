@@ -60,7 +60,7 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
     except (socket.gaierror, UnicodeError) as error:
         why = reason(error).lower()
         raise ResolveError(
-            f"resolve {endpoint.host}:{endpoint.port}", why, "check the host and service name"
+            f"resolve {host_and_port(endpoint.host, endpoint.port)}", why, "check the host and service name"
         ) from error
     return list(dict.fromkeys(rows))
 

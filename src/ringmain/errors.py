@@ -121,6 +121,8 @@ def reason(error: BaseException) -> str:
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return _decapitalized(os.strerror(error.errno))
+    if isinstance(error, OSError) and error.errno and error.strerror:  # a socket.gaierror, whose numbers mean nothing
+        return _decapitalized(error.strerror)
     return _decapitalized(str(error) or type(error).__name__)
 
 
