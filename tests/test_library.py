@@ -219,6 +219,19 @@ def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
     assert run(main()) == b"good"
 
 
+@pytest.mark.parametrize("seconds", [None, 1, 60, 7200])
+def test_silent_peers_are_probed_if_wanted(seconds: float | None) -> None:
+    from ringmain.connection import prepare
+    from ringmain.settings import Settings
+
+    with socket.socket() as sock:
+        prepare(sock, Settings(keepalive=seconds))
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == (seconds is not None)
+        if seconds is not None:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == seconds
+
+
 def test_a_saver_dials_what_listens(run: Run) -> None:
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:

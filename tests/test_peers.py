@@ -251,18 +251,44 @@ def test_ringmain_talks_to_ringmain_through_pipes(
     assert (loader.wait(), saver.wait()) == (0, 0), loader.stderr + saver.stderr
 
 
-@pytest.mark.parametrize("host", ["[::1]", "localhost", ""])
+@pytest.mark.parametrize("host", ["[::1]", "localhost", "", "0.0.0.0", "[::]"])
 def test_ipv6_names_and_every_interface_can_be_listened_at(bench: peers.Bench, host: str) -> None:
     loader, port = bench.listening("load", host=host, stdout=subprocess.PIPE)
     assert loader.process.stdout is not None
     assert f":{port}\n" in loader.stderr
-    addresses = ["::1"] if host == "[::1]" else ["127.0.0.1", "::1"]
+    addresses = {"[::1]": ["::1"], "0.0.0.0": ["127.0.0.1"]}.get(host, ["127.0.0.1", "::1"])
     if host == "localhost":  # what it stands for is the machine's business
         addresses = [str(row[4][0]) for row in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)]
     for number, address in enumerate(addresses):
         with peers.connect(port, address) as sock:
             sock.sendall(b"from %d\n" % number)
         assert loader.process.stdout.readline() == b"from %d\n" % number
+
+
+@pytest.mark.parametrize(("option", "address", "other"), [("-4", "127.0.0.1", "::1"), ("-6", "::1", "127.0.0.1")])
+def test_one_family_can_be_asked_for(bench: peers.Bench, option: str, address: str, other: str) -> None:
+    loader, port = bench.listening("load", "-o", option, host="", stdout=subprocess.PIPE)
+    with pytest.raises(ConnectionRefusedError):
+        peers.connect(port, other)
+    refused = bench.ringmain("save", option, f"[{other}]:{port}" if ":" in other else f"{other}:{port}")
+    assert refused.wait() == 6, refused.stderr
+    host = f"[{address}]" if ":" in address else address
+    with bench.file(b"by one family").open("rb") as source:
+        assert bench.ringmain("save", option, f"{host}:{port}", stdin=source).wait() == 0
+    assert loader.process.stdout.read() == b"by one family"
+    assert loader.wait() == 0
+
+
+def test_a_service_name_may_stand_for_the_port(bench: peers.Bench) -> None:
+    try:
+        number = socket.getservbyname("discard", "tcp")
+    except OSError:
+        pytest.skip("this system knows no service names")
+    saver = bench.ringmain("save", "tcp://127.0.0.1:discard")
+    assert saver.wait() == 7, saver.stderr
+    loader = bench.ringmain("load", "-v", "192.0.2.77:discard")  # no address of this machine
+    assert loader.wait() == 45, loader.stderr
+    assert number == 9
 
 
 def test_a_socket_may_stand_at_either_end_of_the_command(bench: peers.Bench) -> None:
