@@ -185,13 +185,15 @@ def test_save_reaches_a_tls_listener(
 def test_load_connects_to_a_tls_source(
     bench: peers.Bench, tmp_path: Path, certificates: Certificates, peer: str, version: str, size: int
 ) -> None:
-    data, port = bench.file(text(size)), peers.free_port()
-    with data.open("rb") as source:
-        bench.start(command(TLS_SOURCES[peer], port, certificates, version), stdin=source)
-        peers.wait_for_port(port)
-        trust = ["--cafile", certificates.ca]
-        loader = bench.ringmain("load", "-c", *trust, "-O", tmp_path / "got", f"tcps://127.0.0.1:{port}")
-        assert loader.wait() == (18 if peer == "ncat" else 0), loader.stderr
+    data, port = text(size), peers.free_port()
+    source = bench.start(command(TLS_SOURCES[peer], port, certificates, version), stdin=subprocess.PIPE)
+    peers.wait_for_port(port)
+    trust = ["--cafile", certificates.ca]
+    loader = bench.ringmain("load", "-c", "-v", *trust, "-O", tmp_path / "got", f"tcps://127.0.0.1:{port}")
+    loader.says("connected")  # s_server hangs when its input and the handshake come at the same time
+    source.process.stdin.write(data)
+    source.process.stdin.close()
+    assert loader.wait() == (18 if peer == "ncat" else 0), loader.stderr
     assert peers.sha256(tmp_path / "got") == peers.sha256(data)
 
 
