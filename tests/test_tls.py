@@ -55,7 +55,16 @@ def test_a_client_we_do_not_trust_is_told_by_an_alert(
     loader, port = bench.listening("load", *options)
     with pytest.raises(ssl.SSLError, match="alert"), peers.connect_tls(port, certificates.ca, version=version) as sock:
         sock.recv(1)
-    loader.says("peer did not return a certificate")
+    loader.says("peer did not return a certificate; check")
+    context = ssl.create_default_context(cafile=str(certificates.ca))
+    context.load_cert_chain(certificates.stranger)
+    context.maximum_version = ssl.TLSVersion[f"TLSv{version.replace('.', '_')}"]
+    with (
+        pytest.raises(ssl.SSLError, match="alert unknown ca"),
+        context.wrap_socket(peers.connect(port), server_hostname="localhost") as sock,
+    ):
+        sock.recv(1)
+    loader.says("; give the CA of those who may come with --client-ca")
 
 
 def test_clients_that_do_not_trust_us_are_warned_of_by_name(bench: peers.Bench, certificates: Certificates) -> None:
@@ -63,7 +72,7 @@ def test_clients_that_do_not_trust_us_are_warned_of_by_name(bench: peers.Bench, 
     with pytest.raises(ssl.SSLCertVerificationError):
         peers.connect_tls(port, certificates.stranger_ca)
     loader.says("unknown ca")
-    assert loader.stderr.splitlines()[-1].startswith("ringmain: 127.0.0.1:")
+    assert loader.stderr.splitlines()[-1].startswith("ringmain: TLS handshake with 127.0.0.1:")
 
 
 def test_the_server_is_asked_for_by_the_name_that_is_verified(

@@ -182,7 +182,7 @@ async def shake_hands(
         )
     except (OSError, ValueError) as error:
         sock.close()
-        raise TlsError(what, reason(error)) from error
+        raise TlsError(what, reason(error), _remedy(error)) from error
     try:
         async with asyncio.timeout(settings.handshake_timeout):
             while True:
@@ -200,19 +200,34 @@ async def shake_hands(
         raise TimedOutError(what, limit, "does it speak TLS? else raise --handshake-timeout") from error
     except ssl.SSLCertVerificationError as error:
         await farewell(tls_sock)
-        raise UntrustedError(what, reason(error), "give its CA with --cafile, its name with --server-name") from error
+        remedy = "give its CA with --cafile, its name with --server-name"
+        if server_name is None:
+            remedy = "give the CA of those who may come with --client-ca"
+        raise UntrustedError(what, reason(error), remedy) from error
     except ssl.SSLEOFError as error:
         tls_sock.close()
         raise TlsError(what, "the peer closed the connection", "does it speak TLS?") from error
     except ssl.SSLError as error:
         await farewell(tls_sock)
-        raise TlsError(what, reason(error)) from error
+        raise TlsError(what, reason(error), _remedy(error)) from error
     except OSError as error:
         tls_sock.close()
-        raise TlsError(what, reason(error)) from error
+        raise TlsError(what, reason(error), _remedy(error)) from error
     except BaseException:
         tls_sock.close()
         raise
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about a handshake that failed."""
+    words = reason(error)
+    if "wrong version number" in words or "http request" in words:
+        return "does the peer speak TLS?"
+    if "alert" in words:
+        return "the peer rejects our certificate or settings; its log may tell why"
+    if isinstance(error, ssl.SSLError):
+        return "check --min-tls-version, --ciphers and the certificates of both sides"
+    return "try again, or see the peer's log"
 
 
 async def farewell(sock: socket.socket) -> None:

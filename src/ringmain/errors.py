@@ -117,7 +117,7 @@ def reason(error: BaseException) -> str:
         return "the peer closed the connection"
     openssl_words = getattr(error, "verify_message", None) or getattr(error, "reason", None)
     if isinstance(openssl_words, str):
-        return openssl_words.lower().replace("_", " ")
+        return openssl_words.lower().replace("_", " ").rstrip(".")
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return _decapitalized(os.strerror(error.errno))

@@ -149,7 +149,7 @@ class Gate:
                     sock = await shake_hands(sock, context, self._settings, peer)
                 return Connection.of(sock, peer)
             except (RingmainError, OSError) as error:
-                log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
+                log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
                 sock.close()
                 self.done()
             except BaseException:
