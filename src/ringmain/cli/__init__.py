@@ -44,7 +44,9 @@ def run() -> None:
     except click.Abort:
         code = 130
     except RingmainError as error:
-        code = fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # without waiting for a name that is still being resolved, in a thread
     except SystemExit as error:
         if error.code != 1 or "_RINGMAIN_COMPLETE" in os.environ:
             raise

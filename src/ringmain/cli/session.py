@@ -65,12 +65,13 @@ class Session:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look) -> int:
         """Run the verb's coroutine to its end; return the exit code."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(self._supervise(work, stop, look))
-            if self._signal:
-                # A name that is still being resolved, in a thread, must not hold up the exit.
-                sys.stderr.flush()
-                os._exit(code)
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
+        code = runner.run(self._supervise(work, stop, look))
+        if self._signal:
+            sys.stderr.flush()
+            os._exit(code)
+        runner.close()
         return code
 
     async def _supervise(
