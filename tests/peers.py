@@ -202,9 +202,9 @@ def connect_tls(port: int, ca: Path, host: str = "127.0.0.1", version: str | Non
     return context.wrap_socket(connect(port, host), server_hostname="localhost", suppress_ragged_eofs=False)
 
 
-def unread(sock: socket.socket) -> int:
-    """Return how many bytes wait in the kernel to be read."""
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
+def unread(file: Any) -> int:
+    """Return how many bytes wait in the kernel to be read: at a socket, or at either end of a pipe."""
+    return int(struct.unpack("i", fcntl.ioctl(file.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
 def close_with_reset(sock: socket.socket) -> None:

@@ -219,3 +219,30 @@ def test_a_loader_that_connects_shows_its_certificate(
         sock.unwrap()
     assert loader.process.stdout.read() == b"for members"
     assert loader.wait() == 0, loader.stderr
+
+
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_keys_may_be_changed_in_the_middle_of_a_stream(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path, verb: str
+) -> None:
+    got = tmp_path / "got"
+    options = ["-o", "-v", "--tls", "--certfile", certificates.server, *(["-O", got] if verb == "load" else [])]
+    program, port = bench.listening(verb, *options, stdin=subprocess.PIPE)
+    command = [peers.need("openssl"), "s_client", "-quiet", "-no_ign_eof", "-connect", f"127.0.0.1:{port}"]
+    with (tmp_path / "received").open("wb") as received:
+        client = bench.start(command, stdin=subprocess.PIPE, stdout=received)
+    if verb == "save":
+        got = tmp_path / "received"
+    program.says("connected")
+    sender = client if verb == "load" else program
+    sent = b""
+    for line in (b"one\n", b"two\n", b"three\n"):
+        client.process.stdin.write(b"K\n")  # s_client's command for a key update that wants one in return
+        client.process.stdin.flush()
+        peers.eventually(lambda: peers.unread(client.process.stdin) == 0, "the command's reading")
+        sender.process.stdin.write(line)
+        sender.process.stdin.flush()
+        sent += line
+        peers.eventually(lambda sent=sent: got.read_bytes() == sent, "the line")
+    sender.process.stdin.close()
+    assert program.wait() == 0, program.stderr
