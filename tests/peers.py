@@ -1,6 +1,7 @@
 """Start the programs under test and their peers, and end them whatever happens."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import random
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +181,14 @@ def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
     eventually(listens, f"a listener at {port}")
 
 
+def states(port: int) -> set[str]:
+    """Return the states of all TCP sockets whose own port this is."""
+    names = {"01": "ESTABLISHED", "06": "TIME_WAIT", "08": "CLOSE_WAIT", "09": "LAST_ACK", "0A": "LISTEN"}
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return {names.get(row[3], row[3]) for row in rows if row[1].endswith(f":{port:04X}")}
+
+
 def connect(port: int, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> socket.socket:
     """Return a plain socket that is connected."""
     return socket.create_connection((host, port), timeout)
@@ -190,6 +200,11 @@ def connect_tls(port: int, ca: Path, host: str = "127.0.0.1", version: str | Non
     if version is not None:
         context.minimum_version = context.maximum_version = ssl.TLSVersion[f"TLSv{version.replace('.', '_')}"]
     return context.wrap_socket(connect(port, host), server_hostname="localhost", suppress_ragged_eofs=False)
+
+
+def unread(file: Any) -> int:
+    """Return how many bytes wait in the kernel to be read: at a socket, or at either end of a pipe."""
+    return int(struct.unpack("i", fcntl.ioctl(file.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
 def close_with_reset(sock: socket.socket) -> None:

@@ -5,6 +5,8 @@ import json
 import os
 import pty
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +37,11 @@ def test_the_documented_tls_example_works_as_written(
 
 
 def test_certificates_without_tls_are_ignored_with_one_warning(bench: peers.Bench) -> None:
-    loader, port = bench.listening("load", "-o", "--certfile", "missing.pem", "--keyfile", "missing.pem")
+    loader, port = bench.listening("load", "-o", "--certfile", "missing.pem", "--keyfile", "missing.pem", "--insecure")
     peers.connect(port).close()
     assert loader.wait() == 0
-    assert loader.stderr.count("ignored without --tls") == 1
+    assert loader.stderr.count("ringmain: ") == 1
+    assert "--certfile, --keyfile, --insecure: ignored without --tls" in loader.stderr
 
 
 def test_port_0_is_reported_and_the_port_file_goes_with_the_process(bench: peers.Bench, tmp_path: Path) -> None:
@@ -51,6 +54,52 @@ def test_port_0_is_reported_and_the_port_file_goes_with_the_process(bench: peers
     assert loader.wait() == 0
     assert not port_file.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_port_file_is_replaced_whole_and_removed_however_the_process_ends(
+    bench: peers.Bench, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ports"
+    folder.mkdir()
+    port_file = folder / "port"
+    for signals in (0, 1, 2):
+        port_file.write_text("the old one")
+        with port_file.open() as old:
+            loader = bench.ringmain(
+                "load", "-o", "--path", "block", "--port-file", port_file, "127.0.0.1:0", stdout=subprocess.PIPE
+            )
+            port = int(peers.eventually(lambda: port_file.read_text().removeprefix("the old one"), "the port"))
+            assert old.read() == "the old one"  # whoever reads meanwhile sees one or the other, never a part
+        with peers.connect(port) as sock:
+            if signals == 2:  # the first one waits for what is under way
+                sock.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    while True:
+                        sock.sendall(b"x" * (1 << 20))
+            for _ in range(signals):
+                loader.signal(signal.SIGTERM)
+                wait_for_delivery(loader, signal.SIGTERM)
+        assert loader.wait() == (143 if signals else 0)
+        assert list(folder.iterdir()) == []
+
+
+def wait_for_delivery(program: peers.Program, number: int) -> None:
+    """Wait until a signal is no longer pending: a second one would be merged into it."""
+
+    def delivered() -> bool:
+        status = Path(f"/proc/{program.process.pid}/status").read_text().splitlines()
+        pending = [line.split()[1] for line in status if line.startswith(("SigPnd", "ShdPnd"))]
+        return not any(int(mask, 16) >> (number - 1) & 1 for mask in pending)
+
+    peers.eventually(delivered, "the signal's arrival")
+
+
+def test_a_port_file_that_cannot_be_written_is_one_line(bench: peers.Bench, tmp_path: Path) -> None:
+    for option in ("--port-file", "--stats-file"):
+        loader = bench.ringmain("load", option, tmp_path / "none" / "file", "127.0.0.1:0")
+        assert loader.wait() == 23
+        assert f"choose another {option}" in loader.stderr.splitlines()[-1]
+        assert "Traceback" not in loader.stderr
 
 
 def test_the_stats_file_gets_one_object_a_connection(
@@ -134,15 +183,134 @@ def test_standard_input_and_output_are_left_as_they_were_found(bench: peers.Benc
         os.close(fd)
 
 
-def test_pipes_that_cannot_be_opened_again_work_too(bench: peers.Bench, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
+def opening_nothing_again(folder: Path) -> dict[str, str]:
+    """Return an environment in which a pipe cannot be opened once more, as if it were another user's."""
+    (folder / "sitecustomize.py").write_text(
         "import os\n_open = os.open\n"
         "def refuse(path, *rest, **more):\n"
         "    if str(path).startswith('/proc/self/fd/'):\n        raise PermissionError(13, 'Permission denied')\n"
         "    return _open(path, *rest, **more)\n"
         "os.open = refuse\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["pipe", "pipe of another user", "terminal", "socket"])
+def test_whatever_ends_us_no_descriptor_is_left_non_blocking(
+    bench: peers.Bench, tmp_path: Path, kind: str, number: int
+) -> None:
+    environment = opening_nothing_again(tmp_path) if kind == "pipe of another user" else None
+
+    def ends() -> tuple[int, int]:
+        if kind.startswith("pipe"):
+            return os.pipe()
+        if kind == "terminal":
+            return pty.openpty()
+        one, other = socket.socketpair()
+        return one.detach(), other.detach()
+
+    read_end, output = ends()
+    input_, write_end = reversed(ends()) if kind == "terminal" else ends()
+    try:
+        options = ["-v", "--path", "block"]
+        loader, port = bench.listening("load", *options, stdout=output, env=environment)
+        saver = bench.ringmain("save", *options, f"127.0.0.1:{port}", stdin=input_, env=environment)
+        loader.says("connected")
+        saver.says("connected")
+        os.write(write_end, b"through both\n")
+        assert os.read(read_end, 100).startswith(b"through both")
+        for program in (saver, loader):
+            program.signal(number)
+            assert program.wait() == (-9 if number == signal.SIGKILL else 143)
+        for fd in (read_end, output, input_, write_end):
+            assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
+    finally:
+        for fd in (read_end, output, input_, write_end):
+            os.close(fd)
+
+
+@pytest.mark.parametrize("path", ["auto", "block"])
+def test_output_that_is_appended_to_is_appended_to(bench: peers.Bench, tmp_path: Path, path: str) -> None:
+    with bench.file(b"before, ", "got").open("ab") as output:
+        loader, port = bench.listening("load", "-o", "--path", path, stdout=output)
+        with peers.connect(port) as sock:
+            sock.sendall(b"after")
+        assert loader.wait() == 0, loader.stderr
+    assert (tmp_path / "got").read_bytes() == b"before, after"
+
+
+def test_progress_can_be_asked_for_in_a_pipe_and_switched_off_on_a_terminal(bench: peers.Bench) -> None:
+    asked, port = bench.listening("load", "--progress")
+    with peers.connect(port) as sock:
+        sock.sendall(b"x" * 5000)
+        asked.says("\n4.88 KiB  0:00:0")
+    main, side = pty.openpty()
+    command = [*peers.RINGMAIN, "load", "-o", "--no-progress", "127.0.0.1:0"]
+    silent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, stderr=side)
+    os.close(side)
+    seen = b""
+    while not seen.endswith(b"\n"):
+        seen += os.read(main, 4096)
+    with peers.connect(int(re.search(rb":(\d+)\r", seen)[1])) as sock:
+        sock.sendall(b"x")
+        asked.says("  0:00:01  ")  # by the clock of the other one, a progress line would have come by now
+    assert silent.wait(peers.TIMEOUT) == 0
+    with pytest.raises(OSError, match="Input/output"):  # the terminal is closed, with nothing left to read
+        os.read(main, 4096)
+    os.close(main)
+
+
+def test_closed_standard_descriptors_are_nobody_elses(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    for verb, closed, code in (("load", ">&-", 23), ("save", "<&-", 26), ("load", "<&- >&- 2>&-", 23)):
+        line = f'exec "$@" {closed}'
+        program = bench.start(
+            ["sh", "-c", line, "sh", *peers.RINGMAIN, verb, "--stats-file", str(stats), "127.0.0.1:0"],
+        )
+        assert program.wait() == code, program.stderr
+        assert stats.read_bytes() == b""
+    port_file = tmp_path / "port"
+    run = [*peers.RINGMAIN, "load", "-o", "-v", "--port-file", str(port_file), "127.0.0.1:0"]
+    loader = bench.start(["sh", "-c", 'exec "$@" 2>&-', "sh", *run], stdout=subprocess.PIPE)
+    peers.eventually(port_file.exists)
+    with peers.connect(int(port_file.read_text())) as sock:
+        sock.sendall(b"data only")
+    assert loader.process.stdout.read() == b"data only"
+    assert loader.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", [["nics"], ["nics", "--json"], ["--version"], ["load", "--help"]], ids=" ".join)
+def test_what_we_print_may_find_no_room_or_no_reader(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run([*peers.RINGMAIN, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 23
+    assert re.fullmatch(r"ringmain: write to standard output: no space left on device; .*\n", result.stderr)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    result = subprocess.run([*peers.RINGMAIN, *arguments], stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("verb", [[], ["load"], ["save"]], ids=["group", "load", "save"])
+def test_help_shows_examples_line_by_line(verb: list[str]) -> None:
+    text = subprocess.run([*peers.RINGMAIN, *verb, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "\\b" not in text
+    assert sum(line.startswith("  ringmain ") for line in text.splitlines()) >= 2
+
+
+def test_the_installed_command_is_the_module() -> None:
+    command = Path(sys.executable).with_name("ringmain")
+    if not command.exists():
+        pytest.skip("the entry point is installed elsewhere")
+    for program in ([str(command)], peers.RINGMAIN):
+        text = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True).stdout
+        assert re.fullmatch(r"ringmain \d+\.\d+\.\d+\n", text)
+
+
+def test_pipes_that_cannot_be_opened_again_work_too(bench: peers.Bench, tmp_path: Path) -> None:
+    environment = opening_nothing_again(tmp_path)
     data = peers.payload(3_000_001)
     with bench.file(data).open("rb") as file:
         cat = bench.start(["cat"], stdin=file, stdout=subprocess.PIPE)

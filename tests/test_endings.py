@@ -1,5 +1,8 @@
 """How things end: every row of the table of exit codes, in one line and without a traceback."""
 
+import contextlib
+import os
+import resource
 import signal
 import socket
 import subprocess
@@ -70,6 +73,46 @@ def test_a_reset_while_loading_comes_after_the_bytes(
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_in_a_serving_loop_a_broken_stream_is_a_warning(
+    bench: peers.Bench, tmp_path: Path, certificates: Certificates, tls: bool
+) -> None:
+    options = ["--tls", "--certfile", certificates.server] if tls else []
+    loader, port = bench.listening("load", *options, "-O", tmp_path / "got")
+
+    def send(data: bytes) -> socket.socket:
+        before = (tmp_path / "got").read_bytes()
+        sock = peers.connect_tls(port, certificates.ca) if tls else peers.connect(port)
+        sock.sendall(data)
+        peers.eventually(lambda: (tmp_path / "got").read_bytes() == before + data, "the bytes")
+        return sock
+
+    peers.close_with_reset(send(b"reset"))
+    loader.says("connection reset by peer after 5 bytes")
+    if tls:
+        send(b"cut short").close()
+        loader.says("ended without close_notify after 9 bytes")
+    send(b"next").close()
+    assert loader.process.poll() is None
+    assert loader.stderr.count("ringmain: load from 127.0.0.1:") >= 1 + tls
+
+
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_a_reset_by_the_listener_we_connected_to(bench: peers.Bench, tmp_path: Path, verb: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        options = ["-c", "-O", tmp_path / "got"] if verb == "load" else ["-I", "/dev/zero"]
+        program = bench.ringmain(verb, *options, url)
+        sock, _ = listener.accept()
+        if verb == "load":
+            sock.sendall(b"before")
+            peers.eventually(lambda: (tmp_path / "got").read_bytes() == b"before", "the bytes")
+        else:
+            assert sock.recv(100)
+        peers.close_with_reset(sock)
+    fails(program, 56 if verb == "load" else 55, f"{verb} {'from' if verb == 'load' else 'to'} {url}")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("busy", [True, False], ids=["while sending", "while idle"])
 def test_a_reset_while_saving(bench: peers.Bench, certificates: Certificates, tls: bool, busy: bool) -> None:
     options = ["--tls", "--certfile", certificates.server] if tls else []
@@ -102,6 +145,40 @@ def test_the_reader_of_our_output_may_leave_at_any_time(bench: peers.Bench, stat
         sock.close()
 
 
+@pytest.mark.parametrize("state", ["moving", "idle", "handshaking", "connecting", "retrying"])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_the_reader_may_leave_in_every_state_and_by_every_path(
+    bench: peers.Bench, certificates: Certificates, state: str, kind: str
+) -> None:
+    ours, theirs = os.pipe() if kind == "pipe" else (sock.detach() for sock in socket.socketpair())
+    tls = ["--tls", "--certfile", certificates.server] if state != "idle" else ["--path", "block"]
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, theirs)
+        if state == "connecting":
+            port = stack.enter_context(peers.full_backlog())
+            loader = bench.ringmain("load", "-c", f"127.0.0.1:{port}", "--connect-timeout", "30s", stdout=theirs)
+            peers.eventually(lambda: peers.is_connecting(port), "a connect under way")
+        elif state == "retrying":
+            url = f"127.0.0.1:{peers.free_port()}"
+            loader = bench.ringmain("load", "-c", "-v", "--retry", "forever", url, stdout=theirs)
+            loader.says("trying again")
+        else:
+            loader, port = bench.listening("load", "-v", *tls, "--handshake-timeout", "30s", stdout=theirs)
+            if state == "moving":
+                sock = stack.enter_context(peers.connect_tls(port, certificates.ca))
+                sock.sendall(b"x")
+            else:
+                sock = stack.enter_context(peers.connect(port))
+            if state != "handshaking":
+                loader.says("connected")
+        os.close(ours)
+        if state == "moving":
+            with contextlib.suppress(OSError):  # when it has noticed before
+                sock.sendall(b"y" * 1000)
+        assert loader.wait() == 0, loader.stderr
+        assert "ringmain: load from" not in loader.stderr
+
+
 USAGE = {
     "no endpoint": (["load"], "Missing argument"),
     "endpoint": (["load", "nonsense"], "write tcp://HOST:PORT"),
@@ -124,7 +201,8 @@ def test_usage_errors_name_the_thing_and_the_remedy(bench: peers.Bench, case: st
 
 
 def test_names_refusals_and_addresses_that_fail(bench: peers.Bench) -> None:
-    fails(bench.ringmain("save", "tcp://name.invalid:1"), 6, "resolve name.invalid:1")
+    fails(bench.ringmain("save", "tcp://name.invalid:1"), 6, "resolve name.invalid:1: ", "; check the host")
+    fails(bench.ringmain("save", "-4", "tcp://[::1]:1"), 6, "resolve [::1]:1: address family for hostname not supp")
     fails(bench.ringmain("load", "127.0.0.1:no-such-service"), 6, "resolve")
     port = peers.free_port()
     fails(bench.ringmain("save", f"tcp://127.0.0.1:{port}"), 7, f"127.0.0.1:{port}", "connection refused")
@@ -173,7 +251,7 @@ def test_a_peer_that_does_not_speak_tls_fails_the_handshake(bench: peers.Bench) 
         saver = bench.ringmain("save", f"tcps://127.0.0.1:{listener.getsockname()[1]}")
         sock, _ = listener.accept()
         sock.sendall(b"220 mail.example.org ESMTP\r\n")
-        fails(saver, 35, "TLS handshake", "wrong version number")
+        fails(saver, 35, "TLS handshake", "wrong version number; does the peer speak TLS?")
         sock.close()
         saver = bench.ringmain("save", f"tcps://127.0.0.1:{listener.getsockname()[1]}")
         sock, _ = listener.accept()
@@ -232,6 +310,43 @@ def test_output_that_fails(bench: peers.Bench, tmp_path: Path) -> None:
         fails(loader, 23, "/dev/full", "no space left on device")
 
 
+@pytest.mark.parametrize("path", ["auto", "block"])
+def test_output_that_fails_midway(bench: peers.Bench, tmp_path: Path, path: str) -> None:
+    loader, port = bench.listening("load", "--path", path, "-O", tmp_path / "got")
+    limits = resource.prlimit(loader.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(loader.process.pid, resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    with peers.connect(port) as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(b"x" * 200_000)
+        fails(loader, 23, str(tmp_path / "got"), "file too large")
+    assert (tmp_path / "got").read_bytes() == b"x" * 100_000
+
+
+@pytest.mark.parametrize("path", ["auto", "block"])
+def test_input_that_fails_midway(bench: peers.Bench, path: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        saver = bench.ringmain("save", "--path", path, "-I", "/proc/self/mem", url)  # nothing is mapped at address 0
+        sock, _ = listener.accept()
+        with sock:
+            fails(saver, 26, "/proc/self/mem", "input/output error")
+            with pytest.raises(ConnectionResetError):  # the peer cannot take it for a regular end
+                sock.recv(1)
+
+
+def test_files_without_permission(bench: peers.Bench, tmp_path: Path) -> None:
+    closed = bench.file(b"secret")
+    closed.chmod(0)
+    command = list(peers.RINGMAIN)
+    if os.geteuid() == 0:  # who may open everything, unless that right is given up
+        command = [peers.need("setpriv"), "--bounding-set", "-dac_override,-dac_read_search", *command]
+    load, save = ["load", "-O", str(closed), "127.0.0.1:0"], ["save", "-I", str(closed), "127.0.0.1:1"]
+    fails(bench.start(command + load), 23, str(closed), "permission denied")
+    fails(bench.start(command + save), 26, str(closed), "permission denied")
+    save = ["save", "--tls", "--certfile", str(closed), "127.0.0.1:1"]
+    fails(bench.start(command + save), 58, str(closed), "permission denied")
+    fails(bench.start([*command, "save", "--cafile", str(closed), "tcps://127.0.0.1:1"]), 77, str(closed), "denied")
+
+
 def test_input_that_fails(bench: peers.Bench, tmp_path: Path) -> None:
     closed = f"127.0.0.1:{peers.free_port()}"
     for path in (tmp_path, tmp_path / "missing"):
@@ -242,7 +357,9 @@ def test_input_that_fails(bench: peers.Bench, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("verb", ["load", "save"])
-@pytest.mark.parametrize("state", ["waiting", "handshaking", "idle", "moving", "stalled", "connecting"])
+@pytest.mark.parametrize(
+    "state", ["waiting", "handshaking", "idle", "moving", "stalled", "draining", "connecting", "retrying"]
+)
 def test_a_signal_ends_every_state(
     bench: peers.Bench, certificates: Certificates, tmp_path: Path, state: str, verb: str, number: int
 ) -> None:
@@ -256,13 +373,25 @@ def test_a_signal_ends_every_state(
             assert program.wait() == 128 + number, program.stderr
             assert program.stderr == ""
         return
+    if state == "retrying":
+        connect = ["-c"] if verb == "load" else []
+        program = bench.ringmain(verb, *connect, "-v", "--retry", "forever", f"127.0.0.1:{peers.free_port()}")
+        program.says("trying again")
+        program.signal(number)
+        assert program.wait() == 128 + number, program.stderr
+        return
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     if verb == "save" and state in ("moving", "stalled"):
         options += ["-I", "/dev/zero"]
+    if verb == "save" and state == "draining":  # all of it fits into our kernel's buffer, not into the peer's
+        options += ["-o", "-I", bench.file(b"x" * 3_000_000)]
     program, port = bench.listening(verb, *(["-l"] if verb == "save" else []), *options, "-v", **pipes)
     sock = None if state == "waiting" else peers.connect(port)
-    if state in ("idle", "moving", "stalled"):
+    if state in ("idle", "moving", "stalled", "draining"):
         program.says("connected")
+    if state == "draining" and verb == "load":  # the end has come, and the reader takes nothing
+        sock.sendall(b"x" * 1_500_000)
+        sock.shutdown(socket.SHUT_WR)
     if state == "moving" and verb == "load":
         sock.sendall(b"x" * 100)
     if state == "stalled" and verb == "load":
@@ -272,7 +401,7 @@ def test_a_signal_ends_every_state(
                 sock.sendall(b"x" * (1 << 20))
     if state == "moving" and verb == "save":
         assert sock.recv(1 << 20)
-    if state in ("handshaking", "stalled"):
+    if state in ("handshaking", "stalled", "draining"):
         time.sleep(0.3)
     program.signal(number)
     assert program.wait() == 128 + number, program.stderr

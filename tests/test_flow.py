@@ -83,6 +83,38 @@ def test_save_waits_for_a_peer_that_has_not_read_yet_but_not_for_its_close(
         sock.close()
 
 
+@pytest.mark.parametrize("path", ["auto", "block"])
+def test_a_connecting_save_ends_with_its_input_although_the_peer_stays(bench: peers.Bench, path: str) -> None:
+    data = peers.payload(6_000_001)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        with bench.file(data).open("rb") as source:
+            cat = bench.start(["cat"], stdin=source, stdout=subprocess.PIPE)
+        saver = bench.ringmain("save", "--path", path, url, stdin=cat.process.stdout)
+        sock, _ = listener.accept()
+        with sock:
+            sock.sendall(b"chatter that nobody reads" * 1000)
+            peers.eventually(lambda: peers.unread(sock) > 10_000, "bytes that wait")
+            assert saver.process.poll() is None  # and it has not reset what was not read yet
+            assert peers.sha256(peers.read_all(sock)) == peers.sha256(data)
+            assert saver.wait() == 0, saver.stderr
+            sock.sendall(b"more")  # this side is still open
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_save_leaves_at_once_when_the_peer_has_everything_and_closes(
+    bench: peers.Bench, certificates: Certificates, tls: bool
+) -> None:
+    options = ["--tls", "--certfile", certificates.server] if tls else []
+    saver, port = bench.listening("save", "-o", *options, stdin=subprocess.PIPE)
+    with peers.connect_tls(port, certificates.ca) if tls else peers.connect(port) as sock:
+        saver.process.stdin.write(b"all of it")
+        saver.process.stdin.close()
+        saver.process.stdin = None
+        assert peers.read_all(sock) == b"all of it"
+    assert saver.wait() == 0, saver.stderr
+
+
 def test_a_stream_goes_on_with_the_next_client_where_the_last_one_left(bench: peers.Bench) -> None:
     saver, port = bench.listening("save", "-l", stdin=subprocess.PIPE)
     assert saver.process.stdin is not None

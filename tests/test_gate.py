@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -67,33 +68,57 @@ def test_with_hold_a_second_connect_times_out_and_gets_through_later(
             assert read_line(loader) == b"second\n"
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("kind", ["hold", "queue"])
-def test_who_came_before_the_filter_waits_and_is_served_next(bench: peers.Bench, kind: str) -> None:
-    loader, port = bench.listening("load", "--gate", kind, stdout=subprocess.PIPE)
-    with peers.connect(port) as first, peers.connect(port) as second:
-        second.sendall(b"second\n")
+def test_who_came_before_the_filter_waits_and_is_served_next(
+    bench: peers.Bench, certificates: Certificates, kind: str, tls: bool
+) -> None:
+    options = ["--tls", "--certfile", certificates.server] if tls else []
+    loader, port = bench.listening("load", "--gate", kind, *options, stdout=subprocess.PIPE)
+    with peers.connect_tls(port, certificates.ca) if tls else peers.connect(port) as first:
+        second = peers.connect(port)
+        if not tls:
+            second.sendall(b"second\n")
         first.sendall(b"first\n")
         assert read_line(loader) == b"first\n"
         if kind == "queue":
             time.sleep(1.2)
             peers.connect(port).close()  # connects although a client has been served for more than a second
+        if tls:
+            first.unwrap()  # type: ignore[attr-defined]
         first.close()
+        if tls:  # it shakes hands when its turn has come
+            second = ssl.create_default_context(cafile=str(certificates.ca)).wrap_socket(
+                second, server_hostname="localhost"
+            )
+            second.sendall(b"second\n")
         assert read_line(loader) == b"second\n"
+        second.close()
 
 
-def test_with_refuse_others_are_reset_and_counted(bench: peers.Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_with_refuse_others_are_reset_and_counted(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path, tls: bool
+) -> None:
     options = ["--gate", "refuse", "-v", "--stats-file", tmp_path / "stats"]
+    options += ["--tls", "--certfile", certificates.server] if tls else []
     loader, port = bench.listening("load", *options, stdout=subprocess.PIPE)
-    with peers.connect(port) as first:
+
+    def connect() -> socket.socket:
+        return peers.connect_tls(port, certificates.ca) if tls else peers.connect(port)
+
+    with connect() as first:
         first.sendall(b"first\n")
         assert read_line(loader) == b"first\n"
-        with peers.connect(port) as second, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect() as second:  # the reset may be faster than connect
             second.recv(1)
         loader.says("refused: another client is being served")
         first.sendall(b"still first\n")
         assert read_line(loader) == b"still first\n"
+        if tls:
+            first.unwrap()  # type: ignore[attr-defined]
     loader.says("ended after")
-    with peers.connect(port) as third:
+    with connect() as third:
         third.sendall(b"third\n")
         assert read_line(loader) == b"third\n"
     assert json.loads((tmp_path / "stats").read_text().splitlines()[0])["refused"] == 1
@@ -121,10 +146,56 @@ def test_a_thousand_clients_in_a_row_are_served_at_full_speed_with_flat_descript
         with peers.connect(port, timeout=0.9) as sock:  # a SYN that met the filter would take a second
             sock.sendall(b"%d\n" % number)
         if number == 10:
+            peers.eventually(lambda: (tmp_path / "got").read_bytes().endswith(b"\n10\n"), "the tenth client's line")
             before = loader.fd_count()
     lines = b"".join(b"%d\n" % number for number in range(1000))
     peers.eventually(lambda: (tmp_path / "got").read_bytes() == lines, "every client's line, in order")
-    assert loader.fd_count() <= before + 1  # one may be open at the time of the first look
+    peers.eventually(lambda: loader.fd_count() <= before, "as few descriptors as before")
+
+
+def test_tls_clients_good_and_bad_leave_no_descriptor_behind(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path
+) -> None:
+    loader, port = bench.listening("load", "--tls", "--certfile", certificates.server, "-O", tmp_path / "got")
+
+    def visit() -> None:
+        with peers.connect_tls(port, certificates.ca) as sock:
+            sock.sendall(b"x")
+            sock.unwrap().close()
+        with peers.connect(port) as garbage:
+            garbage.sendall(b"garbage\r\n\r\n")
+            garbage.recv(100)
+        with peers.connect_tls(port, certificates.ca) as sock:
+            sock.sendall(b"y")  # and no close_notify
+        peers.close_with_reset(peers.connect(port))
+
+    visit()
+    peers.eventually(lambda: (tmp_path / "got").read_bytes() == b"xy", "two clients' bytes")
+    before = loader.fd_count()
+    for _ in range(20):
+        visit()
+    peers.eventually(lambda: (tmp_path / "got").read_bytes() == b"xy" * 21, "every client's bytes, in order")
+    peers.eventually(lambda: loader.fd_count() <= before, "as few descriptors as before")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_no_connection_is_left_in_close_wait(
+    bench: peers.Bench, certificates: Certificates, verb: str, tls: bool
+) -> None:
+    side = [] if verb == "load" else ["-l", "-I", bench.file(b"some data")]
+    _, port = bench.listening(verb, *side, *(["--tls", "--certfile", certificates.server] if tls else []))
+    for number in range(9):
+        sock = peers.connect_tls(port, certificates.ca) if tls else peers.connect(port)
+        if number % 3 == 0:
+            peers.close_with_reset(sock)
+            continue
+        if verb == "load":
+            sock.sendall(b"x")
+        elif number % 3 == 1:
+            assert sock.recv(100)
+        sock.close()
+    peers.eventually(lambda: peers.states(port) <= {"LISTEN", "TIME_WAIT"}, "every connection's end")
 
 
 def test_restart_on_the_same_port_works_at_once(bench: peers.Bench) -> None:
@@ -181,6 +252,27 @@ def test_a_plain_listener_survives_resets_and_idle_clients(bench: peers.Bench) -
     assert loader.stderr.count("connection reset by peer after 6 bytes") == 3
 
 
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_with_few_descriptors_left_clients_are_still_served(bench: peers.Bench, tmp_path: Path, verb: str) -> None:
+    data = bench.file(b"all there is")
+    side = ["-O", tmp_path / "got"] if verb == "load" else ["-l", "-I", data]
+    program, port = bench.listening(verb, *side)
+    numbers = {int(path.name) for path in Path(f"/proc/{program.process.pid}/fd").iterdir()}
+    free = next(number for number in range(1000) if number not in numbers)
+    limits = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)
+    for spare in (1, 2, 3):  # the connection itself, and then some of what the kernel path wants
+        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (free + spare, limits[1]))
+        with peers.connect(port) as sock:
+            if verb == "save":
+                assert peers.read_all(sock) == data.read_bytes()
+            else:
+                sock.sendall(data.read_bytes())
+    if verb == "load":
+        peers.eventually(lambda: (tmp_path / "got").read_bytes() == 3 * data.read_bytes(), "three times the data")
+    assert program.process.poll() is None
+    assert program.stderr.count("\n") == 1  # where it listens
+
+
 def test_running_out_of_descriptors_is_waited_out(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", stdout=subprocess.PIPE)
     with peers.connect(port) as sock:
@@ -199,12 +291,27 @@ def test_running_out_of_descriptors_is_waited_out(bench: peers.Bench) -> None:
 
 def test_allow_turns_strangers_away(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", "--allow", "127.0.0.2/32", "--allow", "::1/128", stdout=subprocess.PIPE)
-    with peers.connect(port) as stranger, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), peers.connect(port) as stranger:  # the reset may be faster than connect
         stranger.recv(1)
     loader.says("refused: not in --allow")
     with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) as friend:
         friend.sendall(b"friend\n")
         assert read_line(loader) == b"friend\n"
+
+
+def test_with_hold_every_address_holds_back(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", host="", stdout=subprocess.PIPE)
+    with peers.connect(port, "::1") as first:
+        first.sendall(b"first\n")
+        assert read_line(loader) == b"first\n"
+        time.sleep(1.2)  # the filter goes on after a second
+        for host in ("127.0.0.1", "::1"):
+            with pytest.raises(TimeoutError):
+                peers.connect(port, host, timeout=0.3)
+    for host in ("127.0.0.1", "::1"):
+        with peers.connect(port, host) as sock:
+            sock.sendall(host.encode() + b"\n")
+            assert read_line(loader) == host.encode() + b"\n"
 
 
 def test_several_addresses_still_serve_one_client_in_all(bench: peers.Bench) -> None:

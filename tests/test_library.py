@@ -182,15 +182,25 @@ def test_settings_that_do_not_exist_are_refused() -> None:
         ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
 
 
-def test_it_runs_on_the_stock_event_loop_too() -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_it_runs_on_the_stock_event_loop_too(certificates: Certificates, tls: bool) -> None:
+    data = peers.payload(1_000_003)
+    ours = {"tls": True, "certfile": str(certificates.server)} if tls else {}
+    theirs = {"tls": True, "cafile": str(certificates.ca)} if tls else {}
+
     async def main() -> bytes:
-        async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
-            thread = send_in_thread(loader.port, b"y" * 1_000_000)
+        async with ringmain.load("127.0.0.1:0", listen_once=True, **ours) as loader:
+
+            async def send() -> None:
+                async with ringmain.save(f"127.0.0.1:{loader.port}", **theirs) as saver:
+                    await saver.write(data)
+
+            task = asyncio.ensure_future(send())
             got = b"".join([bytes(block) async for block in loader])
-        thread.join()
+            await task
         return got
 
-    assert asyncio.run(main()) == b"y" * 1_000_000
+    assert peers.sha256(asyncio.run(main(), debug=True)) == peers.sha256(data)
 
 
 def test_read_ahead_is_on_where_libssl_can_be_asked() -> None:
@@ -217,6 +227,19 @@ def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
         return got
 
     assert run(main()) == b"good"
+
+
+@pytest.mark.parametrize("seconds", [None, 1, 60, 7200])
+def test_silent_peers_are_probed_if_wanted(seconds: float | None) -> None:
+    from ringmain.connection import prepare
+    from ringmain.settings import Settings
+
+    with socket.socket() as sock:
+        prepare(sock, Settings(keepalive=seconds))
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == (seconds is not None)
+        if seconds is not None:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == seconds
 
 
 def test_a_saver_dials_what_listens(run: Run) -> None:

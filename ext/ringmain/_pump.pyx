@@ -8,7 +8,8 @@ Invariants:
 - No flag of a descriptor is changed. Pipes are used with SPLICE_F_NONBLOCK; a socket must be non-blocking already.
 - Whoever has nothing to give, or takes nothing, is waited for in `ppoll`, which the stop descriptor ends at once.
 - After a wake-up for the source without a byte moved, it is the destination that is full.
-- What cannot be spliced is found out before a byte has moved: the pump is `refused`, and others take over.
+- What cannot be spliced, or got no descriptors, is found out before a byte has moved: the pump is `refused`, and others
+  take over.
 """
 
 import errno
@@ -84,10 +85,13 @@ cdef class Pump:
         self.counters = counters
         self.coalescer = coalescer
         self.offset = offset
-        self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        if through:
-            self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
-            widen_pipe(self.pipe_in)
+        try:
+            self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            if through:
+                self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
+                widen_pipe(self.pipe_in)
+        except OSError as error:  # the process is out of descriptors; blocks need none
+            self.error = error
 
     def __dealloc__(self):
         for fd in (self.stop_fd, self.pipe_in, self.pipe_out):
@@ -97,6 +101,9 @@ cdef class Pump:
     def run(self):
         """Move bytes, in whichever thread, until it is over. Raises nothing: see `verdict`, `error` and `refused`."""
         cdef Step step
+        if self.error is not None:
+            self.refused = True
+            return
         with nogil:
             step = self.move()
         if step == ENDED:
@@ -117,7 +124,8 @@ cdef class Pump:
         if not self.stopping:
             self.stop_verdict, self.stop_error = verdict, error
             self.stopping = True
-            os.eventfd_write(self.stop_fd, 1)
+            if self.stop_fd >= 0:
+                os.eventfd_write(self.stop_fd, 1)
 
     @property
     def fullness(self):

@@ -2,6 +2,16 @@
 
 import os
 import signal
+import sys
+
+
+def hold_standard_descriptors() -> None:
+    """Open /dev/null wherever standard input, output or error was closed: else the next socket gets that number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
 
 
 def main() -> None:
@@ -9,6 +19,7 @@ def main() -> None:
     # Until the event loop takes over there is nothing to save: a signal ends the process without a traceback.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(128 + number))
+    hold_standard_descriptors()
     from ringmain.cli import run
 
     run()

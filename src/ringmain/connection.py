@@ -60,7 +60,7 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
     except (socket.gaierror, UnicodeError) as error:
         why = reason(error).lower()
         raise ResolveError(
-            f"resolve {endpoint.host}:{endpoint.port}", why, "check the host and service name"
+            f"resolve {host_and_port(endpoint.host, endpoint.port)}", why, "check the host and service name"
         ) from error
     return list(dict.fromkeys(rows))
 
@@ -129,7 +129,11 @@ async def _first_that_answers(rows: list[tuple[Any, ...]], deadline: float | Non
     last: OSError | None = None
     for position, (family, kind, protocol, _, address) in enumerate(rows):
         share = None if deadline is None else (deadline - loop.time()) / (len(rows) - position)
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # no such family here, or no descriptor left
+            last = error
+            continue
         sock.setblocking(False)
         try:
             async with asyncio.timeout(share):
@@ -178,7 +182,7 @@ async def shake_hands(
         )
     except (OSError, ValueError) as error:
         sock.close()
-        raise TlsError(what, reason(error)) from error
+        raise TlsError(what, reason(error), _remedy(error)) from error
     try:
         async with asyncio.timeout(settings.handshake_timeout):
             while True:
@@ -196,19 +200,34 @@ async def shake_hands(
         raise TimedOutError(what, limit, "does it speak TLS? else raise --handshake-timeout") from error
     except ssl.SSLCertVerificationError as error:
         await farewell(tls_sock)
-        raise UntrustedError(what, reason(error), "give its CA with --cafile, its name with --server-name") from error
+        remedy = "give its CA with --cafile, its name with --server-name"
+        if server_name is None:
+            remedy = "give the CA of those who may come with --client-ca"
+        raise UntrustedError(what, reason(error), remedy) from error
     except ssl.SSLEOFError as error:
         tls_sock.close()
         raise TlsError(what, "the peer closed the connection", "does it speak TLS?") from error
     except ssl.SSLError as error:
         await farewell(tls_sock)
-        raise TlsError(what, reason(error)) from error
+        raise TlsError(what, reason(error), _remedy(error)) from error
     except OSError as error:
         tls_sock.close()
-        raise TlsError(what, reason(error)) from error
+        raise TlsError(what, reason(error), _remedy(error)) from error
     except BaseException:
         tls_sock.close()
         raise
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about a handshake that failed."""
+    words = reason(error)
+    if "wrong version number" in words or "http request" in words:
+        return "does the peer speak TLS?"
+    if "alert" in words:
+        return "the peer rejects our certificate or settings; its log may tell why"
+    if isinstance(error, ssl.SSLError):
+        return "check --min-tls-version, --ciphers and the certificates of both sides"
+    return "try again, or see the peer's log"
 
 
 async def farewell(sock: socket.socket) -> None:

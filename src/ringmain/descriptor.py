@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import stat
+import sys
 
 from ringmain._pump import widen_pipe
 from ringmain._ring import Counters
@@ -42,6 +43,7 @@ class Descriptor:
         self.is_terminal = os.isatty(fd)
         self.may_block = self.is_pipe or self.is_socket or self.is_terminal
         self._reopened = False
+        self._poll: select.epoll | None = None
         self._socket = socket.socket(fileno=os.dup(fd)) if self.is_socket else None
         if self.is_pipe or self.is_terminal:
             try:
@@ -63,6 +65,22 @@ class Descriptor:
             os.close(self.fd)
         if self._socket is not None:
             self._socket.close()
+        if self._poll is not None:
+            self._poll.close()
+
+    async def _until_ready(self, events: int, ready: "asyncio.Future[None] | None" = None) -> None:
+        """Wait until there is something to read, or room to write."""
+        if self._reopened:
+            await until(self.fd, writable=events == select.EPOLLOUT, ready=ready)
+            return
+        # uvloop sets O_NONBLOCK on whatever it watches (uv_poll_init), so it is given an epoll of our own instead.
+        if self._poll is None:
+            self._poll = select.epoll()
+        self._poll.register(self.fd, events)
+        try:
+            await until(self._poll.fileno(), ready=ready)
+        finally:
+            self._poll.unregister(self.fd)
 
 
 class Output(Descriptor):
@@ -78,7 +96,7 @@ class Output(Descriptor):
             try:
                 size = self._write_some(view)
             except BlockingIOError:
-                await until(self.fd, writable=True)
+                await self._until_ready(select.EPOLLOUT)
                 continue
             except OSError as error:
                 raise self.failure(error) from error
@@ -137,7 +155,7 @@ class Input(Descriptor):
                 size = self._read_some()
             except BlockingIOError:
                 self._waiter = asyncio.get_running_loop().create_future()
-                await until(self.fd, ready=self._waiter)
+                await self._until_ready(select.EPOLLIN, self._waiter)
                 continue
             except OSError as error:
                 raise self.failure(error) from error
@@ -206,4 +224,6 @@ def _standard(fd: int, error_class: type[InputError] | type[OutputError], name: 
         os.fstat(fd)
     except OSError as error:
         raise error_class(name, "it is closed", remedy) from error
+    if (sys.__stdin__, sys.__stdout__)[fd] is None:  # it was closed when Python started; something else took its number
+        raise error_class(name, "it is closed", remedy)
     return fd

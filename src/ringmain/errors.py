@@ -117,10 +117,12 @@ def reason(error: BaseException) -> str:
         return "the peer closed the connection"
     openssl_words = getattr(error, "verify_message", None) or getattr(error, "reason", None)
     if isinstance(openssl_words, str):
-        return openssl_words.lower().replace("_", " ")
+        return openssl_words.lower().replace("_", " ").rstrip(".")
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return _decapitalized(os.strerror(error.errno))
+    if isinstance(error, OSError) and error.errno and error.strerror:  # a socket.gaierror, whose numbers mean nothing
+        return _decapitalized(error.strerror)
     return _decapitalized(str(error) or type(error).__name__)
 
 

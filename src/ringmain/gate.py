@@ -51,7 +51,7 @@ async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
-            return Gate(_open_all(rows), settings)
+            return Gate(_open_all(rows, v6_only=len(rows) > 1 or settings.family == 6), settings)
         except OSError as error:
             # A free port taken at the first address may be in use at the second: another one is tried.
             if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
@@ -65,7 +65,7 @@ async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
     raise AssertionError("the last attempt raises")
 
 
-def _open_all(rows: list[tuple[Any, ...]]) -> list[socket.socket]:
+def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = 0
     missing: OSError | None = None
@@ -73,7 +73,7 @@ def _open_all(rows: list[tuple[Any, ...]]) -> list[socket.socket]:
         # IPv4 first, so that the port reported is the one most peers will use.
         for family, kind, protocol, _, address in sorted(rows, key=lambda row: row[0] != socket.AF_INET):
             try:
-                sock = _open_one(family, kind, protocol, (address[0], address[1] or port, *address[2:]), len(rows) > 1)
+                sock = _open_one(family, kind, protocol, (address[0], address[1] or port, *address[2:]), v6_only)
             except OSError as error:
                 # A machine without IPv6 may still name ::1 in its hosts file.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -91,12 +91,12 @@ def _open_all(rows: list[tuple[Any, ...]]) -> list[socket.socket]:
     return sockets
 
 
-def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], one_of_many: bool) -> socket.socket:
+def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], v6_only: bool) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and one_of_many:
+        if family == socket.AF_INET6 and v6_only:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(_BACKLOG)
@@ -149,7 +149,7 @@ class Gate:
                     sock = await shake_hands(sock, context, self._settings, peer)
                 return Connection.of(sock, peer)
             except (RingmainError, OSError) as error:
-                log.warning("%s: %s", peer, error if isinstance(error, RingmainError) else reason(error))
+                log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
                 sock.close()
                 self.done()
             except BaseException:

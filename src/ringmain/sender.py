@@ -218,7 +218,10 @@ class Sender:
     def _watch_for_hang_up(self) -> None:
         """Hear of a reset after the peer's FIN, when there is nothing to read any more that would tell."""
         # An epoll of our own that asks for no event still hears of errors, and is itself readable then.
-        self._hang_up = select.epoll()
+        try:
+            self._hang_up = select.epoll()
+        except OSError:  # no descriptor left: the next write finds out
+            return
         self._hang_up.register(self._fd, 0)
         self._loop.add_reader(self._hang_up.fileno(), self._hung_up)
 

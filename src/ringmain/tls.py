@@ -58,7 +58,8 @@ def _finished(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
         try:
             context.set_ciphers(settings.ciphers)
         except ssl.SSLError as error:
-            raise UsageError(f"ciphers {settings.ciphers!r}", reason(error), "see: openssl ciphers -v") from error
+            what = f"ciphers {settings.ciphers!r}"
+            raise UsageError(what, "OpenSSL knows none of them", "see: openssl ciphers -v") from error
     # Where libssl is built into the interpreter there is no file to ask; reads are smaller then, nothing else differs.
     module_path = getattr(_ssl, "__file__", None)
     if module_path is not None:
@@ -82,8 +83,6 @@ def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
                 mode = Path(path).stat().st_mode
         except OSError as error:
             raise CertificateError(f"{option} {path}", reason(error), "give a readable PEM file") from error
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        log.warning("key file %s: others may read it; run: chmod 600 %s", keyfile, keyfile)
 
     def no_password() -> str:
         raise CertificateError(
@@ -102,6 +101,8 @@ def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
         else:
             why, remedy = reason(error), "check it with: openssl x509 -in ... -text"
         raise CertificateError(f"certificate {certfile}", why, remedy) from error
+    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        log.warning("key file %s: others may read it; run: chmod 600 %s", keyfile, keyfile)
 
 
 def _load_self_signed(context: ssl.SSLContext) -> None:

@@ -9,13 +9,13 @@ from ringmain import __version__
 from ringmain.cli.load import load
 from ringmain.cli.nics import nics
 from ringmain.cli.save import save
-from ringmain.errors import RingmainError
+from ringmain.errors import OutputError, RingmainError, reason
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
+    """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
 
     \b
     ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive
@@ -44,11 +44,23 @@ def run() -> None:
     except click.Abort:
         code = 130
     except RingmainError as error:
-        code = fail(str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of --help or nics has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
+        fail(str(error), error.exit_code)
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # without waiting for a name that is still being resolved, in a thread
+    except SystemExit as error:
+        if error.code != 1 or "_RINGMAIN_COMPLETE" in os.environ:
+            raise
+        code = _forget_stdout(0)  # click's way to say that the reader of --help or nics has left
+    except OSError as error:  # --help, --version or nics; what load and save meet has a class of its own
+        code = fail(f"write to standard output: {reason(error)}; free space or redirect it", OutputError.exit_code)
+        _forget_stdout(code)
     sys.exit(code)
+
+
+def _forget_stdout(code: int) -> int:
+    """Let what Python still holds for standard output go nowhere when it exits; return the code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
 
 
 def fail(message: str, code: int) -> int:

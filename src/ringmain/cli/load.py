@@ -22,7 +22,7 @@ from ringmain.errors import UsageError
     help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
 )
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
-    r"""Receive at ENDPOINT and write what arrives to standard output.
+    """Receive at ENDPOINT and write what arrives to standard output.
 
     \b
     ringmain load tcp://127.0.0.1:8000 > events.ndjson

@@ -1,7 +1,6 @@
 """ringmain nics."""
 
 import json
-import sys
 
 import click
 
@@ -16,7 +15,7 @@ def nics(as_json: bool) -> None:
     found = list_nics()
     if as_json:
         for nic in found:
-            print(json.dumps(nic))
+            click.echo(json.dumps(nic))
         return
 
     def row(nic: Nic) -> tuple[str, ...]:
@@ -30,5 +29,4 @@ def nics(as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
-    sys.stdout.flush()
+        click.echo(line.rstrip())

@@ -13,7 +13,7 @@ from ringmain.cli.options import shared
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
 @click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
 def save(**options: Any) -> int:
-    r"""Connect to ENDPOINT and send standard input.
+    """Connect to ENDPOINT and send standard input.
 
     \b
     ringmain save tcp://127.0.0.1:8000 < events.ndjson

@@ -31,6 +31,7 @@ log = logging.getLogger("ringmain")
 _GRACE = 2.0
 # What a look at a verb shows: bytes in, bytes out, fullness of what is between them from 0 to 1.
 Look = Callable[[], tuple[int, int, float]]
+_TLS_OPTIONS = ("certfile", "keyfile", "cafile", "client_ca", "server_name", "ciphers", "insecure", "self_signed")
 _REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
 
 
@@ -41,6 +42,7 @@ class Session:
         report = {name: options.pop(name) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
         self._port_file = report["port_file"]
+        self._port_file_written = False
         self._stats_fd = _open_stats(report["stats_file"])
         terminal = sys.stderr.isatty()
         self._progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
@@ -51,10 +53,9 @@ class Session:
         _set_up_log(report["quiet"], report["verbose"])
         self.tls = options["tls"] or Endpoint.parse(endpoint).tls
         if not self.tls:
-            for name in ("certfile", "keyfile"):
-                if options[name] is not None:
-                    log.warning("--%s is ignored without --tls", name)
-                    break
+            idle = [f"--{name.replace('_', '-')}" for name in _TLS_OPTIONS if options[name]]
+            if idle:
+                log.warning("%s: ignored without --tls, nothing is encrypted", ", ".join(idle))
 
     def moved(self, counters: Counters | None) -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
@@ -64,12 +65,13 @@ class Session:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look) -> int:
         """Run the verb's coroutine to its end; return the exit code."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(self._supervise(work, stop, look))
-            if self._signal:
-                # A name that is still being resolved, in a thread, must not hold up the exit.
-                sys.stderr.flush()
-                os._exit(code)
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
+        code = runner.run(self._supervise(work, stop, look))
+        if self._signal:
+            sys.stderr.flush()
+            os._exit(code)
+        runner.close()
         return code
 
     async def _supervise(
@@ -80,6 +82,7 @@ class Session:
 
         def interrupt(number: int) -> None:
             if self._signal:
+                self._remove_port_file()
                 os._exit(128 + number)
             self._signal = number
             if not stop():
@@ -128,10 +131,16 @@ class Session:
             yield
             return
         _write_atomically(Path(self._port_file), f"{verb.port}\n")
+        self._port_file_written = True
         try:
             yield
         finally:
+            self._remove_port_file()
+
+    def _remove_port_file(self) -> None:
+        if self._port_file_written:
             Path(self._port_file).unlink(missing_ok=True)
+            self._port_file_written = False
 
     def record(self, connection: Connection, counters: Counters, size: int, verdict: str, refused: int) -> None:
         """Append a connection's figures to the stats file; `refused` counts the clients turned away so far."""
