@@ -43,9 +43,11 @@ async def run(pump: Pump) -> None:
     done = loop.create_future()
 
     def work() -> None:
-        pump.run()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(done.set_result, None)
+        try:
+            pump.run()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+                loop.call_soon_threadsafe(done.set_result, None)
 
     # A daemon: a disk or a network file system that hangs must not keep the process from ending.
     threading.Thread(target=work, name="ringmain-pump", daemon=True).start()
@@ -53,5 +55,7 @@ async def run(pump: Pump) -> None:
         await asyncio.shield(done)
     except asyncio.CancelledError:
         pump.stop()
-        await done
+        while not done.done():  # cancelled once more or not: until then both descriptors are in use
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(done)
         raise
