@@ -30,7 +30,10 @@ cdef class Coalescer:
 
     cdef void arrived(self, Py_ssize_t size, double now) noexcept nogil:
         """Account for bytes that were read, and set the mark for those to come."""
-        cdef double elapsed = now - self.since
+        cdef double elapsed
+        if self.linger <= 0:
+            return
+        elapsed = now - self.since
         self.last = now
         self.came += size
         if elapsed >= self.linger:
