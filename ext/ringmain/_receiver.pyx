@@ -137,8 +137,8 @@ cdef class Receiver:
         """Let the bytes that wait below the low-water mark come, if it is time; called by the loop."""
         cdef uint64_t expirations
         cdef double left
-        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
-            return  # not due after all: it was set anew meanwhile
+        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0 or self.coalescer is None:
+            return  # not due after all: it was set anew meanwhile, or the stream has ended
         self.timing = False
         if self.coalescer.mark > 1:
             left = self.coalescer.due() - monotonic()
