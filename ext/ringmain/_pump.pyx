@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPIPE, errno as c_errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, errno as c_errno
 from libc.math cimport fmax, modf
 from posix.unistd cimport close, write
 
@@ -92,10 +92,13 @@ cdef class Pump:
         self.counters = counters
         self.coalescer = coalescer
         self.offset = offset
-        self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        if through:
-            self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
-            widen_pipe(self.pipe_in)
+        try:
+            self.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            if through:
+                self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
+                widen_pipe(self.pipe_in)
+        except OSError as error:
+            self.error = error
 
     def __dealloc__(self):
         for fd in (self.stop_fd, self.pipe_in, self.pipe_out):
@@ -105,12 +108,16 @@ cdef class Pump:
     def run(self):
         """Move bytes, in whichever thread, until it is over. Raises nothing: see `verdict`, `error` and `refused`."""
         cdef Step step
+        if self.error is not None:  # no descriptors left for our own needs: others do without
+            self.refused, self.verdict = True, "stopped"
+            return
         with nogil:
             step = self.move()
         if step == ENDED:
             self.verdict = "ended"
         elif step == FAILED:
-            self.refused = self.number in (EINVAL, ENOSYS) and self.counters.bytes_in == 0
+            # EPERM is what some sandboxes answer to system calls that they do not know.
+            self.refused = self.number in (EINVAL, ENOSYS, EPERM) and self.counters.bytes_in == 0
             self.error = OSError(self.number, os.strerror(self.number))
             self.failed = "source" if self.side == SOURCE else "destination"
             if (self.side == SOURCE) != (self.coalescer is not None):
@@ -125,7 +132,8 @@ cdef class Pump:
         if not self.stopping:
             self.stop_verdict, self.stop_error = verdict, error
             self.stopping = True
-            os.eventfd_write(self.stop_fd, 1)
+            if self.stop_fd >= 0:
+                os.eventfd_write(self.stop_fd, 1)
 
     @property
     def fullness(self):
