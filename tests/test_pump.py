@@ -290,20 +290,20 @@ def test_stop_ends_a_load_at_once(state: str) -> None:
 
 
 def flood(peer: socket.socket) -> Callable[[], None]:
-    """Send without end until the connection breaks or is shut down; return how to end that."""
-    peer.setblocking(True)
+    """Send without end, or until the connection breaks; return how to end that."""
+    over = threading.Event()
 
     def send() -> None:
         with contextlib.suppress(OSError):
-            while True:
-                peer.send(bytes(1 << 20))
+            while not over.is_set():
+                if select.select([], [peer], [], 0.05)[1]:
+                    peer.send(bytes(1 << 20), socket.MSG_DONTWAIT)
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
 
     def end() -> None:
-        with contextlib.suppress(OSError):
-            peer.shutdown(socket.SHUT_RDWR)
+        over.set()
         thread.join(peers.TIMEOUT)
 
     return end
@@ -370,18 +370,20 @@ def test_urgent_data_is_left_out_as_for_every_reader(tmp_path: Path, through: bo
     with connection() as (peer, ours), pipe() as (source, sink), (tmp_path / "got").open("wb+") as file:
         pump = loading(ours, file if through else sink, through=through)
         with running(pump) as thread:
-            for text in (b"one", b"two", b"three"):
+            sent = b""
+            for text in (b"one", b"two", b"three"):  # TCP knows but one urgent byte, so each waits for the last
                 peer.sendall(text)
                 peer.send(b"!", socket.MSG_OOB)
                 peer.sendall(b" and ")
-            peer.sendall(peers.payload(1_000_00))
+                sent += text + b" and "
+                peers.eventually(lambda: pump.counters.bytes_out == len(sent), "what is not urgent")  # noqa: B023
+            peer.send(b"!", socket.MSG_OOB)
+            peer.sendall(b"the end")
             peer.shutdown(socket.SHUT_WR)
-            if not through:
-                got = read(source, 100_026)
             thread.join(peers.TIMEOUT)
-        if through:
-            got = (tmp_path / "got").read_bytes()
-        assert got == b"one and two and three and " + peers.payload(1_000_00)
+        sent += b"the end"
+        got = (tmp_path / "got").read_bytes() if through else read(source, len(sent))
+        assert (got, pump.verdict) == (sent, "ended")
         assert moved(pump) == (len(got), len(got))
 
 
@@ -452,13 +454,14 @@ def test_a_file_goes_from_an_offset_to_its_end_as_it_is_then(tmp_path: Path) -> 
             assert source.tell() == (0 if change is None else 7)
 
 
-def test_a_descriptor_that_cannot_be_read_or_written_is_blamed() -> None:
-    with connection() as (peer, ours), pipe() as (source, sink):
+def test_a_file_that_is_not_open_for_it_is_blamed(tmp_path: Path) -> None:
+    with connection() as (peer, ours), (tmp_path / "file").open("wb") as sink, (tmp_path / "file").open("rb") as source:
         peer.sendall(b"x")
-        for pump, side in ((loading(ours, source), "source"), (saving(sink, ours), "source")):
+        for pump, side in ((loading(ours, source, through=True), "destination"), (saving(sink, ours, offset=0), "source")):
             pump.run()
-            assert (pump.failed, moved(pump)) == (side, (0, 0))
-            assert pump.error is not None
+            assert (pump.failed, pump.verdict, moved(pump)) == (side, "stopped", (0, 0))
+            assert isinstance(pump.error, OSError)
+            assert pump.error.errno == errno.EBADF
 
 
 def test_a_pump_is_waited_for_however_often_its_task_is_cancelled(run: Run) -> None:

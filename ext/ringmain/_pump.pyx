@@ -172,8 +172,8 @@ cdef class Pump:
             size = sendfile(into, self.source, &offset, CHUNK)
         else:
             size = splice(self.source, NULL, into, NULL, CHUNK, FLAGS)
-        if size == 0:
-            return ENDED
+        if size == 0:  # of a socket that has a FIN, splice says so before urgent data too
+            return ENDED if self.coalescer is None else self.step_over()
         if size < 0:
             if c_errno == EAGAIN:
                 return AGAIN
@@ -191,7 +191,7 @@ cdef class Pump:
         return MOVED
 
     cdef Step step_over(self) noexcept nogil:
-        """Get past what splice does not move although both sides are ready.
+        """Get past what splice does not move although both sides are ready, or find that it is the end.
 
         recv leaves urgent data out, as it does for every reader, and goes on behind it. Without a socket to ask, or when
         it has nothing after all, a pause keeps the loop from spinning.
