@@ -92,7 +92,7 @@ def sending(sink: Any, data: bytes) -> Iterator[None]:
 def write_all(sink: Any, data: bytes) -> None:
     view = memoryview(data)
     while len(view):
-        view = view[sink.write(view) :]
+        view = view[os.write(sink.fileno(), view) :]
 
 
 def read(source: Any, size: int) -> bytes:
@@ -101,7 +101,7 @@ def read(source: Any, size: int) -> bytes:
     while len(got) < size:
         want = min(size - len(got), 1 << 16)
         assert select.select([source], [], [], peers.TIMEOUT)[0], f"{len(got)} of {size} bytes came"
-        chunk = source.recv(want) if isinstance(source, socket.socket) else source.read(want)
+        chunk = source.recv(want) if isinstance(source, socket.socket) else os.read(source.fileno(), want)
         if not chunk:
             break
         got += chunk
@@ -154,9 +154,7 @@ def test_every_byte_of_small_and_large_pipes_is_sent(size: int) -> None:
 
 
 @pytest.mark.parametrize("enlarged", [True, False])
-def test_a_pipe_of_its_own_leads_to_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarged: bool
-) -> None:
+def test_a_pipe_of_its_own_leads_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarged: bool) -> None:
     data = peers.payload(5_000_001)
     if not enlarged:
         monkeypatch.setattr("ringmain._pump.widen_pipe", lambda fd: fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE))
@@ -403,7 +401,9 @@ def test_two_readers_of_one_pipe_share_it_and_do_not_spin() -> None:
         for thread in threads:
             thread.join(peers.TIMEOUT)
         assert [pump.verdict for pump in pumps] == ["ended", "ended"]
-        assert sum(len(read(peer, pump.counters.bytes_out)) for (peer, _), pump in zip(ends, pumps, strict=True)) == 30_000
+        assert (
+            sum(len(read(peer, pump.counters.bytes_out)) for (peer, _), pump in zip(ends, pumps, strict=True)) == 30_000
+        )
 
 
 @pytest.mark.parametrize("kind", ["append", "full"])
@@ -438,7 +438,7 @@ def test_a_file_goes_from_an_offset_to_its_end_as_it_is_then(tmp_path: Path) -> 
         with connection() as (peer, ours), path.open("rb+", buffering=0) as source:
             pump = saving(source, ours, offset=1_000_001)
             with running(pump) as thread:
-                peers.eventually(lambda: pump.paused, "a full connection")
+                peers.eventually(lambda: pump.paused, "a full connection")  # noqa: B023
                 before = moved(pump)[1]
                 if change is not None:
                     source.seek(0, os.SEEK_END)
@@ -457,7 +457,10 @@ def test_a_file_goes_from_an_offset_to_its_end_as_it_is_then(tmp_path: Path) -> 
 def test_a_file_that_is_not_open_for_it_is_blamed(tmp_path: Path) -> None:
     with connection() as (peer, ours), (tmp_path / "file").open("wb") as sink, (tmp_path / "file").open("rb") as source:
         peer.sendall(b"x")
-        for pump, side in ((loading(ours, source, through=True), "destination"), (saving(sink, ours, offset=0), "source")):
+        for pump, side in (
+            (loading(ours, source, through=True), "destination"),
+            (saving(sink, ours, offset=0), "source"),
+        ):
             pump.run()
             assert (pump.failed, pump.verdict, moved(pump)) == (side, "stopped", (0, 0))
             assert isinstance(pump.error, OSError)
@@ -498,7 +501,11 @@ def test_what_stands_in_the_way_is_told_by_name(tmp_path: Path) -> None:
     main, side = pty.openpty()
     left, right = socket.socketpair()
     with (tmp_path / "log").open("ab") as log, left, right:
-        for fd, words in ((side, "is a terminal"), (left.fileno(), "is a socket"), (log.fileno(), "open for appending")):
+        for fd, words in (
+            (side, "is a terminal"),
+            (left.fileno(), "is a socket"),
+            (log.fileno(), "open for appending"),
+        ):
             output = Output(fd, "standard output")
             assert not kernel.may_pump("auto", output, tls=False)
             with pytest.raises(UsageError, match=words):
@@ -657,7 +664,7 @@ def test_terminals_go_by_the_block_path(bench: peers.Bench) -> None:
         loader, port = bench.listening("load", "-o", stdout=side)
         with peers.connect(port) as sock:
             sock.sendall(text)
-            with open(main, "rb", buffering=0, closefd=False) as screen:  # noqa: PTH123
+            with open(main, "rb", buffering=0, closefd=False) as screen:
                 assert read(screen, len(text)) == text
         expect(loader, 0)
         tty.setcbreak(side)
@@ -725,7 +732,7 @@ def test_a_process_that_is_stopped_and_continued_loses_nothing(bench: peers.Benc
             program.signal(signal.SIGSTOP)
             peers.eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "a stopped process")
             program.signal(signal.SIGCONT)
-            part = read(source, 1_000_000)
+            part = read(source, min(1_000_000, len(data) - len(got)))
             assert part
             got += part
         assert peers.sha256(got) == peers.sha256(data)
@@ -746,7 +753,7 @@ def test_a_signal_ends_a_load_at_once(bench: peers.Bench, tmp_path: Path, state:
         loader.says("connected")
         if state == "idle":
             sock.sendall(b"x")
-            assert source.read(1) == b"x"
+            assert read(source, 1) == b"x"
         else:
             end = flood(sock)
             assert read(source, 1 << 20) == bytes(1 << 20)

@@ -49,6 +49,7 @@ cdef class Coalescer:
 
     cdef void lapse(self) noexcept nogil:
         """Let go what waits: nothing came for `linger` seconds."""
+        self.came = 0  # a flood that is over: a lone byte after it must not raise the mark again
         self.set_mark(1)
 
     cdef void set_mark(self, Py_ssize_t wish) noexcept nogil:
