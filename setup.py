@@ -48,5 +48,5 @@ setup(
             "auto_pickle": False,  # memory and sockets cannot be pickled
             "autotestdict": False,  # no doctests in compiled modules
         },
-    )
+    ),
 )

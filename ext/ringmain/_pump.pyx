@@ -7,8 +7,8 @@ Invariants:
   two pulls. A regular file that is sent goes by `sendfile`, from an offset of ours: its position is left alone.
 - No flag of a descriptor is changed. Pipes are used with SPLICE_F_NONBLOCK; a socket must be non-blocking already.
 - Whoever has nothing to give, or takes nothing, is waited for in `ppoll`, which the stop descriptor ends at once.
-- After a wake-up for the source without a byte moved, it is the destination that is full. If that is ready as well, urgent
-  data (MSG_OOB), which splice does not pass but recv does, is stepped over; a pipe that another reader emptied is left alone.
+- After a wake-up for the source without a byte moved, it is the destination that is full. If that is ready as well,
+  urgent data (MSG_OOB), which splice does not pass but recv does, is stepped over; or another reader was faster.
 - What cannot be spliced is found out before a byte has moved: the pump is `refused`, and others take over.
 """
 
@@ -193,7 +193,7 @@ cdef class Pump:
     cdef Step step_over(self) noexcept nogil:
         """Get past what splice does not move although both sides are ready, or find that it is the end.
 
-        recv leaves urgent data out, as it does for every reader, and goes on behind it. Without a socket to ask, or when
+        recv leaves urgent data out, as it does for every reader, and goes on behind it. Without a socket to ask, or if
         it has nothing after all, a pause keeps the loop from spinning.
         """
         cdef char few[PIPE_BUF]
