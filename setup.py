@@ -20,6 +20,8 @@ def switched_on(name: str) -> bool:
 flags = ["-O0", "-g"] if switched_on("DEBUG") else ["-O3"]
 if switched_on("SANITIZE"):
     flags += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+# An ordinary build must not find the objects of a sanitized one, nor the other way round.
+base = "build/sanitized" if switched_on("SANITIZE") else "build"
 macros = [("CYTHON_TRACE_NOGIL", "1")] if switched_on("COVERAGE") else []
 
 extensions = [
@@ -34,6 +36,7 @@ extensions = [
 ]
 
 setup(
+    options={"build": {"build_base": base}},
     ext_modules=cythonize(
         extensions,
         include_path=["ext"],
@@ -45,5 +48,5 @@ setup(
             "auto_pickle": False,  # memory and sockets cannot be pickled
             "autotestdict": False,  # no doctests in compiled modules
         },
-    )
+    ),
 )

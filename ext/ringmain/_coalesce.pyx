@@ -30,7 +30,10 @@ cdef class Coalescer:
 
     cdef void arrived(self, Py_ssize_t size, double now) noexcept nogil:
         """Account for bytes that were read, and set the mark for those to come."""
-        cdef double elapsed = now - self.since
+        cdef double elapsed
+        if self.linger <= 0:
+            return
+        elapsed = now - self.since
         self.last = now
         self.came += size
         if elapsed >= self.linger:
@@ -46,6 +49,7 @@ cdef class Coalescer:
 
     cdef void lapse(self) noexcept nogil:
         """Let go what waits: nothing came for `linger` seconds."""
+        self.came = 0  # a flood that is over: a lone byte after it must not raise the mark again
         self.set_mark(1)
 
     cdef void set_mark(self, Py_ssize_t wish) noexcept nogil:

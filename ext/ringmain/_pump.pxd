@@ -38,6 +38,7 @@ cdef class Pump:
 
     cdef Step move(self) noexcept nogil
     cdef Step pull(self) noexcept nogil
+    cdef Step step_over(self) noexcept nogil
     cdef Step push(self, Py_ssize_t size) noexcept nogil
     cdef Step wait_for_source(self) noexcept nogil
     cdef Step wait_for_destination(self) noexcept nogil

@@ -7,7 +7,8 @@ Invariants:
   two pulls. A regular file that is sent goes by `sendfile`, from an offset of ours: its position is left alone.
 - No flag of a descriptor is changed. Pipes are used with SPLICE_F_NONBLOCK; a socket must be non-blocking already.
 - Whoever has nothing to give, or takes nothing, is waited for in `ppoll`, which the stop descriptor ends at once.
-- After a wake-up for the source without a byte moved, it is the destination that is full.
+- After a wake-up for the source without a byte moved, it is the destination that is full. If that is ready as well,
+  urgent data (MSG_OOB), which splice does not pass but recv does, is stepped over; or another reader was faster.
 - What cannot be spliced, or got no descriptors, is found out before a byte has moved: the pump is `refused`, and others
   take over.
 """
@@ -16,9 +17,9 @@ import errno
 import fcntl
 import os
 
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPIPE, errno as c_errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, errno as c_errno
 from libc.math cimport fmax, modf
-from posix.unistd cimport close
+from posix.unistd cimport close, write
 
 from ringmain._coalesce cimport Coalescer, monotonic
 from ringmain._ring cimport Counters
@@ -27,8 +28,10 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <fcntl.h>
+    #include <limits.h>
     #include <poll.h>
     #include <sys/ioctl.h>
+    #include <sys/socket.h>
     #include <sys/types.h>
     #include <time.h>
     #ifdef __linux__
@@ -58,12 +61,17 @@ cdef extern from *:
     short POLLIN, POLLOUT
     unsigned long FIONREAD
     int ioctl(int fd, unsigned long request, void* value)
+    enum:
+        MSG_DONTWAIT, PIPE_BUF
+    ssize_t recv(int fd, void* buffer, size_t size, int flags) nogil
 
 HAS_SPLICE = bool(RINGMAIN_HAS_SPLICE)
 
 # What one call moves at most: as much as the largest pipe that an unprivileged user gets (fs.pipe-max-size).
 cdef size_t CHUNK = 1 << 20
 cdef unsigned int FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+# Seconds until it is tried again where both sides are ready and nothing moves.
+cdef double PAUSE = 0.001
 
 
 cdef class Pump:
@@ -101,15 +109,16 @@ cdef class Pump:
     def run(self):
         """Move bytes, in whichever thread, until it is over. Raises nothing: see `verdict`, `error` and `refused`."""
         cdef Step step
-        if self.error is not None:
-            self.refused = True
+        if self.error is not None:  # no descriptors left for our own needs: others do without
+            self.refused, self.verdict = True, "stopped"
             return
         with nogil:
             step = self.move()
         if step == ENDED:
             self.verdict = "ended"
         elif step == FAILED:
-            self.refused = self.number in (EINVAL, ENOSYS) and self.counters.bytes_in == 0
+            # EPERM is what some sandboxes answer to system calls that they do not know.
+            self.refused = self.number in (EINVAL, ENOSYS, EPERM) and self.counters.bytes_in == 0
             self.error = OSError(self.number, os.strerror(self.number))
             self.failed = "source" if self.side == SOURCE else "destination"
             if (self.side == SOURCE) != (self.coalescer is not None):
@@ -145,10 +154,12 @@ cdef class Pump:
             step = self.wait_for_source()
             if step == MOVED:
                 step = self.pull()
-            while step == AGAIN:  # the source was ready, so it is the destination that is full
+            if step == AGAIN:  # the source was ready, so it is the destination that is full
                 step = self.wait_for_destination()
                 if step == MOVED:
                     step = self.pull()
+            if step == AGAIN:  # neither is to blame
+                step = self.step_over()
             if step != MOVED:
                 return step
         return STOPPED
@@ -162,8 +173,8 @@ cdef class Pump:
             size = sendfile(into, self.source, &offset, CHUNK)
         else:
             size = splice(self.source, NULL, into, NULL, CHUNK, FLAGS)
-        if size == 0:
-            return ENDED
+        if size == 0:  # of a socket that has a FIN, splice says so before urgent data too
+            return ENDED if self.coalescer is None else self.step_over()
         if size < 0:
             if c_errno == EAGAIN:
                 return AGAIN
@@ -176,6 +187,44 @@ cdef class Pump:
             return self.push(size)
         if self.offset >= 0:
             self.offset = offset
+        self.counters.bytes_out += size
+        self.counters.writes += 1
+        return MOVED
+
+    cdef Step step_over(self) noexcept nogil:
+        """Get past what splice does not move although both sides are ready, or find that it is the end.
+
+        recv leaves urgent data out, as it does for every reader, and goes on behind it. Without a socket to ask, or if
+        it has nothing after all, a pause keeps the loop from spinning.
+        """
+        cdef char few[PIPE_BUF]
+        cdef Py_ssize_t size = -1
+        cdef Py_ssize_t moved
+        cdef Step step
+        if self.coalescer is not None:
+            size = recv(self.source, few, PIPE_BUF, MSG_DONTWAIT)
+            if size == 0:
+                return ENDED
+            if size < 0 and c_errno != EAGAIN and c_errno != EINTR:
+                return self.fail(SOURCE)
+        if size < 0:
+            step = self.wait(-1, 0, monotonic() + PAUSE)
+            return MOVED if step == AGAIN else step
+        self.counters.bytes_in += size
+        self.counters.reads += 1
+        self.coalescer.arrived(size, monotonic())
+        while True:  # whole or not at all, since it is no more than PIPE_BUF (pipe(7))
+            moved = write(self.pipe_in if self.pipe_in >= 0 else self.destination, few, size)
+            if moved > 0:
+                break
+            if c_errno == EAGAIN:
+                step = self.wait_for_destination()
+                if step != MOVED:
+                    return step
+            elif c_errno != EINTR:
+                return self.fail(DESTINATION)
+        if self.pipe_in >= 0:
+            return self.push(size)
         self.counters.bytes_out += size
         self.counters.writes += 1
         return MOVED
@@ -223,7 +272,7 @@ cdef class Pump:
         return step
 
     cdef Step wait(self, int fd, short events, double due) noexcept nogil:
-        """Wait for a descriptor; AGAIN when `due` comes first (0: never), a time on the monotonic clock."""
+        """Wait for a descriptor (-1: none); AGAIN when `due` comes first (0: never), a time on the monotonic clock."""
         cdef pollfd fds[2]
         cdef timespec timeout
         cdef double seconds

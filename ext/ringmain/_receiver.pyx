@@ -169,8 +169,8 @@ cdef class Receiver:
         cdef uint64_t expirations
         cdef double now, left
         cdef double soonest = 0
-        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
-            return  # not due after all: it was set anew meanwhile
+        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0 or self.coalescer is None:
+            return  # not due after all: it was set anew meanwhile, or the stream has ended
         self.timing = False
         now = monotonic()
         if self.coalescer.mark > 1:

@@ -30,7 +30,7 @@ class ReaderLeft(Exception):  # noqa: N818 - not an error: `load ... | head -1` 
 class Descriptor:
     """A descriptor with a way to use it that does not block, opened once more where that is possible.
 
-    `name` stands in error lines.
+    `name` stands in error lines, `obstacle` says why splice is not to be used here ("is a terminal"), or nothing.
     """
 
     def __init__(self, fd: int, flags: int, name: str) -> None:
@@ -42,6 +42,8 @@ class Descriptor:
         self.is_socket = stat.S_ISSOCK(mode)
         self.is_terminal = os.isatty(fd)
         self.may_block = self.is_pipe or self.is_socket or self.is_terminal
+        # Both have flags of their own that others share, and splice may block there.
+        self.obstacle = "is a terminal" if self.is_terminal else "is a socket" if self.is_socket else ""
         self._reopened = False
         self._poll: select.epoll | None = None
         self._socket = socket.socket(fileno=os.dup(fd)) if self.is_socket else None
@@ -89,6 +91,11 @@ class Output(Descriptor):
     def __init__(self, fd: int, name: str) -> None:
         super().__init__(fd, os.O_WRONLY, name)
         self._watch: select.epoll | None = None
+        if self.is_file and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+            self.obstacle = "is open for appending"
+        elif self.is_file and _is_standard_error(fd):
+            # splice does not lock the position that they share: a line written meanwhile would set it back.
+            self.obstacle = "is where standard error goes too"
 
     async def write(self, view: memoryview, counters: Counters) -> None:
         """Write all of the view, counting it; raise ReaderLeft when nobody reads any more, else OutputError."""
@@ -217,6 +224,13 @@ def open_input(path: str) -> Input:
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         raise InputError(f"read {path}", "is a directory", "choose a file as --input")
     return Input(fd, "standard input" if path == "-" else path)
+
+
+def _is_standard_error(fd: int) -> bool:
+    try:
+        return os.path.sameopenfile(fd, 2)
+    except OSError:  # there is none
+        return False
 
 
 def _standard(fd: int, error_class: type[InputError] | type[OutputError], name: str, remedy: str) -> int:

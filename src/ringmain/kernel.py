@@ -12,8 +12,8 @@ from ringmain.errors import UsageError
 def may_pump(path: str, descriptor: Descriptor, *, tls: bool) -> bool:
     """Tell whether bytes may go by the kernel path; raise UsageError when `path` insists on it and they may not.
 
-    path: "auto", "kernel" or "block". A terminal and a socket have flags of their own that others share, and TLS has to
-    be decrypted here; what else cannot be spliced is found out by the pump itself, before a byte moves.
+    path: "auto", "kernel" or "block". TLS has to be decrypted here, and a descriptor may have an `obstacle`; what else
+    cannot be spliced is found out by the pump itself, before a byte moves.
     """
     if path == "block":
         return False
@@ -21,8 +21,8 @@ def may_pump(path: str, descriptor: Descriptor, *, tls: bool) -> bool:
         return _refuse(path, "TLS is encrypted and decrypted in blocks")
     if not HAS_SPLICE:
         return _refuse(path, "this system has no splice")
-    if descriptor.is_terminal or descriptor.is_socket:
-        return _refuse(path, f"{descriptor.name} is a {'terminal' if descriptor.is_terminal else 'socket'}")
+    if descriptor.obstacle:
+        return _refuse(path, f"{descriptor.name} {descriptor.obstacle}")
     return True
 
 
@@ -43,9 +43,11 @@ async def run(pump: Pump) -> None:
     done = loop.create_future()
 
     def work() -> None:
-        pump.run()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
-            loop.call_soon_threadsafe(done.set_result, None)
+        try:
+            pump.run()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+                loop.call_soon_threadsafe(done.set_result, None)
 
     # A daemon: a disk or a network file system that hangs must not keep the process from ending.
     threading.Thread(target=work, name="ringmain-pump", daemon=True).start()
@@ -53,5 +55,7 @@ async def run(pump: Pump) -> None:
         await asyncio.shield(done)
     except asyncio.CancelledError:
         pump.stop()
-        await done
+        while not done.done():  # cancelled once more or not: until then both descriptors are in use
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(done)
         raise
