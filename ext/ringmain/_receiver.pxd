@@ -12,6 +12,8 @@ cdef class Receiver:
     cdef readonly object error          # the exception behind the verdict, if any
     cdef readonly bint paused           # no block was free: the peer waits
     cdef object loop
+    cdef object sock                    # None once it is let go
+    cdef int fd
     cdef object waiter                  # the Future of a consumer that found nothing, else None
     cdef double paused_at
     cdef Py_ssize_t at_least            # the smallest window worth a system call
@@ -27,7 +29,7 @@ cdef class Receiver:
     cdef int received(self, Py_ssize_t size) except -1
     cdef bint holds_back(self) noexcept
     cdef int hold_rest(self) except -1
-    cdef int coalesce(self, int fd) except -1
+    cdef int coalesce(self) except -1
     cdef int set_timer(self, double seconds) except -1
     cdef int wake(self) except -1
     cdef int end(self, str verdict, object error) except -1

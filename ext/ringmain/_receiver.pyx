@@ -1,19 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Receive a plain TCP stream: the event loop's buffered-protocol callbacks fill the ring.
+"""Receive a stream into the ring, under the event loop's `add_reader`: what all streams share, and plain TCP.
 
-Goal: one kernel copy into a cache-hot block, nothing else. Cost: two Python calls a read, made by the loop.
+Goal: one kernel copy into a cache-hot block, nothing else. Cost: one Python call a wake-up, made by the loop.
 Invariants:
-- The receiver itself is the buffer that the loop fills (`__getbuffer__` shows the claimed window), so no view is made
-  per read. The export is unowned: the loop keeps it until after `buffer_updated` returned, when the bytes may be lent.
-- A window is claimed before every read; when none can be, reading pauses first, because a protocol that offers no
-  room is a dead connection to the loop.
+- A window is claimed before every read; when none can be, reading pauses until a block is given back.
+- At most TURN bytes a turn of the loop, so that other callbacks run and the consumer takes what is still in the cache.
+  The loops' own protocols read up to 32 windows in a row: by then the first of them have left it.
 - The verdict is set once. Bytes that came before it stay in the ring for the consumer.
 - `wait` makes a Future only when there is nothing to take; one wake-up follows however many reads.
 - While the low-water mark is raised a timer is set; an idle connection has none. The loops' own timers count in
   milliseconds, which is as long as a byte may wait at all, so it is a timerfd (timerfd_create(2)).
 """
 
-from cpython.buffer cimport PyBuffer_FillInfo
+import os
+
+from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno as c_errno
 from libc.math cimport fmax, modf
 from libc.stdint cimport uint64_t
 from posix.time cimport CLOCK_MONOTONIC
@@ -24,6 +25,7 @@ from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
 
 cdef extern from *:
     """
+    #include <sys/socket.h>
     #include <time.h>
     #ifdef __linux__
     #include <sys/timerfd.h>
@@ -36,6 +38,7 @@ cdef extern from *:
     static int timerfd_settime(int fd, int flags, const struct itimerspec* value, void* old) { return -1; }
     #endif
     """
+    ssize_t recv(int fd, void* buffer, size_t size, int flags) nogil
     int TFD_NONBLOCK, TFD_CLOEXEC
     struct timespec:
         long tv_sec, tv_nsec
@@ -44,22 +47,27 @@ cdef extern from *:
     int timerfd_create(int clock, int flags)
     int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
 
+# What one turn of the loop reads at most.
+cdef Py_ssize_t TURN = 512 << 10
 # The highest low-water mark: with more, bytes have left the cache before they are read.
-CAP = 512 << 10
+CAP = 1 << 20
 
 
 cdef class Receiver:
     """Feed one connection's bytes to a ring until one of five verdicts.
 
     Verdicts: ended (FIN, or close_notify under TLS), truncated (TLS without close_notify), reset, timed out, stopped.
-    The ring may serve many connections, one after another; the receiver serves one.
+    The ring may serve many connections, one after another; the receiver serves one, whose non-blocking socket stays the
+    caller's to close. After the verdict nothing touches it any more.
     """
 
     def __cinit__(self):
         self.timer_fd = -1
 
-    def __init__(self, object loop, Ring ring, Counters counters, double linger, Py_ssize_t min_block=1):
+    def __init__(self, object loop, Ring ring, Counters counters, double linger, object sock, Py_ssize_t min_block=1):
         self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
         self.ring = ring
         self.counters = counters
         self.linger = linger
@@ -72,11 +80,15 @@ cdef class Receiver:
         if self.timer_fd >= 0:
             close(self.timer_fd)
 
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.ring.window, self.ring.window_size, 0, flags)
+    def start(self):
+        """Begin to read."""
+        self.coalesce()
+        if self.claim_window():
+            self.go_on()
 
-    def __len__(self):
-        return self.ring.window_size
+    def on_readable(self):
+        """Read what has come; called by the loop when the socket is readable."""
+        raise NotImplementedError
 
     def take(self):
         """Return the next block as an owned read-only memoryview, or None when there is none right now."""
@@ -189,13 +201,13 @@ cdef class Receiver:
         if soonest > 0:
             self.set_timer(soonest)
 
-    cdef int coalesce(self, int fd) except -1:
-        """Begin to raise the low-water mark of this socket while data floods in, where that is wanted and possible."""
+    cdef int coalesce(self) except -1:
+        """Begin to raise the low-water mark of the socket while data floods in, where that is wanted and possible."""
         if self.linger <= 0:
             return 0
         self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
         if self.timer_fd >= 0:
-            self.coalescer = Coalescer(fd, self.linger, CAP)
+            self.coalescer = Coalescer(self.fd, self.linger, CAP)
             self.loop.add_reader(self.timer_fd, self.lapse)
         return 0
 
@@ -234,74 +246,56 @@ cdef class Receiver:
         return 0
 
     cdef int shut(self) except -1:
-        """Close the connection."""
-        raise NotImplementedError
+        """Let go of the socket."""
+        if self.sock is not None:
+            self.hold()
+            self.sock = None
+        return 0
 
     cdef int hold(self) except -1:
         """Stop reading."""
-        raise NotImplementedError
+        self.loop.remove_reader(self.fd)
+        return 0
 
     cdef int go_on(self) except -1:
-        """Read again."""
-        raise NotImplementedError
+        """Read when there is something."""
+        self.loop.add_reader(self.fd, self.on_readable)
+        return 0
 
 
 cdef class PlainReceiver(Receiver):
-    """Receive plain TCP, as a buffered protocol of asyncio or uvloop. `closed` is a Future, done at the very end."""
+    """Receive plain TCP from a non-blocking `socket.socket`."""
 
-    cdef object transport
-    cdef readonly object closed
-
-    def __init__(self, loop, ring, counters, linger, min_block=1):
-        Receiver.__init__(self, loop, ring, counters, linger, min_block)
-        self.closed = loop.create_future()
-
-    def connection_made(self, transport):
-        """Begin; called by the loop."""
-        self.transport = transport
-        if self.verdict is not None:  # stopped before it began
-            self.shut()
+    def on_readable(self):
+        """Read what has come; called by the loop when the socket is readable."""
+        cdef Py_ssize_t left = TURN
+        cdef Py_ssize_t size, asked
+        cdef int number = 0
+        if self.verdict is not None or self.paused:
             return
-        self.coalesce(transport.get_extra_info("socket").fileno())
-        self.claim_window()
-
-    def get_buffer(self, hint):
-        """Offer the claimed window; called by the loop before each read."""
-        # A taken block leaves the window as it was; only a rewind to the block's hot start moves it.
-        if self.ring.claim(self.at_least) != CLAIMED:
-            raise RuntimeError("no window was claimed before a read")
-        return self
-
-    def buffer_updated(self, Py_ssize_t size):
-        """Account for a read; called by the loop."""
-        self.received(size)
-        self.claim_window()
-
-    def eof_received(self):
-        """Note the FIN; called by the loop, which then closes."""
-        self.end("ended", None)
-
-    def connection_lost(self, error):
-        """Note the end; called by the loop, once."""
-        if error is None:
-            self.end("stopped", None)
-        elif isinstance(error, TimeoutError):  # the peer stopped answering keep-alive probes
-            self.end("timed out", error)
-        else:
-            self.end("reset", error)
-        self.transport = None
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    cdef int shut(self) except -1:
-        if self.transport is not None:
-            self.transport.abort()
-        return 0
-
-    cdef int hold(self) except -1:
-        self.transport.pause_reading()
-        return 0
-
-    cdef int go_on(self) except -1:
-        self.transport.resume_reading()
-        return 0
+        while left > 0:
+            if not self.claim_window():
+                return
+            asked = self.ring.window_size
+            with nogil:
+                size = recv(self.fd, self.ring.window, asked, 0)
+                if size < 0:
+                    number = c_errno
+            if size > 0:
+                self.received(size)
+                left -= size
+                if size < asked:  # that was all there is
+                    return
+                if left <= 0:  # the rest may be below the mark, which the loop would not tell of
+                    self.loop.call_soon(self.on_readable)
+            elif size == 0:
+                self.end("ended", None)
+                self.shut()
+                return
+            elif number == EINTR:
+                continue
+            else:
+                if number != EAGAIN:
+                    self.end("timed out" if number == ETIMEDOUT else "reset", OSError(number, os.strerror(number)))
+                    self.shut()
+                return

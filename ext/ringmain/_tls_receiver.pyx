@@ -16,6 +16,7 @@ import ssl
 from posix.dlfcn cimport RTLD_LAZY, dlopen, dlsym
 from libc.stdint cimport uint64_t
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject
 
 from ringmain._receiver cimport Receiver
@@ -42,26 +43,21 @@ def true_error(error, sock):
 
 
 cdef class TlsReceiver(Receiver):
-    """Receive from a handshaken, non-blocking `ssl.SSLSocket`, which stays the caller's to close.
+    """Receive from a handshaken, non-blocking `ssl.SSLSocket`, wrapped with `suppress_ragged_eofs=False`."""
 
-    The socket must have been wrapped with `suppress_ragged_eofs=False`. After the verdict nothing touches it any more.
-    """
-
-    cdef object sock, read
-    cdef int fd
+    cdef object read
     cdef bint writing
 
     def __init__(self, loop, ring, counters, linger, sock, min_block=1):
-        Receiver.__init__(self, loop, ring, counters, linger, min_block)
-        self.sock = sock
-        self.fd = sock.fileno()
+        Receiver.__init__(self, loop, ring, counters, linger, sock, min_block)
         self.read = sock._sslobj.read
 
-    def start(self):
-        """Begin to read."""
-        self.coalesce(self.fd)
-        if self.claim_window():
-            self.go_on()
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        # The receiver itself is the buffer that OpenSSL fills, so that no view is made per read.
+        PyBuffer_FillInfo(view, self, self.ring.window, self.ring.window_size, 0, flags)
+
+    def __len__(self):
+        return self.ring.window_size
 
     def on_readable(self):
         """Decrypt what has come; called by the loop when the socket is readable, or by itself to go on."""
@@ -106,20 +102,15 @@ cdef class TlsReceiver(Receiver):
         return self.shut()
 
     cdef int shut(self) except -1:
-        if self.sock is not None:
-            self.hold()
-            if self.writing:
-                self.loop.remove_writer(self.fd)
-            self.sock = self.read = None
-        return 0
-
-    cdef int hold(self) except -1:
-        self.loop.remove_reader(self.fd)
-        return 0
+        if self.writing:
+            self.writing = False
+            self.loop.remove_writer(self.fd)
+        self.read = None
+        return Receiver.shut(self)
 
     cdef int go_on(self) except -1:
-        self.loop.add_reader(self.fd, self.on_readable)
-        self.loop.call_soon(self.on_readable)
+        Receiver.go_on(self)
+        self.loop.call_soon(self.on_readable)  # for what is inside OpenSSL already
         return 0
 
 

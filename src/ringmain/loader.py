@@ -20,7 +20,7 @@ from ringmain.stream import Flow, Stream
 log = logging.getLogger("ringmain")
 
 RING_SIZE = 8 << 20
-BLOCK_SIZE = 256 << 10
+BLOCK_SIZE = 512 << 10
 LINGER = 0.001
 
 
@@ -122,7 +122,7 @@ class Loader(Listening, Blocking):
     async def __aexit__(self, *_: object) -> None:
         self._finished = True
         if self._stream is not None:
-            await self._release(self._stream)
+            self._release(self._stream)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
@@ -143,7 +143,7 @@ class Loader(Listening, Blocking):
                 block = await stream.next_block()
                 if block is not None:
                     return block
-                await self._end(stream)
+                self._end(stream)
         raise StopAsyncIteration
 
     def __iter__(self) -> Self:
@@ -171,7 +171,7 @@ class Loader(Listening, Blocking):
         """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
         while (stream := self._stream or await self._next_stream()) is not None:
             await stream.copy_to(output, path)
-            await self._end(stream)
+            self._end(stream)
 
     @property
     def ring(self) -> Ring:
@@ -196,12 +196,12 @@ class Loader(Listening, Blocking):
         self._stream.stop()
         return True
 
-    async def retire(self, stream: Stream) -> RingmainError | None:
+    def retire(self, stream: Stream) -> RingmainError | None:
         """Close a stream whose last block was taken; return what became of it if that is an error."""
         if stream is not self._stream:
             return None
         error = stream.failure()
-        await self._release(stream)
+        self._release(stream)
         if self._counts(stream, error):
             self._finished = True
         return error
@@ -212,7 +212,7 @@ class Loader(Listening, Blocking):
             stream = self._stream
             if stream is None or stream is self._given:
                 if stream is not None:
-                    await self.retire(stream)
+                    self.retire(stream)
                 stream = await self._next_stream()
             self._given = stream
             return stream
@@ -229,9 +229,9 @@ class Loader(Listening, Blocking):
         self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
         return self._stream
 
-    async def _end(self, stream: Stream) -> None:
+    def _end(self, stream: Stream) -> None:
         """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
-        error = await self.retire(stream)
+        error = self.retire(stream)
         if error is not None:
             if self._counts(stream, error):
                 raise error
@@ -241,9 +241,9 @@ class Loader(Listening, Blocking):
         """Tell whether this was the one connection that there is to be."""
         return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
 
-    async def _release(self, stream: Stream) -> None:
+    def _release(self, stream: Stream) -> None:
         self._stream = None
-        await stream.close()
+        stream.close()
         if self.on_end is not None:
             self.on_end(stream.connection, stream.counters, str(stream.verdict))
         if self._gate is not None:

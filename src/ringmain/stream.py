@@ -44,7 +44,7 @@ class Flow(NamedTuple):
 class Owner(Protocol):
     """Who opened a stream, closes it, and runs the loop for a plain `for`."""
 
-    async def retire(self, stream: "Stream") -> RingmainError | None:
+    def retire(self, stream: "Stream") -> RingmainError | None:
         """Close a stream whose last block was taken; return what became of it if that is an error."""
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -105,7 +105,7 @@ class Stream:
         block = self.take() or await self.next_block()
         if block is not None:
             return block
-        error = await self._owner.retire(self)
+        error = self._owner.retire(self)
         if error is not None:
             raise error
         raise StopAsyncIteration
@@ -132,7 +132,7 @@ class Stream:
 
     async def next_block(self) -> memoryview | None:
         """Return the next block, or None once there is a verdict and all that came before it was taken."""
-        receiver = self._engine if isinstance(self._engine, Receiver) else await self._receive()
+        receiver = self._engine if isinstance(self._engine, Receiver) else self._receive()
         while (block := self.take()) is None:
             if receiver.verdict is not None:
                 return None
@@ -162,19 +162,14 @@ class Stream:
         self.connection.sock.close()
         self._ring.drop()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connection; what was not taken is lost."""
         self._cancel_idle()
         sock = self.connection.sock
         self.stop()
-        if isinstance(self._engine, PlainReceiver):
-            await self._engine.closed
-        elif isinstance(sock, ssl.SSLSocket):
-            if self.verdict in ("ended", "stopped"):
-                send_close_notify(sock)
-            sock.close()
-        else:
-            sock.close()
+        if isinstance(sock, ssl.SSLSocket) and self.verdict in ("ended", "stopped"):
+            send_close_notify(sock)
+        sock.close()
         self._ring.drop()
         log.info("%s: %s after %d bytes", self.connection.peer, self.verdict, self.counters.bytes_in)
 
@@ -201,21 +196,18 @@ class Stream:
             error.__cause__ = cause
         return error
 
-    async def _receive(self) -> Receiver:
+    def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
-        loop, sock = self._loop, self.connection.sock
+        sock = self.connection.sock
         ring, linger, min_block, _ = self._flow
-        receiver: Receiver
+        receiver_class: type[Receiver] = PlainReceiver
         if isinstance(sock, ssl.SSLSocket):
             from ringmain._tls_receiver import TlsReceiver
 
-            receiver = tls = TlsReceiver(loop, ring, self.counters, linger, sock, min_block)
-            self._begin(tls)
-            tls.start()
-        else:
-            receiver = plain = _PlainProtocol(loop, ring, self.counters, linger, min_block)
-            self._begin(plain)
-            await loop.connect_accepted_socket(lambda: plain, sock)
+            receiver_class = TlsReceiver
+        receiver = receiver_class(self._loop, ring, self.counters, linger, sock, min_block)
+        self._begin(receiver)
+        receiver.start()
         if self._stopped is not None:
             receiver.stop(self._stopped)
         return receiver
@@ -260,7 +252,3 @@ class Stream:
                 await waiter
         except TimeoutError as error:
             raise BlocksHeldError(held, "all are still held", "release or copy blocks, or raise ring_size") from error
-
-
-class _PlainProtocol(PlainReceiver, asyncio.BufferedProtocol):
-    """The plain receiver by the name that asyncio's own loop looks for; uvloop looks for `get_buffer`."""
