@@ -217,6 +217,9 @@ cdef class PlainReceiver(Receiver):
     def connection_made(self, transport):
         """Begin; called by the loop."""
         self.transport = transport
+        if self.verdict is not None:  # stopped before it began
+            transport.abort()
+            return
         self.coalesce(transport.get_extra_info("socket").fileno())
         self.claim_window()
 

@@ -136,7 +136,11 @@ class Stream:
         else:
             receiver = plain = _PlainProtocol(loop, self._ring, self.counters, self._linger)
             self._begin(plain)
-            await loop.connect_accepted_socket(lambda: plain, sock)
+            try:
+                await loop.connect_accepted_socket(lambda: plain, sock)
+            except BaseException:  # uvloop closes the transport then, and tells the protocol nothing
+                plain.connection_lost(None)
+                raise
         if self._stopped is not None:
             receiver.stop(self._stopped)
         return receiver
