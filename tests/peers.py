@@ -183,7 +183,14 @@ def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
 
 def states(port: int) -> set[str]:
     """Return the states of all TCP sockets whose own port this is."""
-    names = {"01": "ESTABLISHED", "06": "TIME_WAIT", "08": "CLOSE_WAIT", "09": "LAST_ACK", "0A": "LISTEN"}
+    names = {
+        "01": "ESTABLISHED",
+        "04": "FIN_WAIT1",
+        "06": "TIME_WAIT",
+        "08": "CLOSE_WAIT",
+        "09": "LAST_ACK",
+        "0A": "LISTEN",
+    }
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
     rows = [line.split() for line in lines]
     return {names.get(row[3], row[3]) for row in rows if row[1].endswith(f":{port:04X}")}
@@ -205,6 +212,13 @@ def connect_tls(port: int, ca: Path, host: str = "127.0.0.1", version: str | Non
 def unread(file: Any) -> int:
     """Return how many bytes wait in the kernel to be read: at a socket, or at either end of a pipe."""
     return int(struct.unpack("i", fcntl.ioctl(file.fileno(), termios.FIONREAD, bytes(4)))[0])
+
+
+def unread_at(port: int) -> int:
+    """Return how many bytes wait in the kernel to be read by those who accepted a connection at this port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = [row[4] for row in rows if row[1].endswith(f":{port:04X}") and row[3] != "0A"]
+    return sum(int(queue.partition(":")[2], 16) for queue in queues)
 
 
 def close_with_reset(sock: socket.socket) -> None:

@@ -394,6 +394,7 @@ def test_a_signal_ends_every_state(
         sock.shutdown(socket.SHUT_WR)
     if state == "moving" and verb == "load":
         sock.sendall(b"x" * 100)
+        peers.eventually(lambda: peers.unread_at(port) == 0, "the reading of what was sent")
     if state == "stalled" and verb == "load":
         sock.settimeout(0.3)
         with pytest.raises(TimeoutError):

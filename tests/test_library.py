@@ -173,6 +173,32 @@ def test_leaving_early_and_cancellation_leave_nothing_open(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_a_load_may_be_cancelled_or_stopped_while_a_connection_begins(run: Run, turns: int) -> None:
+    async def take(loader: ringmain.Loader) -> None:
+        async with loader:
+            async for _ in loader:
+                raise AssertionError
+
+    async def main() -> None:
+        for stop in (False, True):
+            loader = ringmain.load("127.0.0.1:0")
+            task = asyncio.ensure_future(take(loader))
+            while not loader.addresses:  # noqa: ASYNC110 - single turns of the loop are what this is about
+                await asyncio.sleep(0)
+            with peers.connect(loader.port):
+                while loader.counters is None and turns:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if not (stop and loader.stop()):
+                    task.cancel()
+                await asyncio.wait([task], timeout=peers.TIMEOUT)
+                assert task.done()
+
+    run(main())
+
+
 def test_settings_that_do_not_exist_are_refused() -> None:
     with pytest.raises(errors.UsageError, match="gate 'open'"):
         ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]

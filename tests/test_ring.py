@@ -79,7 +79,8 @@ class RingMachine(RuleBasedStateMachine):
         if hasattr(self, "ring"):
             self.kept.clear()
             self.ring.drop()
-            gc.collect()
+            if self.ring.lent:
+                gc.collect()
             assert self.ring.lent == 0
             assert self.ring.fullness == 0
 

@@ -140,14 +140,19 @@ class ByHand:
                 return result
 
 
-def test_a_client_that_said_goodbye_still_gets_everything(bench: peers.Bench, certificates: Certificates) -> None:
-    data = peers.payload(2_000_000)
+@pytest.mark.parametrize("late", [False, True], ids=["before ours", "after ours"])
+def test_a_client_that_said_goodbye_still_gets_everything(
+    bench: peers.Bench, certificates: Certificates, late: bool
+) -> None:
+    data = peers.payload(400_000 if late else 2_000_000)  # the first fits into the kernel's buffers
     options = ["--tls", "--certfile", certificates.server, "-I", bench.file(data)]
     saver, port = bench.listening("save", "-o", *options)
     got = bytearray()
     with peers.connect(port) as sock:
         client = ByHand(sock, certificates.ca)
         client.do(client.tls.do_handshake)
+        if late:
+            peers.eventually(lambda: "FIN_WAIT1" in peers.states(port), "the end of what save sends")
         with pytest.raises(ssl.SSLWantReadError):
             client.tls.unwrap()  # close_notify: we send no more, and go on reading
         client.flush()

@@ -119,7 +119,8 @@ def reason(error: BaseException) -> str:
     if isinstance(openssl_words, str):
         return openssl_words.lower().replace("_", " ").rstrip(".")
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
+    # The ssl module's numbers are OpenSSL's.
+    if isinstance(error, OSError) and type(error).__module__ != "ssl" and error.errno and error.errno > 0:
         return _decapitalized(os.strerror(error.errno))
     if isinstance(error, OSError) and error.errno and error.strerror:  # a socket.gaierror, whose numbers mean nothing
         return _decapitalized(error.strerror)

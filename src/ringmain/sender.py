@@ -264,8 +264,9 @@ class Sender:
             from ringmain._tls_receiver import true_error
 
             error = true_error(error, self._sock)
-        if isinstance(error, ssl.SSLEOFError):
-            self.peer_ended = True  # whether it said goodbye matters to those who read
+        # Whether it said goodbye matters to those who read; a goodbye that comes after ours is raised, not returned.
+        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            self.peer_ended = True
             return
         self.failure = error
         if self.pumping is not None:
