@@ -16,6 +16,11 @@ from typing import Any, Self
 from benchmarks.workshop import HERE, BenchError, Workshop
 
 TIMEOUT = 300.0
+# A measured contender has half the cores to itself, those at the ends of its stream have the others: which processes
+# share a core would else be the scheduler's choice, a different one in each round, and decide about half the speed.
+ALL_CORES = os.sched_getaffinity(0)
+CONTENDER_CORES = set(sorted(ALL_CORES)[len(ALL_CORES) // 2 :])
+OTHER_CORES = ALL_CORES - CONTENDER_CORES or ALL_CORES
 
 
 class Processes:
@@ -42,7 +47,14 @@ class Processes:
         shutil.rmtree(self._folder)
 
     def start(
-        self, name: str, command: list[str], *, measured: bool = False, copying: bool = False, **popen: Any
+        self,
+        name: str,
+        command: list[str],
+        *,
+        measured: bool = False,
+        copying: bool = False,
+        cores: set[int] = ALL_CORES,
+        **popen: Any,
     ) -> Any:
         """Start a process, `measured` by a small parent that asks wait4 what it cost; return its Popen."""
         environment = dict(os.environ, BENCH_REPORT=str(self.report_path(name)))
@@ -52,9 +64,11 @@ class Processes:
         popen.setdefault("stdin", subprocess.DEVNULL)
         popen.setdefault("stdout", subprocess.DEVNULL)
         with (self._folder / f"{name}.log").open("wb") as log:
+            os.sched_setaffinity(0, cores)  # inherited, so that it holds from the first instruction on
             process = subprocess.Popen(
                 command, env=environment, cwd=HERE.parent, stderr=log, start_new_session=True, **popen
             )
+            os.sched_setaffinity(0, ALL_CORES)
         self._running[name] = process
         return process
 

@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.processes import Processes, cpu_so_far, free_port, listening_socket
+from benchmarks.processes import CONTENDER_CORES, OTHER_CORES, Processes, cpu_so_far, free_port, listening_socket
 from benchmarks.workshop import GB, BenchError, Workshop
 
 Sample = dict[str, float]
@@ -91,7 +91,7 @@ def command_line(processes: Processes, template: str, port: int) -> list[str]:
 
 
 def _start_sink(processes: Processes, port: int) -> None:
-    processes.start("sink", [str(processes.workshop.folder / "sink"), str(port)])
+    processes.start("sink", [str(processes.workshop.folder / "sink"), str(port)], cores=OTHER_CORES)
     processes.wait_for_listener("sink", port)
 
 
@@ -103,11 +103,11 @@ def _start_saver(
     with path.open("rb") as file:
         if shape.piped:
             feed = [str(processes.workshop.folder / "save"), "feed", "0"]
-            pipe = processes.start("feed", feed, stdin=file, stdout=subprocess.PIPE).stdout
-            processes.start("contender", command, measured=not compared, stdin=pipe)
+            pipe = processes.start("feed", feed, cores=OTHER_CORES, stdin=file, stdout=subprocess.PIPE).stdout
+            processes.start("contender", command, measured=not compared, cores=CONTENDER_CORES, stdin=pipe)
             pipe.close()
         else:
-            processes.start("contender", command, measured=not compared, stdin=file)
+            processes.start("contender", command, measured=not compared, cores=CONTENDER_CORES, stdin=file)
 
 
 def _start_loader(
@@ -116,9 +116,13 @@ def _start_loader(
     """Start a contender that loads, and what it writes to; return its CPU seconds until it listened."""
     piped = subprocess.PIPE if shape.piped or compared else subprocess.DEVNULL
     command = command_line(processes, contender.command, port)
-    process = processes.start("contender", command, measured=True, copying=compared, stdout=piped)
+    process = processes.start(
+        "contender", command, measured=True, copying=compared, cores=CONTENDER_CORES, stdout=piped
+    )
     if shape.piped and not compared:
-        processes.start("sink", [str(processes.workshop.folder / "sink"), "pipe"], stdin=process.stdout)
+        processes.start(
+            "sink", [str(processes.workshop.folder / "sink"), "pipe"], cores=OTHER_CORES, stdin=process.stdout
+        )
         process.stdout.close()
     processes.wait_for_listener("contender", port)
     return cpu_so_far(processes.pid("contender"))
@@ -130,7 +134,7 @@ def _start_source(processes: Processes, shape: Shape, contender: Contender, size
         command = [str(folder / "tls"), "send", str(port), str(size)]
     else:
         command = [str(folder / "send"), str(port), str(size), str(contender.message), str(contender.rate)]
-    processes.start("source", command)
+    processes.start("source", command, cores=OTHER_CORES)
 
 
 def _sample(processes: Processes, shape: Shape, size: int, started: float) -> Sample:
