@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.bars import bars_table, verdicts
 from benchmarks.benches import BENCHES
+from benchmarks.plots import draw
 from benchmarks.runner import run, smoke
 from benchmarks.tables import say
 from benchmarks.workshop import BenchError
@@ -43,6 +44,8 @@ def main() -> int:
     say(bars_table(results["bars"]))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        draw(results, arguments.json.parent / "plots")
+        say(f"All figures are in {arguments.json}, plots in {arguments.json.parent / 'plots'}")
     return 0
 
 

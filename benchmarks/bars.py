@@ -60,7 +60,7 @@ def _figure(
 
 
 def _slowest(bench: str) -> Callable[[Results], float | None]:
-    """Compare the slowest byte of a round, the median of all rounds, to what it may take: linger, and socat's median."""
+    """Compare the slowest of a round, the median of all rounds, to what it may take: linger, and socat's median."""
 
     def measure(results: Results) -> float | None:
         slowest = _figure(bench, "ringmain", "slowest µs", statistics.median)(results)
