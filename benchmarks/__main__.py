@@ -46,7 +46,7 @@ def main() -> int:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
         draw(results, arguments.json.parent / "plots")
         say(f"All figures are in {arguments.json}, plots in {arguments.json.parent / 'plots'}")
-    return 0
+    return 1 if any(bench["failed"] for bench in results["benches"].values()) else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ ROUNDS = 5
 # Enough for the start-up of a process, which its CPU seconds include, to weigh little; the slow get less.
 PLENTY, TLS_PLENTY, SOME, FEW = 12.0, 4.0, 2.0, 1.0
 SIZES = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20]
-GROWTH = [1, 2, 4, 8, 16, 32]
+GROWTH = [1, 3, 10, 32]
 
 _PYTHON = "{python} -m benchmarks.receivers "
 _LOAD = "{ringmain} load --listen-once --stats-file {report} "
@@ -65,13 +65,13 @@ PIPE = Bench(
     [
         Contender("C splice + mark", "{c}/pipe mark {port}", PLENTY),
         Contender("C splice", "{c}/pipe splice {port}", PLENTY),
-        Contender("C read/write", "{c}/pipe readwrite {port}", SOME),
+        Contender("C read/write", "{c}/pipe readwrite {port}", FEW),
         Contender("ringmain", _LOAD + "tcp://127.0.0.1:{port}", PLENTY),
-        Contender("ringmain --path block", _LOAD + "--path block tcp://127.0.0.1:{port}", SOME),
-        Contender("socat", "socat -u TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr STDOUT", SOME),
-        Contender("socat -b", "socat -b 262144 -u TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr STDOUT", SOME),
-        Contender("nc", "nc -d -l 127.0.0.1 {port}", SOME),
-        Contender("ncat", "ncat -l --recv-only 127.0.0.1 {port}", SOME),
+        Contender("ringmain --path block", _LOAD + "--path block tcp://127.0.0.1:{port}", FEW),
+        Contender("socat", "socat -u TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr STDOUT", FEW),
+        Contender("socat -b", "socat -b 262144 -u TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr STDOUT", FEW),
+        Contender("nc", "nc -d -l 127.0.0.1 {port}", FEW),
+        Contender("ncat", "ncat -l --recv-only 127.0.0.1 {port}", FEW),
     ],
 )
 
@@ -84,9 +84,9 @@ TLS = Bench(
         Contender("C OpenSSL", "{c}/tls receive {port} {cert}", TLS_PLENTY),
         _python("ringmain", TLS_PLENTY, tls=True),
         _python("aiofastnet", TLS_PLENTY, tls=True),
-        _python("uvloop-buffered", SOME, tls=True),
-        _python("asyncio-buffered", SOME, tls=True),
-        _python("sslsocket", SOME, tls=True),
+        _python("uvloop-buffered", FEW, tls=True),
+        _python("asyncio-buffered", FEW, tls=True),
+        _python("sslsocket", FEW, tls=True),
     ],
 )
 
@@ -102,31 +102,27 @@ TLS_PIPE = Bench(
     ],
 )
 
+_SAVED = 8.0  # there is a file of it, in memory
 _SAVERS = [
-    Contender("ringmain", _SAVE, 0),
-    Contender("socat", "socat -u STDIN TCP:127.0.0.1:{port}", 0),
-    Contender("nc", "nc -N 127.0.0.1 {port}", 0),
-    Contender("ncat", "ncat --send-only 127.0.0.1 {port}", 0),
+    Contender("ringmain", _SAVE, _SAVED),
+    Contender("socat", "socat -u STDIN TCP:127.0.0.1:{port}", FEW),
+    Contender("nc", "nc -N 127.0.0.1 {port}", FEW),
+    Contender("ncat", "ncat --send-only 127.0.0.1 {port}", FEW),
 ]
-
-
-def _savers(first: Contender, size: float) -> list[Contender]:
-    return [replace(contender, size=size) for contender in (first, *_SAVERS)]
-
 
 SAVE_FILE = Bench(
     "save-file",
     "Send a file: `ringmain save < FILE` and others",
     "C sendfile",
     Shape(saves=True),
-    _savers(Contender("C sendfile", "{c}/save sendfile {port}", 0), 8.0),
+    [Contender("C sendfile", "{c}/save sendfile {port}", _SAVED), *_SAVERS],
 )
 SAVE_PIPE = Bench(
     "save-pipe",
     "Send what comes by a pipe: `... | ringmain save` and others",
     "C splice",
     Shape(saves=True, piped=True),
-    _savers(Contender("C splice", "{c}/save splice {port}", 0), 8.0),
+    [Contender("C splice", "{c}/save splice {port}", _SAVED), *_SAVERS],
 )
 
 SLOW = Bench(
@@ -135,7 +131,7 @@ SLOW = Bench(
     "socat",
     Shape(piped=True),
     [
-        replace(contender, size=0.3, message=4096, rate=100e6)
+        replace(contender, size=0.5, message=4096, rate=100e6)
         for contender in PIPE.contenders
         if contender.name in ("socat", "ringmain")
     ],

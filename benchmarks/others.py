@@ -81,7 +81,7 @@ def stalled_memory(workshop: Workshop, shape: Shape, contender: Contender) -> Sa
         processes.start("contender", command, measured=True, stdout=subprocess.PIPE)
         processes.wait_for_listener("contender", port)
         processes.start("source", [str(workshop.folder / "send"), str(port), str(GB), str(256 << 10), "0"])
-        time.sleep(2)
+        time.sleep(1)
         return {"peak MiB": peak_memory(processes.pid("contender")) / (1 << 20)}
 
 

@@ -48,29 +48,32 @@ def smoke(benches: Iterable[Bench]) -> dict[str, str]:
 def _run_bench(workshop: Workshop, bench: Bench, rounds: int) -> Results:
     """Measure the contenders of a bench, one after the other in each round, after each has been compared once."""
     skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    load = load_average()
+    contenders = []
     samples: dict[str, list[transfers.Sample]] = {}
     for contender in bench.contenders:
-        missing = workshop.lacks(contender.command, tls=bench.shape.tls)
-        if missing:
+        if missing := workshop.lacks(contender.command, tls=bench.shape.tls):
             skipped[contender.name] = f"{missing} is missing"
-            continue
-        if bench.measure is transfers.measure and bench.compared:
-            transfers.compare(workshop, bench.shape, contender, COMPARED_SIZE)
-        samples[contender.name] = []
-    load = load_average()
-    for _ in range(rounds):
-        for contender in bench.contenders:
-            if contender.name in skipped:
+        else:
+            contenders.append(contender)
+            samples[contender.name] = []
+    for turn in range(rounds):
+        for contender in contenders:
+            if contender.name in failed:
                 continue
             try:
+                if turn == 0 and bench.compared and bench.measure is transfers.measure:
+                    transfers.compare(workshop, bench.shape, contender, COMPARED_SIZE)
                 samples[contender.name].append(bench.measure(workshop, bench.shape, contender))
             except BenchError as error:
-                raise BenchError(f"{bench.name}: {contender.name}: {error}") from error
+                failed[contender.name] = str(error)
     return {
         "title": bench.title,
         "reference": bench.reference,
         "load average before": load,
-        "sizes": {contender.name: contender.size for contender in bench.contenders if contender.size},
+        "sizes": {contender.name: contender.size for contender in contenders if contender.size},
         "skipped": skipped,
+        "failed": failed,
         "samples": samples,
     }

@@ -39,6 +39,7 @@ def table(name: str, bench: dict[str, Any]) -> str:
     lines = [f"{bench['title']}. Ratios against {bench['reference']}; median (least-most)."]
     lines += aligned(rows)
     lines += [f"  {contender} is left out: {why}" for contender, why in bench["skipped"].items()]
+    lines += [f"  {contender} FAILED: {why}" for contender, why in bench["failed"].items()]
     return "\n".join(lines)
 
 

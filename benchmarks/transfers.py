@@ -150,9 +150,9 @@ def _sample(processes: Processes, shape: Shape, size: int, started: float) -> Sa
     sample = {
         "GB/s": gigabytes / seconds,
         "CPU s/GB": (cost["user"] + cost["system"]) / gigabytes,
+        "net CPU s/GB": (cost["user"] + cost["system"] - started) / gigabytes,
         "user s/GB": cost["user"] / gigabytes,
         "system s/GB": cost["system"] / gigabytes,
-        "start CPU s": started,
         "peak MiB": cost["peak"] / (1 << 20),
         "waits/GB": cost["waits"] / gigabytes,
     }

@@ -29,7 +29,7 @@ class Workshop:
         self.missing: dict[str, str] = {}
         self._compile()
         self._certify()
-        self._file: Path | None = None
+        self._files: dict[int, Path] = {}
         binaries = Path(sys.executable).parent
         self.words = {"c": str(self.folder), "python": sys.executable, "ringmain": str(binaries / "ringmain")}
         self.words |= {"cert": str(self.folder / "key_and_cert.pem")}
@@ -79,12 +79,16 @@ class Workshop:
 
     def file(self, size: int) -> Path:
         """Return a file of `size` bytes of the pattern, in memory where there is room, so that no disk is measured."""
-        if self._file is None:
+        if size not in self._files:
             shared = Path("/dev/shm")
-            roomy = shared.is_dir() and shutil.disk_usage(shared).free > 2 * size
+            roomy = shared.is_dir() and min(shutil.disk_usage(shared).free, _free_memory()) > 1.5 * size
             folder = tempfile.TemporaryDirectory(prefix="ringmain-bench-", dir=shared if roomy else None)
-            self._file = Path(self._stack.enter_context(folder)) / "stream"
-        if not self._file.exists() or self._file.stat().st_size != size:
-            with self._file.open("wb") as file:
+            path = self._files[size] = Path(self._stack.enter_context(folder)) / "stream"
+            with path.open("wb") as file:
                 subprocess.run([self.folder / "send", "0", str(size), str(1 << 20), "0"], stdout=file, check=True)
-        return self._file
+        return self._files[size]
+
+
+def _free_memory() -> int:
+    """Return how many bytes processes can have without others being written out."""
+    return int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024

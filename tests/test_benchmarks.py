@@ -73,7 +73,15 @@ def test_a_lost_byte_is_noticed(workshop: Workshop) -> None:
 
 
 def test_a_full_run_has_a_verdict_for_every_bar(tmp_path: Path) -> None:
-    sample = {"GB/s": 2.0, "CPU s/GB": 0.1, "median µs": 30.0, "slowest µs": 100.0, "ms": 50.0, "peak MiB": 20.0}
+    sample = {
+        "GB/s": 2.0,
+        "CPU s/GB": 0.1,
+        "net CPU s/GB": 0.1,
+        "median µs": 30.0,
+        "slowest µs": 100.0,
+        "ms": 50.0,
+        "peak MiB": 20.0,
+    }
     results = {
         "benches": {
             bench.name: {
@@ -81,6 +89,7 @@ def test_a_full_run_has_a_verdict_for_every_bar(tmp_path: Path) -> None:
                 "reference": bench.reference,
                 "sizes": {},
                 "skipped": {"absent": "it is missing"},
+                "failed": {},
                 "samples": {contender.name: [sample, sample] for contender in bench.contenders},
             }
             for bench in BENCHES.values()
