@@ -9,7 +9,7 @@ from benchmarks.workshop import GB, Workshop
 
 ROUNDS = 5
 # Enough for the start-up of a process, which its CPU seconds include, to weigh little; the slow get less.
-PLENTY, TLS_PLENTY, SOME, FEW = 12.0, 4.0, 2.0, 1.0
+PLENTY, TLS_PLENTY, SOME, FEW = 16.0, 4.0, 2.0, 1.0
 SIZES = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20]
 GROWTH = [1, 3, 10, 32]
 
@@ -48,7 +48,7 @@ RECEIVE = Bench(
         C_READ,
         Contender("C poll + drain", "{c}/receive drain {port}", PLENTY),
         RINGMAIN,
-        _python("ringmain-lines", PLENTY),
+        _python("ringmain-lines", PLENTY / 2),
         _python("asyncio-streams", FEW),
         _python("asyncio-buffered", SOME),
         _python("uvloop-streams", SOME),
@@ -64,7 +64,7 @@ PIPE = Bench(
     Shape(piped=True),
     [
         Contender("C splice + mark", "{c}/pipe mark {port}", PLENTY),
-        Contender("C splice", "{c}/pipe splice {port}", PLENTY),
+        Contender("C splice", "{c}/pipe splice {port}", SOME),
         Contender("C read/write", "{c}/pipe readwrite {port}", FEW),
         Contender("ringmain", _LOAD + "tcp://127.0.0.1:{port}", PLENTY),
         Contender("ringmain --path block", _LOAD + "--path block tcp://127.0.0.1:{port}", FEW),

@@ -1,7 +1,8 @@
 /* The source of every plain stream: send PORT BYTES MESSAGE RATE
  *
  * Connects to PORT of the loopback, or writes to standard output for port 0, and sends BYTES of the pattern in writes of
- * MESSAGE bytes (a power of two, at most 4 MiB), as fast as they are taken or at RATE bytes a second (0: no limit).
+ * MESSAGE bytes (a power of two, at most 4 MiB), as fast as they are taken or, each in a packet of its own, at RATE bytes
+ * a second (0: no limit).
  * Reports when the connection stood and when the peer, having read everything, had closed it.
  */
 #include "common.h"
@@ -24,6 +25,9 @@ int main(int argc, char **argv) {
     fill(buffer, passes);
     prctl(PR_SET_TIMERSLACK, 1000);
     int fd = port ? connect_to(port) : 1;
+    int on = rate > 0; /* else TCP gathers small writes until the peer has acknowledged the last (RFC 896) */
+    if (port && setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0)
+        fail("TCP_NODELAY");
     double start = now();
     for (size_t sent = 0; sent < total;) {
         size_t offset = sent % span, size = MIN(message, total - sent);

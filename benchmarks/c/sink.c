@@ -1,8 +1,8 @@
 /* The far end of every contender that passes bytes on: sink pipe, or sink PORT
  *
  * Takes all that comes by standard input, a pipe, or by one connection to PORT of the loopback, as cheaply as possible:
- * pipes are spliced to /dev/null, what a socket brings is dropped unread. The first 24 bytes of every 16 MiB are read and must bear the number
- * of their pass. Reports the bytes, when the connection stood and when the last byte had come.
+ * pipes are spliced to /dev/null, what a socket brings is dropped unread. The first 24 bytes of every 16 MiB are read
+ * and must bear the number of their pass. Reports the bytes, when the connection stood and when the last byte had come.
  */
 #include "common.h"
 
