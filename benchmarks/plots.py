@@ -10,7 +10,8 @@ from typing import Any
 Results = dict[str, Any]
 Series = dict[str, list[tuple[float, list[float]]]]  # name: (x, the figures of all rounds)
 
-_COLOURS = ("#d1495b", "#00798c", "#edae49", "#66a182", "#2e4057")
+_OURS = "#d1495b"
+_COLOURS = ("#00798c", "#edae49", "#66a182", "#2e4057")
 _STYLE = "font: 13px sans-serif; fill: #222"
 # Without the start-up, which would be most of a short stream's.
 _METRICS = (("GB/s", "speed"), ("net CPU s/GB", "cpu"))
@@ -53,7 +54,7 @@ def _bar_chart(title: str, figures: dict[str, list[float]]) -> str:
     for place, (name, values) in enumerate(figures.items()):
         y = 44 + place * step
         median = statistics.median(values)
-        colour = _COLOURS[0] if name.startswith("ringmain") else _COLOURS[1]
+        colour = _OURS if name.startswith("ringmain") else _COLOURS[0]
         parts += [
             _text(left - 8, y + 14, name, "end"),
             f'<rect x="{left}" y="{y}" width="{median * scale:.1f}" height="18" fill="{colour}"/>',
@@ -80,7 +81,7 @@ def _line_chart(title: str, unit: str, series: Series) -> str:
     for part in (0.25, 0.5, 0.75, 1.0):
         parts.append(_text(left - 6, at(sizes[0], most * part)[1] + 4, f"{most * part:.2g}", "end"))
     for place, (name, points) in enumerate(series.items()):
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = _OURS if name.startswith("ringmain") else _COLOURS[place % len(_COLOURS)]
         parts.append(_line([at(x, statistics.median(values)) for x, values in points], colour, 2))
         parts += [_line([at(x, min(values)), at(x, max(values))], colour) for x, values in points]
         parts.append(f'<rect x="{left + width + 16}" y="{top + place * 22}" width="12" height="12" fill="{colour}"/>')
