@@ -6,11 +6,25 @@ SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find sr
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
 PEERS := socat ncat netcat-openbsd openssl gnutls-bin
 
-.PHONY: help demo test lint sanitize clean
+# What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
+RIVALS := $(PEERS) iperf3 libssl-dev
+
+# Install the packages $(1) if one of the programs $(2) is missing and that can be done.
+define bring
+for program in $(2); do command -v $$program > /dev/null || missing=1; done; \
+if [ -n "$$missing" ] && command -v apt-get > /dev/null; then \
+	sudo=$$([ "$$(id -u)" = 0 ] || command -v sudo > /dev/null && echo "sudo -n"); [ "$$(id -u)" = 0 ] && sudo=; \
+	$$sudo apt-get install -y -qq --no-install-recommends $(1) > /dev/null 2>&1 \
+	|| { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(1); } > /dev/null 2>&1 \
+	|| echo "could not install $(1): what needs a missing one is skipped, with CI=true its test fails"; fi
+endef
+
+.PHONY: help demo test bench lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
 	@echo "make test   install, bring the peers, and run the tests"
+	@echo "make bench  measure against C, Python and other programs, some minutes long"
 	@echo "make lint   formatting, types, stubs, compiler warnings"
 	@echo "make sanitize  the tests of memory and system calls under gcc's sanitizers"
 	@echo "make clean  remove what the others made"
@@ -30,6 +44,11 @@ $(VENV)/testing: $(VENV)/made pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/test.txt
 	@touch $@
 
+$(VENV)/benching: $(VENV)/made pyproject.toml
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['bench'], sep='\n')" > $(VENV)/bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/bench.txt
+	@touch $@
+
 $(VENV)/linting: $(VENV)/made pyproject.toml
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['lint'], sep='\n')" > $(VENV)/lint.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/lint.txt
@@ -39,13 +58,13 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/installed $(VENV)/testing
-	@for peer in socat ncat nc.openbsd openssl gnutls-cli; do command -v $$peer > /dev/null || missing=1; done; \
-	if [ -n "$$missing" ] && command -v apt-get > /dev/null; then \
-		sudo=$$([ "$$(id -u)" = 0 ] || command -v sudo > /dev/null && echo "sudo -n"); [ "$$(id -u)" = 0 ] && sudo=; \
-		$$sudo apt-get install -y -qq --no-install-recommends $(PEERS) > /dev/null 2>&1 \
-		|| { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(PEERS); } > /dev/null 2>&1 \
-		|| echo "could not install $(PEERS): tests that need a missing one are skipped, with CI=true they fail"; fi
+	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed $(VENV)/benching
+	@[ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd iperf3)
+	$(BIN)/python -m pytest -q --benchmark-columns=min,median,iqr,rounds benchmarks/test_micro.py
+	$(BIN)/python -m benchmarks run --json benchmarks/results.json $(BENCH_ARGS)
 
 lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff format --check .
@@ -66,4 +85,4 @@ sanitize:
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(SANITIZED)/bin/python -m pytest -p no:cacheprovider $(or $(PYTEST_ARGS),$(SAFETY))
 
 clean:
-	rm -rf $(VENV) $(SANITIZED) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SANITIZED) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks benchmarks/results.json benchmarks/plots

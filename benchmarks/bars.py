@@ -1,0 +1,165 @@
+"""The bars that ringmain is held to, and whether a run reached them."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.tables import aligned, ratios
+
+LINGER = 1000.0  # microseconds: how long a byte may wait for others by default
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure of a run, and what it must be: `limit` at least for "at least", at most or below for the others."""
+
+    what: str
+    relation: str
+    limit: float
+    unit: str
+    measure: Callable[[Results], float | None]
+
+    def verdict(self, results: Results) -> dict[str, Any]:
+        """Return the bar with its value and whether it is reached; neither where the run has not measured it."""
+        value = self.measure(results)
+        passed = None
+        if value is not None:
+            passed = {
+                "at least": value >= self.limit,
+                "at most": value <= self.limit,
+                "below": value < self.limit,
+            }[self.relation]
+        text = f"{self.relation} {self.limit:g}{self.unit}"
+        return {"what": self.what, "bar": text, "value": value, "unit": self.unit, "passed": passed}
+
+
+def _median_ratio(bench: str, one: str, other: str, metric: str) -> Callable[[Results], float | None]:
+    """Compare two contenders: the median of the ratios of each round."""
+
+    def measure(results: Results) -> float | None:
+        if bench not in results["benches"]:
+            return None
+        values = ratios(results["benches"][bench]["samples"], one, other, metric)
+        return statistics.median(values) if values else None
+
+    return measure
+
+
+def _figure(
+    bench: str, contender: str, metric: str, pick: Callable[[list[float]], float]
+) -> Callable[[Results], float | None]:
+    """Pick from the figures of one contender."""
+
+    def measure(results: Results) -> float | None:
+        rows = results["benches"].get(bench, {}).get("samples", {}).get(contender, [])
+        return pick([row[metric] for row in rows]) if rows else None
+
+    return measure
+
+
+def _slowest(bench: str) -> Callable[[Results], float | None]:
+    """Compare the slowest of a round, the median of all rounds, to what it may take: linger, and socat's median."""
+
+    def measure(results: Results) -> float | None:
+        slowest = _figure(bench, "ringmain", "slowest µs", statistics.median)(results)
+        median = _figure(bench, "socat", "median µs", statistics.median)(results)
+        return None if slowest is None or median is None else slowest / (LINGER + 1.3 * median)
+
+    return measure
+
+
+def _growing_memory(results: Results) -> float | None:
+    """Return how much bigger 32 GB made the process than 1 GB, in MiB."""
+    small = _figure("growth", "ringmain 1 GB", "peak MiB", statistics.median)(results)
+    large = _figure("growth", "ringmain 32 GB", "peak MiB", max)(results)
+    return None if small is None or large is None else large - small
+
+
+def _peak_stalled(results: Results) -> float | None:
+    contenders = results["benches"].get("stalled", {}).get("samples", {})
+    peaks = [row["peak MiB"] for rows in contenders.values() for row in rows]
+    return max(peaks) if peaks else None
+
+
+def _pair(what: str, bench: str, other: str, speed: float, cpu: float) -> list[Bar]:
+    return [
+        Bar(f"{what}, GB/s", "at least", speed, "x", _median_ratio(bench, "ringmain", other, "GB/s")),
+        Bar(f"{what}, CPU s/GB", "at most", cpu, "x", _median_ratio(bench, "ringmain", other, "CPU s/GB")),
+    ]
+
+
+def _cpu(what: str, relation: str, limit: float, bench: str, other: str) -> Bar:
+    return Bar(f"{what}, CPU s/GB", relation, limit, "x", _median_ratio(bench, "ringmain", other, "CPU s/GB"))
+
+
+BARS = [
+    *_pair("receive, `async for` / C read loop", "receive", "C read", 1.15, 0.75),
+    *_pair("receive, `async for` / C poll + drain", "receive", "C poll + drain", 0.9, 1.25),
+    Bar("load to a pipe / socat, GB/s", "at least", 3, "x", _median_ratio("pipe", "ringmain", "socat", "GB/s")),
+    *_pair("load to a pipe / C splice + mark", "pipe", "C splice + mark", 0.95, 1.15),
+    _cpu("TLS receive, `async for` / C OpenSSL", "at most", 1.1, "tls", "C OpenSSL"),
+    _cpu("TLS receive, `async for` / aiofastnet", "below", 1.0, "tls", "aiofastnet"),
+    _cpu("load --tls to a pipe / socat", "below", 1.0, "tls-pipe", "socat"),
+    _cpu("load --tls to a pipe / ncat", "below", 1.0, "tls-pipe", "ncat"),
+    *_pair("save from a file / C sendfile", "save-file", "C sendfile", 0.95, 1.15),
+    *_pair("save from a pipe / C splice", "save-pipe", "C splice", 0.95, 1.15),
+    Bar(
+        "blocks cut at newlines / uncut, GB/s",
+        "at least",
+        0.95,
+        "x",
+        _median_ratio("receive", "ringmain-lines", "ringmain", "GB/s"),
+    ),
+    _cpu("slow stream to a pipe / socat", "at most", 0.5, "slow", "socat"),
+    Bar(
+        "one byte when idle / socat, median",
+        "at most",
+        1.3,
+        "x",
+        _median_ratio("idle", "ringmain", "socat", "median µs"),
+    ),
+    Bar("one byte when idle, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("idle")),
+    Bar(
+        "1 KiB ping-pong / socat, median",
+        "at most",
+        1.3,
+        "x",
+        _median_ratio("ping-pong", "ringmain", "socat", "median µs"),
+    ),
+    Bar("1 KiB ping-pong, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("ping-pong")),
+    Bar(
+        "start to listening / import asyncio",
+        "below",
+        2.5,
+        "x",
+        _median_ratio("start", "ringmain", "import asyncio", "ms"),
+    ),
+    Bar("peak memory while 32 GB pass", "below", 64, " MiB", _figure("growth", "ringmain 32 GB", "peak MiB", max)),
+    Bar("peak memory, 32 GB more than 1 GB", "at most", 2, " MiB", _growing_memory),
+    Bar("peak memory with a stalled reader", "below", 64, " MiB", _peak_stalled),
+    Bar(
+        "GB/s at 32 GB / at 1 GB",
+        "at least",
+        0.9,
+        "x",
+        _median_ratio("growth", "ringmain 32 GB", "ringmain 1 GB", "GB/s"),
+    ),
+]
+
+
+def verdicts(results: Results) -> list[dict[str, Any]]:
+    """Return every bar with its verdict."""
+    return [bar.verdict(results) for bar in BARS]
+
+
+def bars_table(rows: list[dict[str, Any]]) -> str:
+    """Return the table of the bars."""
+    words = {True: "pass", False: "MISS", None: "not measured"}
+    lines = [["bar", "must be", "is", "verdict"]]
+    for row in rows:
+        value = "-" if row["value"] is None else f"{row['value']:.2f}{row['unit']}"
+        lines.append([row["what"], row["bar"], value, words[row["passed"]]])
+    passed, measured = (sum(row["passed"] in kinds for row in rows) for kinds in ((True,), (True, False)))
+    return "\n".join(["The bars:", *aligned(lines), f"{passed} of {measured} measured bars reached."])

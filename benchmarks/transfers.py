@@ -1,0 +1,175 @@
+"""One stream through one contender, measured or compared.
+
+What is verified when:
+- In every measured transfer the bytes are counted at the far end. Where the far end is a process of its own (pipes,
+  saving) it also reads the number that each 16th MiB of the stream bears, so a byte lost, doubled or misplaced shows.
+- `compare` moves a smaller stream and compares the SHA-256 of all that came with that of what was sent. Contenders that
+  receive for themselves write it to a pipe then. Every run compares each contender once, before it measures.
+"""
+
+import hashlib
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.processes import CONTENDER_CORES, OTHER_CORES, Processes, cpu_so_far, free_port, listening_socket
+from benchmarks.workshop import GB, BenchError, Workshop
+
+Sample = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program that moves a stream, and the stream it is given in a round.
+
+    `command` is split at blanks, then words in braces are filled in: {c} the folder of the baselines, {python},
+    {ringmain}, {port}, {cert} a file with key and certificate, {report} where to write JSON with `bytes` and `reads`.
+    `size` is in GB. `message` is the size of the source's writes, `rate` its limit in bytes a second (0: none).
+    """
+
+    name: str
+    command: str
+    size: float
+    message: int = 256 << 10
+    rate: float = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What stands at either side of a contender.
+
+    `saves`: standard input to a connection, else a connection that it listens for. `piped`: the other side is a pipe;
+    else a file when saving, and nothing when loading.
+    """
+
+    saves: bool = False
+    piped: bool = False
+    tls: bool = False
+
+
+def measure(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
+    """Move one stream of the contender's size through it; return what that took."""
+    size = int(contender.size * GB)
+    with Processes(workshop) as processes:
+        if shape.saves:
+            started = 0.0
+            _start_sink(processes, port := free_port())
+            _start_saver(processes, shape, contender, size, port)
+        else:
+            started = _start_loader(processes, shape, contender, port := free_port())
+            _start_source(processes, shape, contender, size, port)
+        for name in processes.names:
+            processes.wait(name)
+        return _sample(processes, shape, size, started)
+
+
+def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -> None:
+    """Move `size` bytes and compare their SHA-256 at both ends; raise BenchError if they differ."""
+    expected = _digest_of_pattern(workshop, size)
+    with Processes(workshop) as processes:
+        if shape.saves:
+            with listening_socket() as listener:
+                _start_saver(processes, shape, contender, size, listener.getsockname()[1], compared=True)
+                connection: socket.socket = listener.accept()[0]
+            with connection:
+                digest = _digest(connection.fileno())
+        else:
+            port = free_port()
+            _start_loader(processes, shape, contender, port, compared=True)
+            _start_source(processes, shape, contender, size, port)
+            digest = _digest(processes.stdout("contender"))
+        if digest != expected:
+            raise BenchError(f"{contender.name}: other bytes came than were sent; {processes.complaint('contender')}")
+
+
+def command_line(processes: Processes, template: str, port: int) -> list[str]:
+    """Fill in the words in braces; see `Contender`."""
+    words = processes.workshop.words | {"port": str(port), "report": str(processes.report_path("contender"))}
+    return [word.format_map(words) for word in template.split()]
+
+
+def _start_sink(processes: Processes, port: int) -> None:
+    processes.start("sink", [str(processes.workshop.folder / "sink"), str(port)], cores=OTHER_CORES)
+    processes.wait_for_listener("sink", port)
+
+
+def _start_saver(
+    processes: Processes, shape: Shape, contender: Contender, size: int, port: int, *, compared: bool = False
+) -> None:
+    path = processes.workshop.file(size)
+    command = command_line(processes, contender.command, port)
+    with path.open("rb") as file:
+        if shape.piped:
+            feed = [str(processes.workshop.folder / "save"), "feed", "0"]
+            pipe = processes.start("feed", feed, cores=OTHER_CORES, stdin=file, stdout=subprocess.PIPE).stdout
+            processes.start("contender", command, measured=not compared, cores=CONTENDER_CORES, stdin=pipe)
+            pipe.close()
+        else:
+            processes.start("contender", command, measured=not compared, cores=CONTENDER_CORES, stdin=file)
+
+
+def _start_loader(
+    processes: Processes, shape: Shape, contender: Contender, port: int, *, compared: bool = False
+) -> float:
+    """Start a contender that loads, and what it writes to; return its CPU seconds until it listened."""
+    piped = subprocess.PIPE if shape.piped or compared else subprocess.DEVNULL
+    command = command_line(processes, contender.command, port)
+    process = processes.start(
+        "contender", command, measured=True, copying=compared, cores=CONTENDER_CORES, stdout=piped
+    )
+    if shape.piped and not compared:
+        processes.start(
+            "sink", [str(processes.workshop.folder / "sink"), "pipe"], cores=OTHER_CORES, stdin=process.stdout
+        )
+        process.stdout.close()
+    processes.wait_for_listener("contender", port)
+    return cpu_so_far(processes.pid("contender"))
+
+
+def _start_source(processes: Processes, shape: Shape, contender: Contender, size: int, port: int) -> None:
+    folder = processes.workshop.folder
+    if shape.tls:
+        command = [str(folder / "tls"), "send", str(port), str(size)]
+    else:
+        command = [str(folder / "send"), str(port), str(size), str(contender.message), str(contender.rate)]
+    processes.start("source", command, cores=OTHER_CORES)
+
+
+def _sample(processes: Processes, shape: Shape, size: int, started: float) -> Sample:
+    own, source, sink = (processes.report(name) for name in ("contender", "source", "sink"))
+    far_end: dict[str, Any] = sink or own
+    if far_end.get("bytes", far_end.get("bytes_in")) != size or sink.get("bad"):
+        complaint = processes.complaint("contender")
+        raise BenchError(f"{size} bytes were sent, {far_end} came; {complaint}")
+    begin = sink["start"] if shape.saves else source["start"]
+    seconds = (sink or source)["end"] - begin
+    cost = processes.cost("contender")
+    gigabytes = size / GB
+    sample = {
+        "GB/s": gigabytes / seconds,
+        "CPU s/GB": (cost["user"] + cost["system"]) / gigabytes,
+        "net CPU s/GB": (cost["user"] + cost["system"] - started) / gigabytes,
+        "user s/GB": cost["user"] / gigabytes,
+        "system s/GB": cost["system"] / gigabytes,
+        "peak MiB": cost["peak"] / (1 << 20),
+        "waits/GB": cost["waits"] / gigabytes,
+    }
+    if own.get("reads"):
+        sample |= {"reads/GB": own["reads"] / gigabytes, "read KiB": size / own["reads"] / 1024}
+    return sample
+
+
+def _digest_of_pattern(workshop: Workshop, size: int) -> str:
+    command = [str(workshop.folder / "send"), "0", str(size), str(1 << 20), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        return _digest(process.stdout.fileno())
+
+
+def _digest(fd: int) -> str:
+    digest = hashlib.sha256()
+    while data := os.read(fd, 1 << 20):
+        digest.update(data)
+    return digest.hexdigest()
