@@ -109,7 +109,7 @@ cdef class Pump:
         """Move bytes, in whichever thread, until it is over. Raises nothing: see `verdict`, `error` and `refused`."""
         cdef Step step
         if self.error is not None:  # no descriptors left for our own needs: others do without
-            self.refused, self.verdict = True, "stopped"
+            self.refuse()
             return
         with nogil:
             step = self.move()
@@ -126,6 +126,10 @@ cdef class Pump:
                 self.verdict = "timed out" if self.number == errno.ETIMEDOUT else "reset"
         else:
             self.verdict, self.error = self.stop_verdict, self.stop_error
+
+    def refuse(self):
+        """Give up before a byte has moved, so that others take over."""
+        self.refused, self.verdict = True, "stopped"
 
     def stop(self, str verdict="stopped", object error=None):
         """Let `run` return at once; what it took from the source goes to the destination first, if that takes it."""
