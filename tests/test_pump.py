@@ -341,6 +341,17 @@ def test_stop_ends_a_save_at_once(state: str) -> None:
             wait()
 
 
+def test_what_had_come_before_the_stop_is_moved() -> None:
+    with connection() as (peer, ours), pipe() as (source, sink):
+        peer.sendall(b"already here")
+        peers.eventually(lambda: not unacknowledged(peer), "the bytes")
+        pump = loading(ours, sink)
+        pump.stop()
+        pump.run()
+        assert (pump.verdict, moved(pump)) == ("stopped", (12, 12))
+        assert read(source, 12) == b"already here"
+
+
 def test_signals_with_a_handler_interrupt_nothing() -> None:
     data = peers.payload(4_000_000)
     handled = []

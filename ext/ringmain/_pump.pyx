@@ -153,6 +153,13 @@ cdef class Pump:
         if self.pipe_in >= 0 and splice(self.pipe_out, NULL, self.destination, NULL, CHUNK, FLAGS) < 0:
             if c_errno != EAGAIN:
                 return self.fail(DESTINATION)
+        step = self.circulate()
+        if step == STOPPED and self.coalescer is not None:
+            self.pull()  # what a peer has been told is received
+        return step
+
+    cdef Step circulate(self) noexcept nogil:
+        cdef Step step
         while not self.stopping:
             step = self.wait_for_source()
             if step == MOVED:
