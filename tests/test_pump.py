@@ -38,8 +38,10 @@ pytestmark = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splic
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 PATHS = ["kernel", "block"]
 PAGE = 4096
-# What ends at once takes no longer than this, however busy the machine; whoever waits for a grace of 2 s does.
-AT_ONCE = 1.5
+# What ends at once takes no longer than this, however busy the machine.
+AT_ONCE = 10.0
+# What a run says that ended only because its grace was over.
+OVERDUE = "stopped with bytes under way"
 
 
 @contextlib.contextmanager
@@ -339,6 +341,17 @@ def test_stop_ends_a_save_at_once(state: str) -> None:
             wait()
 
 
+def test_what_had_come_before_the_stop_is_moved() -> None:
+    with connection() as (peer, ours), pipe() as (source, sink):
+        peer.sendall(b"already here")
+        peers.eventually(lambda: not unacknowledged(peer), "the bytes")
+        pump = loading(ours, sink)
+        pump.stop()
+        pump.run()
+        assert (pump.verdict, moved(pump)) == ("stopped", (12, 12))
+        assert read(source, 12) == b"already here"
+
+
 def test_signals_with_a_handler_interrupt_nothing() -> None:
     data = peers.payload(4_000_000)
     handled = []
@@ -428,6 +441,27 @@ def test_without_descriptors_to_spare_the_pump_is_refused(monkeypatch: pytest.Mo
             pump.stop()
             pump.run()
             assert (pump.refused, pump.failed) == (True, None)
+
+
+def test_without_a_thread_to_spare_the_pump_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with connection() as (_, ours), pipe() as (_, sink):
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        pump = loading(ours, sink)
+        run(kernel.run(pump))
+        assert (pump.refused, pump.failed) == (True, None)
+
+
+@pytest.mark.parametrize("source", ["/proc/self/cmdline", "empty"])
+def test_files_that_sendfile_refuses_and_empty_ones(bench: peers.Bench, tmp_path: Path, source: str) -> None:
+    (tmp_path / "empty").touch()
+    saver, port = bench.listening("save", "-o", "-I", tmp_path / source)  # an absolute path stays as it is
+    with peers.connect(port) as sock:
+        got = peers.read_all(sock)
+    assert got == b"" if source == "empty" else b"ringmain\0save" in got
+    expect(saver, 0)
 
 
 def test_a_file_goes_from_an_offset_to_its_end_as_it_is_then(tmp_path: Path) -> None:
@@ -758,10 +792,9 @@ def test_a_signal_ends_a_load_at_once(bench: peers.Bench, tmp_path: Path, state:
             end = flood(sock)
             assert read(source, 1 << 20) == bytes(1 << 20)
             wait = drain(source) if state == "flooded" else None
-        started = time.monotonic()
         loader.signal(number)
         expect(loader, 128 + number)
-        assert time.monotonic() - started < AT_ONCE
+        assert OVERDUE not in loader.stderr
         if end is not None:
             end()
         if wait is not None:
@@ -778,11 +811,10 @@ def test_a_signal_ends_a_save(bench: peers.Bench, state: str) -> None:
         wait = drain(sock) if state == "flooded" else None
         if state == "blocked":
             assert sock.recv(1)
-        started = time.monotonic()
         saver.signal(signal.SIGTERM)
         expect(saver, 143)
-        if state != "blocked":  # what was sent gets two seconds at a standstill to arrive
-            assert time.monotonic() - started < AT_ONCE
+        # What was sent gets two seconds at a standstill to arrive.
+        assert (OVERDUE in saver.stderr) == (state == "blocked")
         if wait is not None:
             wait()
 

@@ -37,6 +37,7 @@ cdef class Pump:
     cdef int number                     # errno of the side that failed
 
     cdef Step move(self) noexcept nogil
+    cdef Step circulate(self) noexcept nogil
     cdef Step pull(self) noexcept nogil
     cdef Step step_over(self) noexcept nogil
     cdef Step push(self, Py_ssize_t size) noexcept nogil

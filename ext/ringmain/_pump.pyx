@@ -110,7 +110,7 @@ cdef class Pump:
         """Move bytes, in whichever thread, until it is over. Raises nothing: see `verdict`, `error` and `refused`."""
         cdef Step step
         if self.error is not None:  # no descriptors left for our own needs: others do without
-            self.refused, self.verdict = True, "stopped"
+            self.refuse()
             return
         with nogil:
             step = self.move()
@@ -127,6 +127,10 @@ cdef class Pump:
                 self.verdict = "timed out" if self.number == errno.ETIMEDOUT else "reset"
         else:
             self.verdict, self.error = self.stop_verdict, self.stop_error
+
+    def refuse(self):
+        """Give up before a byte has moved, so that others take over."""
+        self.refused, self.verdict = True, "stopped"
 
     def stop(self, str verdict="stopped", object error=None):
         """Let `run` return at once; what it took from the source goes to the destination first, if that takes it."""
@@ -150,6 +154,13 @@ cdef class Pump:
         if self.pipe_in >= 0 and splice(self.pipe_out, NULL, self.destination, NULL, CHUNK, FLAGS) < 0:
             if c_errno != EAGAIN:
                 return self.fail(DESTINATION)
+        step = self.circulate()
+        if step == STOPPED and self.coalescer is not None:
+            self.pull()  # what a peer has been told is received
+        return step
+
+    cdef Step circulate(self) noexcept nogil:
+        cdef Step step
         while not self.stopping:
             step = self.wait_for_source()
             if step == MOVED:

@@ -50,7 +50,12 @@ async def run(pump: Pump) -> None:
                 loop.call_soon_threadsafe(done.set_result, None)
 
     # A daemon: a disk or a network file system that hangs must not keep the process from ending.
-    threading.Thread(target=work, name="ringmain-pump", daemon=True).start()
+    thread = threading.Thread(target=work, name="ringmain-pump", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # this user has all the threads that there may be; blocks need none
+        pump.refuse()
+        return
     try:
         await asyncio.shield(done)
     except asyncio.CancelledError:
