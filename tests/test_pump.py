@@ -341,6 +341,18 @@ def test_stop_ends_a_save_at_once(state: str) -> None:
             wait()
 
 
+def test_a_pump_that_is_over_holds_no_descriptors(tmp_path: Path) -> None:
+    with connection() as (peer, ours), (tmp_path / "got").open("wb") as sink:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        pump = loading(ours, sink, through=True)
+        peer.close()
+        pump.run()
+        pump.stop()
+        assert pump.verdict == "ended"
+        assert pump.fullness == 0
+        assert len(os.listdir("/proc/self/fd")) == before - 1  # noqa: PTH208
+
+
 def test_what_had_come_before_the_stop_is_moved() -> None:
     with connection() as (peer, ours), pipe() as (source, sink):
         peer.sendall(b"already here")
@@ -349,6 +361,7 @@ def test_what_had_come_before_the_stop_is_moved() -> None:
         pump.stop()
         pump.run()
         assert (pump.verdict, moved(pump)) == ("stopped", (12, 12))
+        assert pump.fullness == 0
         assert read(source, 12) == b"already here"
 
 

@@ -36,6 +36,7 @@ cdef class Pump:
     cdef Side side
     cdef int number                     # errno of the side that failed
 
+    cdef void close_own(self) noexcept
     cdef Step move(self) noexcept nogil
     cdef Step circulate(self) noexcept nogil
     cdef Step pull(self) noexcept nogil

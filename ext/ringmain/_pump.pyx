@@ -102,9 +102,15 @@ cdef class Pump:
             self.error = error
 
     def __dealloc__(self):
-        for fd in (self.stop_fd, self.pipe_in, self.pipe_out):
-            if fd >= 0:
-                close(fd)
+        self.close_own()
+
+    cdef void close_own(self) noexcept:
+        if self.stop_fd >= 0:
+            close(self.stop_fd)
+        if self.pipe_in >= 0:
+            close(self.pipe_in)
+            close(self.pipe_out)
+        self.stop_fd = self.pipe_in = self.pipe_out = -1
 
     def run(self):
         """Move bytes, in whichever thread, until it is over. Raises nothing: see `verdict`, `error` and `refused`."""
@@ -127,6 +133,7 @@ cdef class Pump:
                 self.verdict = "timed out" if self.number == errno.ETIMEDOUT else "reset"
         else:
             self.verdict, self.error = self.stop_verdict, self.stop_error
+        self.close_own()  # whoever still holds the pump holds no descriptors
 
     def refuse(self):
         """Give up before a byte has moved, so that others take over."""
@@ -144,7 +151,7 @@ cdef class Pump:
     def fullness(self):
         """The part of a pipe at the destination that its reader has yet to take, from 0 to 1."""
         cdef int size = 0
-        if self.pipe_in >= 0 or ioctl(self.destination, FIONREAD, &size) < 0:
+        if self.verdict is not None or self.pipe_in >= 0 or ioctl(self.destination, FIONREAD, &size) < 0:
             return 0.0
         return min(1.0, size / <double>max(1, fcntl.fcntl(self.destination, fcntl.F_GETPIPE_SZ)))
 
