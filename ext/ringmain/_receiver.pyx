@@ -47,9 +47,10 @@ cdef extern from *:
     int timerfd_create(int clock, int flags)
     int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
 
-# What one turn of the loop reads at most.
+# What one turn of the loop reads at most. A consumer that keeps up takes it from a block that is then filled anew from
+# its start, so that half a megabyte is all the memory that a flood touches.
 cdef Py_ssize_t TURN = 512 << 10
-# The highest low-water mark: with more, bytes have left the cache before they are read.
+# The highest low-water mark: more saves no wake-ups that matter, and asks for more than a receive buffer may have.
 CAP = 1 << 20
 
 

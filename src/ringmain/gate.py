@@ -8,12 +8,15 @@ import logging
 import socket
 import ssl
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringmain.connection import Connection, prepare, reset, resolve, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import BindError, RingmainError, UsageError, reason
 from ringmain.settings import Settings
+
+if TYPE_CHECKING:
+    import ipaddress
 
 log = logging.getLogger("ringmain")
 
@@ -113,13 +116,7 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
         self._settings = settings
-        import ipaddress
-
-        try:
-            self._allowed = [ipaddress.ip_network(text, strict=False) for text in settings.allow]
-        except ValueError as error:
-            self._close_sockets()
-            raise UsageError(f"--allow {error}", "", "write it as 192.0.2.0/24 or 2001:db8::/32") from error
+        self._allowed = self._networks(settings.allow) if settings.allow else []
         self._arrived: collections.deque[socket.socket] = collections.deque()
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -198,6 +195,15 @@ class Gate:
         for sock in self._arrived:
             sock.close()
         self._close_sockets()
+
+    def _networks(self, allow: tuple[str, ...]) -> "list[ipaddress.IPv4Network | ipaddress.IPv6Network]":
+        import ipaddress
+
+        try:
+            return [ipaddress.ip_network(text, strict=False) for text in allow]
+        except ValueError as error:
+            self._close_sockets()
+            raise UsageError(f"--allow {error}", "", "write it as 192.0.2.0/24 or 2001:db8::/32") from error
 
     def _close_sockets(self) -> None:
         for sock in self._sockets:

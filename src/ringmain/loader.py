@@ -1,10 +1,9 @@
 """Load: bytes from one connection at a time, as blocks."""
 
 import asyncio
-import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Self, Unpack
 
 from ringmain._ring import Counters, Ring
@@ -20,7 +19,7 @@ from ringmain.stream import Flow, Stream
 log = logging.getLogger("ringmain")
 
 RING_SIZE = 8 << 20
-BLOCK_SIZE = 512 << 10
+BLOCK_SIZE = 1 << 20
 LINGER = 0.001
 
 
@@ -138,12 +137,15 @@ class Loader(Listening, Blocking):
         stream = self._stream
         if stream is not None and (block := stream.take()) is not None:
             return block
-        with self._one_consumer():
+        self._one_consumer()
+        try:
             while (stream := self._stream or await self._next_stream()) is not None:
                 block = await stream.next_block()
                 if block is not None:
                     return block
                 self._end(stream)
+        finally:
+            self._busy = False
         raise StopAsyncIteration
 
     def __iter__(self) -> Self:
@@ -208,7 +210,8 @@ class Loader(Listening, Blocking):
 
     async def next_connection(self) -> Stream | None:
         """Leave the present connection, wherever it is, and return the next one; None when there is none to come."""
-        with self._one_consumer():
+        self._one_consumer()
+        try:
             stream = self._stream
             if stream is None or stream is self._given:
                 if stream is not None:
@@ -216,6 +219,8 @@ class Loader(Listening, Blocking):
                 stream = await self._next_stream()
             self._given = stream
             return stream
+        finally:
+            self._busy = False
 
     async def _next_stream(self) -> Stream | None:
         """Begin with the next client, if there is to be one."""
@@ -249,15 +254,10 @@ class Loader(Listening, Blocking):
         if self._gate is not None:
             self._gate.done()
 
-    @contextlib.contextmanager
-    def _one_consumer(self) -> Iterator[None]:
+    def _one_consumer(self) -> None:
         if self._busy:
             raise RuntimeError("another task is already waiting for this loader")
         self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
 
 
 class Connections:

@@ -70,6 +70,8 @@ class Stream:
         self._owner = owner
         self._engine: Receiver | Pump | None = None
         self._stopped: str | None = None
+        # Returns the next block if there is one already: once bytes are received, the receiver's own method.
+        self.take: Callable[[], memoryview | None] = lambda: None
         self._cancel_idle: Callable[[], None] = lambda: None
         log.info("%s", connection)
 
@@ -122,21 +124,17 @@ class Stream:
         except StopAsyncIteration:
             raise StopIteration from None
 
-    def take(self) -> memoryview | None:
-        """Return the next block if there is one already."""
-        block = self._engine.take() if isinstance(self._engine, Receiver) else None
-        if block is None or not self._flow.copy:
-            return block
-        with block:
-            return memoryview(bytes(block))
-
     async def next_block(self) -> memoryview | None:
         """Return the next block, or None once there is a verdict and all that came before it was taken."""
         receiver = self._engine if isinstance(self._engine, Receiver) else self._receive()
         while (block := self.take()) is None:
             if receiver.verdict is not None:
                 return None
-            await self._wait(receiver)
+            waiter = receiver.wait()
+            if receiver.paused and self._ring.starved:
+                await self._until_given_back(waiter)
+            else:
+                await waiter
         return block
 
     async def copy_to(self, output: Output, path: str) -> None:
@@ -206,6 +204,7 @@ class Stream:
 
             receiver_class = TlsReceiver
         receiver = receiver_class(self._loop, ring, self.counters, linger, sock, min_block)
+        self.take = receiver.take if not self._flow.copy else lambda: _copied(receiver.take())
         self._begin(receiver)
         receiver.start()
         if self._stopped is not None:
@@ -241,14 +240,17 @@ class Stream:
             lambda: engine.stop("timed out"),
         )
 
-    async def _wait(self, receiver: Receiver) -> None:
-        waiter = receiver.wait()
-        if not (receiver.paused and self._ring.starved):
-            await waiter
-            return
+    async def _until_given_back(self, waiter: "asyncio.Future[None]") -> None:
         held = f"all {self._ring.block_count} blocks of the ring"
         try:
             async with asyncio.timeout(_HELD_TIMEOUT):
                 await waiter
         except TimeoutError as error:
             raise BlocksHeldError(held, "all are still held", "release or copy blocks, or raise ring_size") from error
+
+
+def _copied(block: memoryview | None) -> memoryview | None:
+    if block is None:
+        return None
+    with block:
+        return memoryview(bytes(block))
