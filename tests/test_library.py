@@ -229,17 +229,17 @@ def test_it_runs_on_the_stock_event_loop_too(certificates: Certificates, tls: bo
     assert peers.sha256(asyncio.run(main(), debug=True)) == peers.sha256(data)
 
 
-def test_read_ahead_is_on_where_libssl_can_be_asked() -> None:
-    import _ssl
+def test_read_ahead_is_on_where_libssl_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     import ssl
 
-    from ringmain._tls_receiver import enable_read_ahead
+    from ringmain import _tls_receiver
 
-    if not hasattr(_ssl, "__file__"):
+    if not _tls_receiver.HAS_LIBSSL:
         pytest.skip("libssl is built into this interpreter")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    assert enable_read_ahead(context, _ssl.__file__)
-    assert not enable_read_ahead(context, "/nonexistent")
+    assert _tls_receiver.enable_read_ahead(context)
+    monkeypatch.setattr(_tls_receiver, "HAS_LIBSSL", False)
+    assert not _tls_receiver.enable_read_ahead(context)
 
 
 def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
@@ -492,3 +492,56 @@ def test_a_loader_that_is_not_open_says_so(run: Run) -> None:
     for options in ({"block_size": 0}, {"ring_size": 1000}, {"min_block": 10, "linger": 0}):
         with pytest.raises(errors.UsageError):
             ringmain.load("127.0.0.1:0", **options)
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["libssl", "python"])
+@pytest.mark.parametrize(
+    ("ending", "error"),
+    [("close_notify", None), ("fin", errors.TruncatedError), ("reset", errors.ReceiveError)],
+)
+def test_tls_is_read_alike_by_libssl_and_by_python(
+    run: Run,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    direct: bool,
+    ending: str,
+    error: type[Exception] | None,
+) -> None:
+    from ringmain import _tls_receiver
+
+    if direct and not _tls_receiver.HAS_LIBSSL:
+        pytest.skip("libssl is built into this interpreter")
+    monkeypatch.setattr(_tls_receiver, "HAS_LIBSSL", direct)
+    data = peers.payload(3_000_000)
+
+    def send(port: int) -> None:
+        sock = peers.connect_tls(port, certificates.ca)
+        sock.sendall(data)
+        received.wait(peers.TIMEOUT)
+        if ending == "close_notify":
+            sock.unwrap().close()
+        elif ending == "fin":
+            sock.close()
+        else:
+            peers.close_with_reset(sock)
+
+    received = threading.Event()
+    got = bytearray()
+
+    async def main() -> None:
+        async with ringmain.load("tcps://127.0.0.1:0", listen_once=True, certfile=str(certificates.server)) as loader:
+            sending = asyncio.get_running_loop().run_in_executor(None, send, loader.port)
+            try:
+                async for block in loader:
+                    got.extend(block)
+                    if len(got) == len(data):
+                        received.set()
+            finally:
+                await sending
+
+    if error is None:
+        run(main())
+    else:
+        with pytest.raises(error):
+            run(main())
+    assert peers.sha256(bytes(got)) == peers.sha256(data)

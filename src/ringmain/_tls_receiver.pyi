@@ -6,6 +6,8 @@ from typing_extensions import disjoint_base
 from ringmain._receiver import Receiver
 from ringmain._ring import Counters, Ring
 
+HAS_LIBSSL: bool
+
 @disjoint_base
 class TlsReceiver(Receiver):
     def __init__(
@@ -20,4 +22,4 @@ class TlsReceiver(Receiver):
     def __len__(self) -> int: ...
 
 def true_error(error: OSError, sock: ssl.SSLSocket) -> OSError: ...
-def enable_read_ahead(context: ssl.SSLContext, module_path: str, size: int = 65536) -> bool: ...
+def enable_read_ahead(context: ssl.SSLContext, size: int = 65536) -> bool: ...

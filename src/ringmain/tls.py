@@ -1,6 +1,5 @@
 """Turn settings into an `ssl.SSLContext`, and say which file is at fault when that fails. Touches no socket."""
 
-import _ssl
 import logging
 import os
 import re
@@ -60,10 +59,7 @@ def _finished(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
         except ssl.SSLError as error:
             what = f"ciphers {settings.ciphers!r}"
             raise UsageError(what, "OpenSSL knows none of them", "see: openssl ciphers -v") from error
-    # Where libssl is built into the interpreter there is no file to ask; reads are smaller then, nothing else differs.
-    module_path = getattr(_ssl, "__file__", None)
-    if module_path is not None:
-        enable_read_ahead(context, module_path)
+    enable_read_ahead(context)  # where that cannot be, reads are smaller, and nothing else differs
     return context
 
 
