@@ -229,19 +229,6 @@ def test_it_runs_on_the_stock_event_loop_too(certificates: Certificates, tls: bo
     assert peers.sha256(asyncio.run(main(), debug=True)) == peers.sha256(data)
 
 
-def test_read_ahead_is_on_where_libssl_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ssl
-
-    from ringmain import _tls_receiver
-
-    if not _tls_receiver.HAS_LIBSSL:
-        pytest.skip("libssl is built into this interpreter")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    assert _tls_receiver.enable_read_ahead(context)
-    monkeypatch.setattr(_tls_receiver, "HAS_LIBSSL", False)
-    assert not _tls_receiver.enable_read_ahead(context)
-
-
 def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
     async def main() -> bytes:
         async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
@@ -507,11 +494,11 @@ def test_tls_is_read_alike_by_libssl_and_by_python(
     ending: str,
     error: type[Exception] | None,
 ) -> None:
-    from ringmain import _tls_receiver
+    from ringmain import _libssl
 
-    if direct and not _tls_receiver.HAS_LIBSSL:
+    if direct and not _libssl.HAS_LIBSSL:
         pytest.skip("libssl is built into this interpreter")
-    monkeypatch.setattr(_tls_receiver, "HAS_LIBSSL", direct)
+    monkeypatch.setattr(_libssl, "HAS_LIBSSL", direct)
     data = peers.payload(3_000_000)
 
     def send(port: int) -> None:

@@ -6,8 +6,6 @@ from typing_extensions import disjoint_base
 from ringmain._receiver import Receiver
 from ringmain._ring import Counters, Ring
 
-HAS_LIBSSL: bool
-
 @disjoint_base
 class TlsReceiver(Receiver):
     def __init__(
@@ -22,4 +20,3 @@ class TlsReceiver(Receiver):
     def __len__(self) -> int: ...
 
 def true_error(error: OSError, sock: ssl.SSLSocket) -> OSError: ...
-def enable_read_ahead(context: ssl.SSLContext, size: int = 65536) -> bool: ...

@@ -7,7 +7,6 @@ import ssl
 import stat
 from pathlib import Path
 
-from ringmain._tls_receiver import enable_read_ahead
 from ringmain.errors import CaFileError, CertificateError, UsageError, reason
 from ringmain.settings import TlsSettings
 
@@ -59,7 +58,6 @@ def _finished(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
         except ssl.SSLError as error:
             what = f"ciphers {settings.ciphers!r}"
             raise UsageError(what, "OpenSSL knows none of them", "see: openssl ciphers -v") from error
-    enable_read_ahead(context)  # where that cannot be, reads are smaller, and nothing else differs
     return context
 
 

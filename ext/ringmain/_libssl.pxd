@@ -1,0 +1,16 @@
+# cython: language_level=3
+# What _tls_receiver uses of libssl; _libssl.pyx tells how it is found.
+
+# Answers of SSL_get_error, <openssl/ssl.h>.
+cdef enum:
+    SSL_ERROR_NONE = 0
+    SSL_ERROR_SSL = 1
+    SSL_ERROR_WANT_READ = 2
+    SSL_ERROR_WANT_WRITE = 3
+    SSL_ERROR_ZERO_RETURN = 6
+
+cdef void* read_ahead_of(object sslobj, int fd) except? NULL
+cdef int read_records(
+    void* connection, char* window, size_t room, size_t* filled, long* records, int* number
+) noexcept nogil
+cdef object error_of(int answer, int number)

@@ -1,0 +1,2 @@
+HAS_LIBSSL: bool
+__pyx_capi__: dict[str, object]  # what _tls_receiver finds its functions by
