@@ -195,7 +195,7 @@ class Loader(Listening, Blocking):
         self._finished = True
         if self._stream is None:
             return False
-        self._stream.stop()
+        self._stream.interrupt()
         return True
 
     def retire(self, stream: Stream) -> RingmainError | None:

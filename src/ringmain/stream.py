@@ -146,6 +146,12 @@ class Stream:
             await output.write(block, self.counters)
             block.release()
 
+    def interrupt(self) -> None:
+        """End the stream from our side, after a last read of what the peer has been told is received."""
+        if isinstance(self._engine, Receiver):
+            self._engine.on_readable()
+        self.stop()
+
     def stop(self, verdict: str = "stopped") -> None:
         """End the stream from our side; what came can still be taken."""
         self._stopped = verdict
