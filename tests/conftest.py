@@ -77,9 +77,9 @@ def nothing_is_left_behind() -> Iterator[None]:
     assert lent_blocks() <= lent, "blocks are still lent"
 
 
-@pytest.fixture
-def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Run a coroutine on uvloop; fail if the loop's exception handler was called."""
+@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run a coroutine on uvloop, and on asyncio's own loop; fail if the loop's exception handler was called."""
 
     def run_it(coroutine: Coroutine[Any, Any, Any]) -> Any:
         complaints: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
             async with asyncio.timeout(60):
                 return await coroutine
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=request.param) as runner:
             result = runner.run(watched())
         assert not complaints
         return result

@@ -208,27 +208,6 @@ def test_settings_that_do_not_exist_are_refused() -> None:
         ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_it_runs_on_the_stock_event_loop_too(certificates: Certificates, tls: bool) -> None:
-    data = peers.payload(1_000_003)
-    ours = {"tls": True, "certfile": str(certificates.server)} if tls else {}
-    theirs = {"tls": True, "cafile": str(certificates.ca)} if tls else {}
-
-    async def main() -> bytes:
-        async with ringmain.load("127.0.0.1:0", listen_once=True, **ours) as loader:
-
-            async def send() -> None:
-                async with ringmain.save(f"127.0.0.1:{loader.port}", **theirs) as saver:
-                    await saver.write(data)
-
-            task = asyncio.ensure_future(send())
-            got = b"".join([bytes(block) async for block in loader])
-            await task
-        return got
-
-    assert peers.sha256(asyncio.run(main(), debug=True)) == peers.sha256(data)
-
-
 def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
     async def main() -> bytes:
         async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
@@ -438,9 +417,8 @@ def test_small_and_large_writes_keep_their_order(run: Run, certificates: Certifi
     assert peers.sha256(run(main())) == peers.sha256(b"".join(parts))
 
 
-@pytest.mark.parametrize("loop_of", [None, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
 @pytest.mark.parametrize("served", [False, True], ids=["waiting", "served"])
-def test_a_forgotten_loader_closes_what_it_opened(run: Run, loop_of: Any, served: bool) -> None:
+def test_a_forgotten_loader_closes_what_it_opened(run: Run, served: bool) -> None:
     async def main() -> None:
         loader = await ringmain.load("127.0.0.1:0").__aenter__()
         port = loader.port
@@ -459,11 +437,7 @@ def test_a_forgotten_loader_closes_what_it_opened(run: Run, loop_of: Any, served
                 await asyncio.sleep(0.01)
         sock.close()
 
-    if loop_of is None:
-        run(main())
-    else:
-        with asyncio.Runner(loop_factory=loop_of) as runner:
-            runner.run(main())
+    run(main())
 
 
 def test_a_loader_that_is_not_open_says_so(run: Run) -> None:
