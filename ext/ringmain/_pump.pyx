@@ -67,8 +67,9 @@ cdef extern from *:
 
 HAS_SPLICE = bool(RINGMAIN_HAS_SPLICE)
 
-# What one call moves at most: as much as the largest pipe that an unprivileged user gets (fs.pipe-max-size).
-cdef size_t CHUNK = 1 << 20
+# The largest pipe that an unprivileged user gets (fs.pipe-max-size), and what one call moves at most.
+PIPE_SIZE = 1 << 20
+cdef size_t CHUNK = PIPE_SIZE
 cdef unsigned int FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 # Seconds until it is tried again where both sides are ready and nothing moves.
 cdef double PAUSE = 0.001

@@ -4,8 +4,8 @@
 Goal: one kernel copy into a cache-hot block, nothing else. Cost: one Python call a wake-up, made by the loop.
 Invariants:
 - A window is claimed before every read; when none can be, reading pauses until a block is given back.
-- At most TURN bytes a turn of the loop, so that other callbacks run and the consumer takes what is still in the cache.
-  The loops' own protocols read up to 32 windows in a row: by then the first of them have left it.
+- At most TURN bytes a turn of the loop, so that other callbacks run and the consumer gets what may still be in a cache.
+  The loops' own protocols read up to 32 windows in a row.
 - The verdict is set once. Bytes that came before it stay in the ring for the consumer.
 - `wait` makes a Future only when there is nothing to take; one wake-up follows however many reads.
 - While the low-water mark is raised a timer is set; an idle connection has none. The loops' own timers count in
@@ -47,11 +47,11 @@ cdef extern from *:
     int timerfd_create(int clock, int flags)
     int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
 
-# What one turn of the loop reads at most. A consumer that keeps up takes it from a block that is then filled anew from
-# its start, so that half a megabyte is all the memory that a flood touches.
-cdef Py_ssize_t TURN = 512 << 10
-# The highest low-water mark: more saves no wake-ups that matter, and asks for more than a receive buffer may have.
-CAP = 1 << 20
+# What one turn of the loop reads at most: as much as the highest mark lets come. Fewer, longer turns save more than a
+# destination that fits the fastest cache does.
+cdef Py_ssize_t TURN = 2 << 20
+# The highest low-water mark. Half of a receive buffer is the most that the kernel allows, and 3 MiB that half by default.
+CAP = 2 << 20
 
 
 cdef class Receiver:
@@ -277,7 +277,7 @@ cdef class PlainReceiver(Receiver):
         while left > 0:
             if not self.claim_window():
                 return
-            asked = self.ring.window_size
+            asked = min(self.ring.window_size, left)
             with nogil:
                 size = recv(self.fd, self.ring.window, asked, 0)
                 if size < 0:

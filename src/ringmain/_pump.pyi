@@ -6,6 +6,7 @@ from ringmain._coalesce import Coalescer
 from ringmain._ring import Counters
 
 HAS_SPLICE: Final[bool]
+PIPE_SIZE: Final[int]
 
 @disjoint_base
 class Pump:

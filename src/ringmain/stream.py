@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from ringmain import kernel
 from ringmain._coalesce import Coalescer
-from ringmain._pump import Pump
+from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain.connection import Connection, send_close_notify, watch_idle
@@ -220,7 +220,7 @@ class Stream:
     async def _pump(self, output: Output, path: str) -> bool:
         """Move everything by the kernel path; False when it cannot be used."""
         sock = self.connection.sock
-        cap = min(CAP, output.pipe_size) if output.is_pipe else CAP
+        cap = min(CAP, output.pipe_size if output.is_pipe else PIPE_SIZE)
         coalescer = Coalescer(sock.fileno(), self._flow.linger, cap)
         pump = Pump(sock.fileno(), output.fd, self.counters, coalescer, through=not output.is_pipe)
         self._begin(pump)
