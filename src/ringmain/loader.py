@@ -143,7 +143,7 @@ class Loader(Listening, Blocking):
                 block = await stream.next_block()
                 if block is not None:
                     return block
-                await self._end(stream)
+                await self.end(stream)
         raise StopAsyncIteration
 
     def __iter__(self) -> Self:
@@ -171,7 +171,7 @@ class Loader(Listening, Blocking):
         """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
         while (stream := self._stream or await self._next_stream()) is not None:
             await stream.copy_to(output, path)
-            await self._end(stream)
+            await self.end(stream)
 
     @property
     def ring(self) -> Ring:
@@ -229,7 +229,7 @@ class Loader(Listening, Blocking):
         self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
         return self._stream
 
-    async def _end(self, stream: Stream) -> None:
+    async def end(self, stream: Stream) -> None:
         """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
         error = await self.retire(stream)
         if error is not None:

@@ -55,7 +55,7 @@ class Stream:
     """What one peer sends, as blocks: an asynchronous and, in a plain `with`, a plain iterator of memoryviews.
 
     `peer` is "host:port", `tls` "TLSv1.3" or the like and `cipher` the suite's name, both None without TLS. `counters`
-    go on while bytes come, `verdict` is None until it has ended. The iteration raises the error of a stream that ended
+    go on while bytes come, `offset` tells how many were taken, `verdict` is None until it has ended. The iteration raises the error of a stream that ended
     in any way but a proper end, after its last byte.
     """
 
@@ -63,6 +63,7 @@ class Stream:
         self.connection = connection
         self.counters = Counters()
         self.counters.started = time.monotonic()
+        self.offset = 0
         self._loop = asyncio.get_running_loop()
         self._flow = flow
         self._ring = flow.ring
@@ -82,6 +83,11 @@ class Stream:
     def fullness(self) -> float:
         """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
         return self._engine.fullness if isinstance(self._engine, Pump) else self._ring.fullness
+
+    @property
+    def ring(self) -> Ring:
+        """The blocks that this and the other connections of its loader are received into."""
+        return self._ring
 
     @property
     def peer(self) -> str:
@@ -105,9 +111,7 @@ class Stream:
         block = self.take() or await self.next_block()
         if block is not None:
             return block
-        error = await self._owner.retire(self)
-        if error is not None:
-            raise error
+        await self.end()
         raise StopAsyncIteration
 
     def __iter__(self) -> Self:
@@ -118,14 +122,27 @@ class Stream:
         if block is not None:
             return block
         try:
-            return self._owner.run(self.__anext__())
+            return self.run(self.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
+
+    async def end(self) -> None:
+        """Close the stream, whose last block was taken; raise what became of it if that is an error."""
+        error = await self._owner.retire(self)
+        if error is not None:
+            raise error
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run the private loop until the work is done; only in a plain `with`."""
+        return self._owner.run(work)
 
     def take(self) -> memoryview | None:
         """Return the next block if there is one already."""
         block = self._engine.take() if isinstance(self._engine, Receiver) else None
-        if block is None or not self._flow.copy:
+        if block is None:
+            return None
+        self.offset += len(block)
+        if not self._flow.copy:
             return block
         with block:
             return memoryview(bytes(block))
