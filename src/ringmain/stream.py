@@ -55,8 +55,8 @@ class Stream:
     """What one peer sends, as blocks: an asynchronous and, in a plain `with`, a plain iterator of memoryviews.
 
     `peer` is "host:port", `tls` "TLSv1.3" or the like and `cipher` the suite's name, both None without TLS. `counters`
-    go on while bytes come, `offset` tells how many were taken, `verdict` is None until it has ended. The iteration raises the error of a stream that ended
-    in any way but a proper end, after its last byte.
+    go on while bytes come, `offset` tells how many were taken, `verdict` is None until it has ended. The iteration
+    raises the error of a stream that ended in any way but a proper end, after its last byte.
     """
 
     def __init__(self, connection: Connection, flow: Flow, idle_timeout: float | None, owner: Owner) -> None:

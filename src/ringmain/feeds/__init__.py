@@ -2,9 +2,9 @@
 
 from ringmain.feeds import arrow  # pip install 'ringmain[arrow]'
 
-A feed takes a `Loader`, whose connections it reads one after another, or one `Stream` of `loader.connections()`. Bad input
-raises `ringmain.ParseError`, with peer and byte offset, after all that came before it was handed out. Whoever goes on
-iterating gets the next connection; what the connection at fault had left is dropped.
+A feed takes a `Loader`, whose connections it reads one after another, or one `Stream` of `loader.connections()`. Bad
+input raises `ringmain.ParseError`, with peer and byte offset, after all that came before it was handed out. Whoever
+goes on iterating gets the next connection; what the connection at fault had left is dropped.
 """
 
 from importlib import import_module

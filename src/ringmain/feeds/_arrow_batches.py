@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
-from ringmain.feeds._arrow_parsers import Job, Outcome, Parser
+from ringmain.feeds._arrow_parsers import Outcome, Parser
 from ringmain.feeds._feed import Feed, Piece
 from ringmain.loader import Loader
 from ringmain.stream import Stream
@@ -24,7 +24,7 @@ class Batches(Feed["pa.RecordBatch"]):
         self._pool = ThreadPoolExecutor(threads, "ringmain-arrow")
         # Each pending block is one that the receiver cannot fill, and it needs some.
         self._depth = max(1, min(2 * threads, source.ring.block_count // 2))
-        self._pending: deque[tuple[Job, Future[Outcome]]] = deque()
+        self._pending: deque[Future[Outcome]] = deque()
 
     @property
     def schema(self) -> "pa.Schema | None":
@@ -61,7 +61,7 @@ class Batches(Feed["pa.RecordBatch"]):
                 break
             self._turn(piece)
         if self._pending:
-            job, future = self._pending[0]
+            future = self._pending[0]
             if not future.done():
                 await asyncio.wait([asyncio.wrap_future(future)])
             self._pending.popleft()
@@ -75,7 +75,7 @@ class Batches(Feed["pa.RecordBatch"]):
     def _turn(self, piece: Piece) -> None:
         job = self._parser.admit(piece)
         if job is not None:
-            self._pending.append((job, self._pool.submit(self._parser.run, job)))
+            self._pending.append(self._pool.submit(self._parser.run, job))
 
     def _collect(self, outcome: Outcome) -> None:
         schema = self._parser.schema
@@ -83,7 +83,7 @@ class Batches(Feed["pa.RecordBatch"]):
             schema = self._parser.schema = outcome.batches[0].schema
         self._ready.extend(outcome.batches)
         if outcome.failed is not None:
-            for _, future in self._pending:
+            for future in self._pending:
                 future.cancel()
             self._pending.clear()
             self._fail(outcome.failed)

@@ -117,9 +117,7 @@ class Csv:
             convert.column_types, convert.include_columns = schema, schema.names
         return self._csv.read_csv(
             pa.BufferReader(pa.py_buffer(job.data)),
-            read_options=self._csv.ReadOptions(
-                use_threads=False, block_size=len(job.data) + 1, column_names=job.names
-            ),
+            read_options=self._csv.ReadOptions(use_threads=False, block_size=len(job.data) + 1, column_names=job.names),
             parse_options=self._parse_options,
             convert_options=convert,
         )

@@ -74,7 +74,7 @@ class Cursor:
 
 
 class Feed(ABC, Generic[Item]):
-    """An iterator over what blocks are turned into, asynchronous or, in a plain `with`, plain. One consumer at a time."""
+    """An iterator over what blocks are turned into: asynchronous, and plain in a plain `with`. One consumer."""
 
     def __init__(self, source: Loader | Stream) -> None:
         self._cursor = Cursor(source)
@@ -120,7 +120,9 @@ class Feed(ABC, Generic[Item]):
             return
         self._cursor.leave()
         error = ParseError(piece.stream.peer, failed.offset, failed.why, failed.remedy)
-        error.__cause__ = failed.cause.with_traceback(None) if failed.cause is not None else None  # its frames hold blocks
+        error.__cause__ = (
+            failed.cause.with_traceback(None) if failed.cause is not None else None
+        )  # its frames hold blocks
         self._failed = error
 
     def _raise_failed(self) -> None:

@@ -52,7 +52,7 @@ def lines(block: memoryview) -> "pa.LargeBinaryArray":
 
 def record_batches(
     source: Loader | Stream,
-    format: Literal["ndjson", "csv", "ipc"] = "ndjson",  # noqa: A002 - Arrow's own word for it
+    format: Literal["ndjson", "csv", "ipc"] = "ndjson",
     schema: "pa.Schema | None" = None,
     **options: Any,
 ) -> "pa.RecordBatchReader":
@@ -90,7 +90,7 @@ def record_batches(
 
 def batches(
     source: Loader | Stream,
-    format: Literal["ndjson", "csv"] = "ndjson",  # noqa: A002
+    format: Literal["ndjson", "csv"] = "ndjson",
     schema: "pa.Schema | None" = None,
     *,
     threads: int | None = None,

@@ -22,7 +22,7 @@ except ImportError as error:
 
 def relation(
     source: Loader | Stream,
-    format: Any = "ndjson",  # noqa: A002
+    format: Any = "ndjson",
     schema: Any = None,
     *,
     database: "duckdb.DuckDBPyConnection | None" = None,

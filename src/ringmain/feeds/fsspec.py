@@ -8,25 +8,27 @@ pandas.read_csv("tcps://example.org:4000", storage_options={"cafile": "ca.pem"})
 dask.bag.read_text("tcp://127.0.0.1:8000").map(json.loads)
 
 Opening dials, and with `listen=True` waits for one client. What is read is copied once, from the block to the reader.
-A connection is a stream of bytes in one direction: it has no size, cannot be listed or sought in, and what was read once
-does not come again; opening the URL a second time is another connection. What needs any of that (Parquet, `blocksize`
-in dask, `cat_file` with a range) is told so by io.UnsupportedOperation.
+A connection is a stream of bytes in one direction: it has no size, cannot be listed or sought in, and what was read
+once does not come again; opening the URL a second time is another connection. What needs any of that (Parquet,
+`blocksize` in dask, `cat_file` with a range) is told so by io.UnsupportedOperation.
 """
 
 import io
 from typing import Any, ClassVar, NoReturn
 
+from ringmain import file
 from ringmain.feeds._extra import missing
-from ringmain.file import Reader, Writer, open
 
 try:
     from fsspec.spec import AbstractFileSystem
 except ImportError as error:
     raise missing(error, "fsspec") from None
 
+_FSSPEC_KEYWORDS = ("block_size", "autocommit", "cache_options", "cache_type", "size")
+
 
 class TcpFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """Endpoints as files. The storage options are the keywords of `ringmain.open`: `listen`, `tls`, `cafile`, and so on."""
+    """Endpoints as files; the storage options are the keywords of `ringmain.open`, as `listen` or `cafile`."""
 
     protocol: ClassVar[str] = "tcp"
     root_marker = ""
@@ -77,12 +79,12 @@ class TcpFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Refuse: what comes next time may be anything."""
         _refuse(f"{path} cannot be told from what it was before")
 
-    def _open(
-        self, path: str, mode: str = "rb", block_size: Any = None, autocommit: bool = True, cache_options: Any = None, **options: Any
-    ) -> "Reader | Writer":
-        """Return the connection as a file; of fsspec's own keywords none matters here."""
-        chosen: dict[str, Any] = {**self.storage_options, **options}
-        return open(f"{self.protocol}://{self._strip_protocol(path)}", mode, **chosen)  # type: ignore[call-overload]
+    def _open(self, path: str, mode: str = "rb", *_: Any, **options: Any) -> file.Reader | file.Writer:
+        """Return the connection as a file. Of fsspec's own keywords none matters here."""
+        chosen = {name: value for name, value in options.items() if name not in _FSSPEC_KEYWORDS}
+        url = f"{self.protocol}://{self._strip_protocol(path)}"
+        opened: file.Reader | file.Writer = file.open(url, mode, **{**self.storage_options, **chosen})  # type: ignore[call-overload]
+        return opened
 
 
 class TlsFileSystem(TcpFileSystem):

@@ -26,9 +26,9 @@ NEWLINE = ord("\n")
 def records(source: Loader | Stream, dtype: Any) -> "Records":
     """Iterate over read-only arrays of `dtype`, the records of a connection in order; plain or with `async for`.
 
-    An array is a view of its block, of shape (count,) with count >= 1, and keeps the block as long as it or a view of it
-    lives: copy what you keep. Nothing is copied but a record that two or more blocks share, which comes as an array of
-    its own, of one record. Where a block begins within a record its array may not be aligned (`flags.aligned`), which
+    An array is a view of its block, of shape (count,) with count >= 1, and keeps the block as long as it or a view of
+    it lives: copy what you keep. Nothing is copied but a record that two or more blocks share, which comes as an array
+    of its own, of one record. Where a block begins within a record its array may not be aligned (`flags.aligned`), which
     numpy allows for; `block_size` a multiple of the record's size does not prevent that, since blocks are cut where the
     network cut them. Byte order is the dtype's.
 
@@ -36,7 +36,9 @@ def records(source: Loader | Stream, dtype: Any) -> "Records":
     """
     kind = np.dtype(dtype)
     if kind.itemsize == 0 or kind.hasobject:
-        raise UsageError(f"dtype {kind}", "its records have no fixed size", "choose one made of numbers and fixed bytes")
+        raise UsageError(
+            f"dtype {kind}", "its records have no fixed size", "choose one made of numbers and fixed bytes"
+        )
     return Records(source, kind)
 
 
@@ -79,7 +81,7 @@ def line_offsets(block: memoryview) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == NEWLINE)
     cut = bool(block) and block[-1] != NEWLINE
-    offsets = np.empty(len(ends) + 1 + cut, np.int64)
+    offsets: np.ndarray[Any, np.dtype[np.int64]] = np.empty(len(ends) + 1 + cut, np.int64)
     offsets[0] = 0
     np.add(ends, 1, out=offsets[1 : len(ends) + 1])
     if cut:

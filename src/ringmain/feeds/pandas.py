@@ -23,7 +23,7 @@ except ImportError as error:
 
 def frames(
     source: Loader | Stream,
-    format: Any = "ndjson",  # noqa: A002
+    format: Any = "ndjson",
     schema: Any = None,
     *,
     types_mapper: "Callable[[Any], Any] | None" = None,

@@ -21,7 +21,7 @@ except ImportError as error:
     raise missing(error, "polars") from None
 
 
-def frames(source: Loader | Stream, format: Any = "ndjson", schema: Any = None, **options: Any) -> "Frames":  # noqa: A002
+def frames(source: Loader | Stream, format: Any = "ndjson", schema: Any = None, **options: Any) -> "Frames":
     """Iterate over data frames, one a record batch of `arrow.record_batches`, whose arguments and errors these are.
 
     Arrow parses and Polars takes the columns over without a copy, but for types that it keeps in another way (strings,
