@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -164,8 +165,10 @@ def _run(
         except pa.ArrowException as error:
             cause, bad = error, middle
     whole = job.data[ends[bad] - 1] == ord("\n")
-    remedy = "" if given else "the schema is the first block's: if that is too narrow, give one with schema="
-    return Outcome(batches, Failed(job.piece, job.offset + ends[good], whole, cause, str(cause), remedy))
+    why = re.sub(r" in row \d+|Row #\d+: ", "", str(cause))  # rows of this block, which nobody else can count
+    narrow = not given and re.search("changed from|onver|unexpected field", why)
+    remedy = "the schema is the first block's: give a wider one with schema=" if narrow else ""
+    return Outcome(batches, Failed(job.piece, job.offset + ends[good], whole, cause, why, remedy))
 
 
 def _batches(table: "pa.Table") -> "list[pa.RecordBatch]":

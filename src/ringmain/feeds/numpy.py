@@ -28,7 +28,7 @@ def records(source: Loader | Stream, dtype: Any) -> "Records":
 
     An array is a view of its block, of shape (count,) with count >= 1, and keeps the block as long as it or a view of
     it lives: copy what you keep. Nothing is copied but a record that two or more blocks share, which comes as an array
-    of its own, of one record. Where a block begins within a record its array may not be aligned (`flags.aligned`), which
+    of its own, of one record. Where a block begins within a record its array may be unaligned (`flags.aligned`), which
     numpy allows for; `block_size` a multiple of the record's size does not prevent that, since blocks are cut where the
     network cut them. Byte order is the dtype's.
 
