@@ -1,0 +1,1 @@
+"""Measure ringmain against what else there is."""

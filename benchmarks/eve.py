@@ -21,7 +21,7 @@ def write_events(path: Path, size: int) -> None:
 def _line(source: random.Random) -> bytes:
     kind = source.choices(["flow", "dns", "http", "tls", "alert"], [50, 20, 15, 10, 5])[0]
     event: dict[str, Any] = {
-        "timestamp": f"2026-03-{source.randint(1, 28):02}T12:{source.randint(0, 59):02}:07.{source.randrange(10**6):06}+0000",
+        "timestamp": f"2026-03-{source.randint(1, 28):02}T12:00:07.{source.randrange(10**6):06}+0000",
         "flow_id": source.getrandbits(50),
         "in_iface": "eth0",
         "event_type": kind,
@@ -52,14 +52,16 @@ def _flow(source: random.Random) -> dict[str, Any]:
 
 def _dns(source: random.Random) -> dict[str, Any]:
     name = f"host{source.randrange(10**5)}.example.org"
-    answers = [{"rrname": name, "rrtype": "A", "ttl": 300, "rdata": f"192.0.2.{n}"} for n in range(source.randrange(1, 4))]
+    answers = [
+        {"rrname": name, "rrtype": "A", "ttl": 300, "rdata": f"192.0.2.{n}"} for n in range(source.randrange(1, 4))
+    ]
     return {"version": 2, "type": "answer", "id": source.randrange(65536), "rrname": name, "answers": answers}
 
 
 def _http(source: random.Random) -> dict[str, Any]:
     return {
         "hostname": f"www{source.randrange(1000)}.example.org",
-        "url": f"/path/to/page?session={source.getrandbits(64):016x}&quoted=\"{source.randrange(10)}\"",
+        "url": f'/path/to/page?session={source.getrandbits(64):016x}&quoted="{source.randrange(10)}"',
         "http_user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
         "http_method": source.choice(["GET", "POST"]),
         "protocol": "HTTP/1.1",

@@ -1,11 +1,12 @@
-"""NDJSON into msgspec and Arrow: through ringmain, from memory, and by what Python comes with. Wall time of each.
+"""NDJSON into msgspec and Arrow: through ringmain, from memory, and by what Python comes with: wall time of each.
 
-python -m benchmarks.feeds [--gib 2] [--rounds 5] [--block 1048576] [--json FILE]
+python -m benchmarks.feeds [--gib 2] [--rounds 5] [--threads 1] [--json FILE]
 
-Suricata-like events are sent at full speed by a process of its own to a contender in a process of its own. The contenders
-take turns, so that a noisy machine is noisy for all. `memory` parses the same bytes from memory in blocks of equal size:
-what ringmain adds to that is the price of the network. The stock ways parse line by line (msgspec) or join lines to
-blocks of that size (Arrow, which has no call for one line). With Arrow the number of parsing threads is the same for all.
+Suricata-like events are sent at full speed by a process of its own to a contender in a process of its own. The
+contenders take turns, so that a noisy machine is noisy for all. `memory` parses the same bytes from memory in blocks of
+equal size: what ringmain adds to that is the price of the network. The stock ways parse line by line (msgspec) or join
+lines to blocks of that size (Arrow, which has no call for one line). Arrow parses on `--threads` in `memory` and
+`ringmain`, and in the thread that reads with the stock ways, as one would write them.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from benchmarks.eve import arrow_schema, msgspec_type, write_events
 CHUNK = 256 << 20
 CONTENDERS = ("memory", "ringmain", "makefile", "asyncio")
 PARSERS = ("msgspec", "arrow")
+BLOCKS = {"msgspec": 256 << 10, "arrow": 1 << 20}
 BARS = {"memory": 1.1, "makefile": 1.3, "asyncio": 5.0}
 
 
@@ -41,11 +43,11 @@ class Counts:
 
     def __init__(self) -> None:
         self.rows = self.calls = 0
-        self.started = 0.0
+        self.started = self.used = 0.0
 
     def start(self) -> None:
         """Begin to measure: a connection is there, or the bytes are in memory."""
-        self.started = time.perf_counter()
+        self.started, self.used = time.perf_counter(), time.process_time()
 
     def add(self, rows: int) -> None:
         """Count what one call of the parser gave."""
@@ -55,9 +57,9 @@ class Counts:
     def show(self) -> None:
         """Print the result for the process that started this one."""
         seconds = time.perf_counter() - self.started
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        result = {"seconds": seconds, "rows": self.rows, "calls": self.calls, "user": usage.ru_utime}
-        print(json.dumps(result | {"system": usage.ru_stime, "peak_mib": usage.ru_maxrss >> 10}), flush=True)
+        used, peak = time.process_time() - self.used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result = {"seconds": seconds, "cpu": used, "rows": self.rows, "calls": self.calls, "peak_mib": peak >> 10}
+        print(json.dumps(result), flush=True)
 
 
 def arrow_parser() -> Callable[[bytes | memoryview], int]:
@@ -157,7 +159,7 @@ def makefile(parser: str, options: argparse.Namespace) -> Counts:
             parse = arrow_parser()
             counts.start()
             blocks = (b"".join(lines) for lines in iter(lambda: file.readlines(options.block), []))
-            in_order(parse, blocks, options.threads, counts)
+            in_order(parse, blocks, 0, counts)
     return counts
 
 
@@ -175,7 +177,7 @@ def asyncio_streams(parser: str, options: argparse.Namespace) -> Counts:
                 decode(line)
                 counts.add(1)
         else:
-            await arrow_of_lines(reader, counts, options)
+            await arrow_of_lines(reader, counts, options.block)
         writer.close()
         done.set()
 
@@ -190,24 +192,19 @@ def asyncio_streams(parser: str, options: argparse.Namespace) -> Counts:
     return counts
 
 
-async def arrow_of_lines(reader: asyncio.StreamReader, counts: Counts, options: argparse.Namespace) -> None:
-    """Join lines to blocks and parse them on threads while more are read."""
-    parse, loop = arrow_parser(), asyncio.get_running_loop()
-    with ThreadPoolExecutor(max(options.threads, 1)) as pool:
-        pending: list[asyncio.Future[int]] = []
-        lines: list[bytes] = []
-        size = 0
-        while True:
-            line = await reader.readline()
-            lines.append(line)
-            size += len(line)
-            if size >= options.block or not line:
-                pending.append(loop.run_in_executor(pool, parse, b"".join(lines)))
-                lines, size = [], 0
-                while pending and (not line or len(pending) > 2 * options.threads):
-                    counts.add(await pending.pop(0))
-            if not line:
-                return
+async def arrow_of_lines(reader: asyncio.StreamReader, counts: Counts, block: int) -> None:
+    """Join lines to blocks and parse them."""
+    parse = arrow_parser()
+    lines: list[bytes] = []
+    size = 0
+    while line := await reader.readline():
+        lines.append(line)
+        size += len(line)
+        if size >= block:
+            counts.add(parse(b"".join(lines)))
+            lines, size = [], 0
+    if lines:
+        counts.add(parse(b"".join(lines)))
 
 
 def send(options: argparse.Namespace) -> None:
@@ -249,7 +246,8 @@ def compare(parser: str, options: argparse.Namespace) -> dict[str, Any]:
     ratios = {}
     for name, seconds in medians.items():
         last = rounds[name][-1]
-        note = f"{size / seconds / 1e6:7.0f} MB/s  {size / last['calls'] / 1024:8.1f} KiB a call"
+        cpu = statistics.median(part["cpu"] for part in rounds[name])
+        note = f"{cpu:7.2f} s CPU {size / seconds / 1e6:7.0f} MB/s {size / last['calls'] / 1024:8.1f} KiB a call"
         if name in BARS and ours:
             ratios[name] = ours / seconds if name == "memory" else seconds / ours
             bound = "at most" if name == "memory" else "at least"
@@ -260,16 +258,24 @@ def compare(parser: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     """Read the command line; what follows the blank is for the processes that this one starts."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.feeds", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.feeds", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--gib", type=float, default=2.0, help="how much is sent each time")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--block", type=int, default=256 << 10, help="bytes of a block")
+    parser.add_argument("--block", type=int, help="bytes of a block (msgspec: 256 KiB, Arrow: 1 MiB)")
     parser.add_argument("--threads", type=int, default=1, help="that parse, with Arrow")
     parser.add_argument("--parsers", nargs="+", choices=PARSERS, default=PARSERS)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    for internal, kind in (("--data", Path), ("--times", int), ("--contender", str), ("--parser", str), ("--port", int)):
-        parser.add_argument(internal, type=kind, help=argparse.SUPPRESS)  # type: ignore[arg-type]
+    for internal, kind in (
+        ("--data", Path),
+        ("--times", int),
+        ("--contender", str),
+        ("--parser", str),
+        ("--port", int),
+    ):
+        parser.add_argument(internal, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -289,7 +295,9 @@ def main() -> None:
         options.times = max(1, round(size / CHUNK))
         options.data = Path(folder, "eve.json")
         write_events(options.data, size // options.times)
+        block = options.block
         for parser in options.parsers:
+            options.block = block or BLOCKS[parser]
             results[parser] = compare(parser, options)
     if options.json:
         versions = {name: version(name) for name in ("ringmain", "uvloop", "msgspec", "pyarrow")}
