@@ -70,7 +70,6 @@ def test_a_raw_is_at_the_address_of_its_block() -> None:
         addresses = [np.frombuffer(it, np.uint8).__array_interface__["data"][0] for it in (raw, seen[0])]
         assert addresses[0] == addresses[1]
         thread.join()
-        del raw, seen, feed, turn, connection
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import peers
@@ -59,7 +60,6 @@ def test_an_array_is_the_block_and_keeps_it() -> None:
         thread.join()
         assert array.__array_interface__["data"][0] == np.frombuffer(seen[0], np.uint8).__array_interface__["data"][0]
         assert not array.flags.writeable
-        del records, turn
         seen.clear()
         gc.collect()
         assert loader.ring.lent == 1
@@ -73,7 +73,7 @@ def test_an_incomplete_record_is_an_error_and_the_next_connection_begins_anew() 
         thread = send(loader.port, b"abcdefghij", b"ABCD")
         records = feed.records(loader, "S4")
         got = []
-        with pytest.raises(errors.ParseError, match="offset 8 from 127.0.0.1:.* 2 bytes into a record of 4") as caught:
+        with pytest.raises(errors.ParseError, match=r"offset 8 from 127.0.0.1:.* 2 bytes into a record of 4") as caught:
             for array in records:
                 got += list(array)
         assert got == [b"abcd", b"efgh"]
@@ -93,5 +93,5 @@ def test_a_dtype_without_a_size_is_refused() -> None:
 def test_line_offsets_cut_a_block_into_its_lines(block: bytes) -> None:
     offsets = feed.line_offsets(memoryview(block))
     assert offsets.dtype == np.int64
-    cut = [block[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+    cut = [block[start:end] for start, end in pairwise(offsets)]
     assert cut == block.splitlines(keepends=True)

@@ -242,7 +242,7 @@ class Loader(Listening, Blocking):
         return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
 
     async def _release(self, stream: Stream) -> None:
-        self._stream = None
+        self._stream = self._given = None
         await stream.close()
         if self.on_end is not None:
             self.on_end(stream.connection, stream.counters, str(stream.verdict))

@@ -24,7 +24,7 @@ class Batches(Feed["pa.RecordBatch"]):
         self._pool = ThreadPoolExecutor(threads, "ringmain-arrow")
         # Each pending block is one that the receiver cannot fill, and it needs some.
         self._depth = max(1, min(2 * threads, source.ring.block_count // 2))
-        self._pending: deque[Future[Outcome]] = deque()
+        self._pending: deque[tuple[Stream, Future[Outcome]]] = deque()
 
     @property
     def schema(self) -> "pa.Schema | None":
@@ -55,17 +55,17 @@ class Batches(Feed["pa.RecordBatch"]):
     async def _fill(self) -> None:
         """Hand what has come to the threads and take what the next one made of it. While this waits, more comes."""
         self._raise_failed()
-        while len(self._pending) < (self._depth if self._parser.schema is not None else 1):
+        while len(self._pending) < (self._depth if self._parser.ready else 1):
             piece = self._cursor.take()
             if piece is None:
                 break
             self._turn(piece)
         if self._pending:
-            future = self._pending[0]
+            stream, future = self._pending[0]
             if not future.done():
                 await asyncio.wait([asyncio.wrap_future(future)])
             self._pending.popleft()
-            self._collect(future.result())
+            self._collect(stream, future.result())
             return
         piece = await self._cursor.next()
         if piece is None:
@@ -75,15 +75,15 @@ class Batches(Feed["pa.RecordBatch"]):
     def _turn(self, piece: Piece) -> None:
         job = self._parser.admit(piece)
         if job is not None:
-            self._pending.append(self._pool.submit(self._parser.run, job))
+            self._pending.append((piece.stream, self._pool.submit(self._parser.run, job)))
 
-    def _collect(self, outcome: Outcome) -> None:
+    def _collect(self, stream: Stream, outcome: Outcome) -> None:
         schema = self._parser.schema
         if schema is None and outcome.batches:
             schema = self._parser.schema = outcome.batches[0].schema
         self._ready.extend(outcome.batches)
         if outcome.failed is not None:
-            for future in self._pending:
+            for _, future in self._pending:
                 future.cancel()
             self._pending.clear()
-            self._fail(outcome.failed)
+            self._fail(stream, outcome.failed)

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 class Job(NamedTuple):
-    """Whole records, to be parsed by any thread; `offset` bytes of the stream lie before them."""
+    """Whole records, to be parsed by any thread; `offset` bytes of the stream lie before them.
 
-    piece: Piece
+    It knows nothing of the stream, which a thread that is still at work must not keep open.
+    """
+
     data: memoryview
     offset: int
     names: list[str] | None = None  # of the columns, or None where the first record has them
@@ -34,6 +36,10 @@ class Parser(Protocol):
     """How a format is read. All but `run` is called by the consumer's thread."""
 
     schema: "pa.Schema | None"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next job may be run before the one before it is done, which tells what its columns are."""
 
     def admit(self, piece: Piece) -> Job | None:
         """Return what is to be parsed now that a piece came, in order."""
@@ -53,8 +59,12 @@ class Ndjson:
         self._given = schema is not None
         self._unexpected_fields = unexpected_fields
 
+    @property
+    def ready(self) -> bool:
+        return self.schema is not None
+
     def admit(self, piece: Piece) -> Job | None:
-        return Job(piece, piece.block, piece.offset) if piece.block else None
+        return Job(piece.block, piece.offset) if piece.block else None
 
     def run(self, job: Job) -> Outcome:
         return _run(job, line_ends, self._parse, self._given)
@@ -90,6 +100,10 @@ class Csv:
         self._names: list[str] | None = None
         self._carried = b""
 
+    @property
+    def ready(self) -> bool:
+        return self.schema is not None and self._names is not None
+
     def admit(self, piece: Piece) -> Job | None:
         if piece.offset == 0:
             self._names = None
@@ -101,14 +115,11 @@ class Csv:
         if piece.block and self._cut_in_quotes(data) and len(data) < self._max_record:
             self._carried = bytes(data)
             return None
-        if not data:
-            return None
-        job = Job(piece, data, offset, self._names)
-        if self._names is None:
-            self._names = self._names_of(data)
-        return job
+        return Job(data, offset, self._names) if data else None
 
     def run(self, job: Job) -> Outcome:
+        if job.names is None:
+            self._names = self._names_of(job.data)
         return _run(job, self._record_ends, self._parse, self._given)
 
     def _parse(self, job: Job) -> "pa.Table":
@@ -168,7 +179,7 @@ def _run(
     why = re.sub(r" in row \d+|Row #\d+: ", "", str(cause))  # rows of this block, which nobody else can count
     narrow = not given and re.search("changed from|onver|unexpected field", why)
     remedy = "the schema is the first block's: give a wider one with schema=" if narrow else ""
-    return Outcome(batches, Failed(job.piece, job.offset + ends[good], whole, cause, why, remedy))
+    return Outcome(batches, Failed(job.offset + ends[good], whole, cause, why, remedy))
 
 
 def _batches(table: "pa.Table") -> "list[pa.RecordBatch]":

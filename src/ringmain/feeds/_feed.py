@@ -109,32 +109,33 @@ class Feed(ABC, Generic[Item]):
             self._turn(piece)
         return self._ready.popleft()
 
-    def _fail(self, failed: "Failed") -> None:
+    def _fail(self, stream: Stream, failed: "Failed") -> None:
         """Let the connection go, and raise once what came before is handed out.
 
         A record without its delimiter, on a connection that broke, is at fault only because the rest of it is missing:
         then the connection's own error is what the user gets.
         """
-        piece = failed.piece
-        if not failed.whole and piece.stream.failure() is not None:
+        if not failed.whole and stream.failure() is not None:
             return
         self._cursor.leave()
-        error = ParseError(piece.stream.peer, failed.offset, failed.why, failed.remedy)
+        error = ParseError(stream.peer, failed.offset, failed.why, failed.remedy)
         error.__cause__ = (
             failed.cause.with_traceback(None) if failed.cause is not None else None
         )  # its frames hold blocks
         self._failed = error
 
     def _raise_failed(self) -> None:
-        if self._failed is not None:
-            error, self._failed = self._failed, None
-            raise error
+        error, self._failed = self._failed, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # or it and this frame hold each other, and the connection, until the collector comes
 
 
 class Failed(NamedTuple):
-    """What is wrong with the record at an offset of the piece's stream; `whole` unless the stream ended within it."""
+    """What is wrong with the record at an offset of a stream; `whole` unless the stream ended within it."""
 
-    piece: Piece
     offset: int
     whole: bool
     cause: Exception | None

@@ -71,7 +71,7 @@ class Lines(Feed[list[Type]], Generic[Type]):
                 objects += self._decode(block[start:end])
             except msgspec.DecodeError as error:
                 whole = block[end - 1] == ord("\n")
-                self._fail(Failed(piece, piece.offset + start, whole, error, str(error)))
+                self._fail(piece.stream, Failed(piece.offset + start, whole, error, str(error)))
                 break
             start = end
         return objects

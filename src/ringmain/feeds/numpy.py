@@ -70,7 +70,7 @@ class Records(Feed["np.ndarray[Any, Any]"]):
         carried, self._carried = self._carried, bytearray()
         if carried:
             why = f"the stream ended {len(carried)} bytes into a record of {self._dtype.itemsize}"
-            self._fail(Failed(piece, piece.offset - len(carried), False, None, why))
+            self._fail(piece.stream, Failed(piece.offset - len(carried), False, None, why))
 
 
 def line_offsets(block: memoryview) -> "np.ndarray[Any, np.dtype[np.int64]]":
