@@ -165,9 +165,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "header", "good", "bad", "why"), BAD, ids=["cut", "type", "field", "ragged", "text"]
-)
+@pytest.mark.parametrize(("kind", "header", "good", "bad", "why"), BAD, ids=["cut", "type", "field", "ragged", "text"])
 def test_a_bad_record_is_named_loses_nothing_before_it_and_the_next_connection_is_read(
     kind: Any, header: bytes, good: bytes, bad: bytes, why: str
 ) -> None:

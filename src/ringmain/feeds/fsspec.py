@@ -60,6 +60,18 @@ class TcpFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Refuse: there is nothing to list."""
         _refuse("endpoints cannot be listed: name one as tcp://HOST:PORT")
 
+    def walk(self, path: str, *_: Any, **__: Any) -> NoReturn:
+        """Refuse as `ls`, whose refusal fsspec's own `walk` and `find` would pass over."""
+        self.ls(path)
+
+    find = walk
+
+    def glob(self, path: str, *_: Any, **__: Any) -> list[str]:
+        """Return the endpoint alone; the brackets of an IPv6 address are no pattern."""
+        if "*" in path or "?" in path:
+            self.ls(path)
+        return [self._strip_protocol(path)]
+
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """Return all that one connection brings."""
         if start is not None or end is not None:
