@@ -48,13 +48,13 @@ class OnRingmain:
     read_mode: str
     write_mode: str
 
-    def setUp(self) -> None:  # noqa: N802
+    def setUp(self) -> None:
         self.evt1, self.evt2, self.serv_finished, self.cli_finished = (threading.Event() for _ in range(4))
         listening = ringmain.open("tcp://127.0.0.1:0", "rb", listen=True, **self._buffering())
         self.port = listening.port
         self.read_file = self._as_asked(listening, self.read_mode)
 
-    def tearDown(self) -> None:  # noqa: N802
+    def tearDown(self) -> None:
         self.serv_finished.set()
         self.read_file.close()
         assert self.read_file.closed
@@ -82,7 +82,7 @@ class OnRingmain:
 
 def on_ringmain(name: str) -> type[unittest.TestCase]:
     """Return CPython's class with our fixture and without the cases that do not apply."""
-    return type(name, (OnRingmain, getattr(cases, name)), {case: None for case in NOT_APPLICABLE})
+    return type(name, (OnRingmain, getattr(cases, name)), dict.fromkeys(NOT_APPLICABLE))
 
 
 TestBuffered = on_ringmain("FileObjectClassTestCase")

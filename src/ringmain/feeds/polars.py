@@ -1,10 +1,16 @@
-r"""Polars data frames, a block each, or lazily all of them.
+r"""Polars data frames, a block each.
 
 from ringmain.feeds import polars  # pip install 'ringmain[polars]'
 
 with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
     for frame in polars.frames(loader):  # a polars.DataFrame a block
         print(frame.group_by("event_type").len())
+
+A connection that ends and fits in memory as a whole is in one frame somewhat sooner by Polars's own reader, which then
+sees all of it at once, but neither in parts nor with the offset of what is wrong:
+
+with ringmain.open("tcp://127.0.0.1:8000") as file:
+    frame = polars.read_ndjson(file.read())
 """
 
 from collections.abc import Iterator
