@@ -6,8 +6,8 @@ with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
     for frame in pandas.frames(loader, "csv"):  # a pandas.DataFrame a block
         print(frame.groupby("event_type").size())
 
-CSV that ends and fits in memory as a whole is in one frame sooner by Pandas's own reader, `pandas.read_csv(file)` with a
-file of `ringmain.open`, or with the URL (see `ringmain.feeds.fsspec`). For NDJSON Arrow is several times faster.
+CSV that ends and fits in memory as a whole is in one frame sooner by Pandas's own reader, `pandas.read_csv(file)` with
+a file of `ringmain.open`, or with the URL (see `ringmain.feeds.fsspec`). For NDJSON Arrow is several times faster.
 """
 
 from collections.abc import Callable, Iterator
