@@ -117,6 +117,20 @@ def test_each_connection_of_csv_has_a_header_of_its_own() -> None:
     thread.join()
 
 
+def test_an_open_quote_does_not_reach_into_the_next_connection() -> None:
+    schema = pa.schema({"a": pa.int64(), "b": pa.string()})
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        thread = send(loader.port, b"1,x\n" * 3000 + b"bad,y\n" + b'2,"' + b"z\n" * 9000, b"3,x\n")
+        reader = arrow.record_batches(loader, "csv", schema, header=False)
+        rows = 0
+        with pytest.raises(errors.ParseError, match="offset 12000 "):
+            for batch in reader:
+                rows += batch.num_rows
+        assert rows == 3000
+        assert reader.read_next_batch().to_pylist() == [{"a": 3, "b": "x"}]
+    thread.join()
+
+
 def test_ipc_batches_are_views_of_the_blocks() -> None:
     table = from_file(numbered(5000))
     sink = io.BytesIO()

@@ -105,10 +105,10 @@ class Csv:
         return self.schema is not None and self._names is not None
 
     def admit(self, piece: Piece) -> Job | None:
-        if piece.offset == 0:
-            self._names = None
-            if not self._header and self.schema is not None:
-                self._names = self.schema.names
+        if piece.offset == 0:  # what the connection before left may have been given up
+            self._names, self._carried = None, b""
+        if not self._header and self.schema is not None:
+            self._names = self.schema.names
         data, offset = piece.block, piece.offset - len(self._carried)
         if self._carried:
             data, self._carried = memoryview(self._carried + data), b""
