@@ -9,6 +9,7 @@ cdef class Receiver:
     cdef readonly Ring ring
     cdef readonly Counters counters
     cdef readonly str verdict           # None while the stream goes on; set once
+    cdef readonly long long taken       # bytes that were handed out
     cdef readonly object error          # the exception behind the verdict, if any
     cdef readonly bint paused           # no block was free: the peer waits
     cdef object loop

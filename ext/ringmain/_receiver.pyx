@@ -50,7 +50,7 @@ cdef extern from *:
 # What one turn of the loop reads at most: as much as the highest mark lets come. Fewer, longer turns save more than a
 # destination that fits the fastest cache does.
 cdef Py_ssize_t TURN = 2 << 20
-# The highest low-water mark. Half of a receive buffer is the most that the kernel allows, and 3 MiB that half by default.
+# The highest low-water mark. Half of a receive buffer is the most that the kernel allows, by default 3 MiB.
 CAP = 2 << 20
 
 
@@ -98,6 +98,7 @@ cdef class Receiver:
         block = self.ring.take()
         if block is not None:
             self.counters.blocks += 1
+            self.taken += len(block)
             if self.min_block > 1:
                 self.hold_rest()
         return block

@@ -31,7 +31,7 @@ cdef class Ring:
     cdef readonly Py_ssize_t block_size, block_count, max_record
     cdef readonly Py_ssize_t lent           # blocks with a view alive
     cdef public object on_release           # called once after NO_BLOCK, from whichever thread frees a block
-    cdef bytes delimiter                    # empty: blocks are not cut
+    cdef readonly bytes delimiter           # empty: blocks are not cut
     cdef Py_ssize_t made                    # blocks in existence, at most block_count
     cdef Py_ssize_t room                    # a block lent to its last byte is filled on only if it has this left, or 0
     cdef list free                          # last freed, first used: its memory is in the cache

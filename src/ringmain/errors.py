@@ -107,6 +107,18 @@ class CaFileError(RingmainError):
     exit_code = 77
 
 
+class ParseError(RingmainError):
+    """What arrived is not what a feed was told to expect.
+
+    `connection` is the peer that sent it, as "192.0.2.1:51234"; `offset` is how many bytes of its stream lie before the
+    record at fault. The parser's own error is the `__cause__`.
+    """
+
+    def __init__(self, connection: str, offset: int, why: str, remedy: str = "") -> None:
+        self.connection, self.offset = connection, offset
+        super().__init__(f"the record at offset {offset} from {connection}", why, remedy)
+
+
 class BlocksHeldError(RingmainError):
     """The consumer holds every block of the ring and waits for another."""
 

@@ -143,7 +143,7 @@ class Loader(Listening, Blocking):
                 block = await stream.next_block()
                 if block is not None:
                     return block
-                self._end(stream)
+                self.end(stream)
         finally:
             self._busy = False
         raise StopAsyncIteration
@@ -173,7 +173,7 @@ class Loader(Listening, Blocking):
         """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
         while (stream := self._stream or await self._next_stream()) is not None:
             await stream.copy_to(output, path)
-            self._end(stream)
+            self.end(stream)
 
     @property
     def ring(self) -> Ring:
@@ -234,7 +234,7 @@ class Loader(Listening, Blocking):
         self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
         return self._stream
 
-    def _end(self, stream: Stream) -> None:
+    def end(self, stream: Stream) -> None:
         """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
         error = self.retire(stream)
         if error is not None:
@@ -247,7 +247,7 @@ class Loader(Listening, Blocking):
         return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
 
     def _release(self, stream: Stream) -> None:
-        self._stream = None
+        self._stream = self._given = None
         stream.close()
         if self.on_end is not None:
             self.on_end(stream.connection, stream.counters, str(stream.verdict))

@@ -55,8 +55,8 @@ class Stream:
     """What one peer sends, as blocks: an asynchronous and, in a plain `with`, a plain iterator of memoryviews.
 
     `peer` is "host:port", `tls` "TLSv1.3" or the like and `cipher` the suite's name, both None without TLS. `counters`
-    go on while bytes come, `verdict` is None until it has ended. The iteration raises the error of a stream that ended
-    in any way but a proper end, after its last byte.
+    go on while bytes come, `offset` tells how many were taken, `verdict` is None until it has ended. The iteration
+    raises the error of a stream that ended in any way but a proper end, after its last byte.
     """
 
     def __init__(self, connection: Connection, flow: Flow, idle_timeout: float | None, owner: Owner) -> None:
@@ -86,6 +86,16 @@ class Stream:
         return self._engine.fullness if isinstance(self._engine, Pump) else self._ring.fullness
 
     @property
+    def offset(self) -> int:
+        """How many bytes of the stream were taken."""
+        return self._engine.taken if isinstance(self._engine, Receiver) else 0
+
+    @property
+    def ring(self) -> Ring:
+        """The blocks that this and the other connections of its loader are received into."""
+        return self._ring
+
+    @property
     def peer(self) -> str:
         """The address of the peer, as "192.0.2.1:51234"."""
         return self.connection.peer
@@ -107,9 +117,7 @@ class Stream:
         block = self.take() or await self.next_block()
         if block is not None:
             return block
-        error = self._owner.retire(self)
-        if error is not None:
-            raise error
+        self.end()
         raise StopAsyncIteration
 
     def __iter__(self) -> Self:
@@ -120,9 +128,19 @@ class Stream:
         if block is not None:
             return block
         try:
-            return self._owner.run(self.__anext__())
+            return self.run(self.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
+
+    def end(self) -> None:
+        """Close the stream, whose last block was taken; raise what became of it if that is an error."""
+        error = self._owner.retire(self)
+        if error is not None:
+            raise error
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run the private loop until the work is done; only in a plain `with`."""
+        return self._owner.run(work)
 
     async def next_block(self) -> memoryview | None:
         """Return the next block, or None once there is a verdict and all that came before it was taken."""

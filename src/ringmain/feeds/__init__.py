@@ -1,0 +1,19 @@
+"""Feed parsers and data frames with the blocks of a loader. One module per library, each an extra of its own.
+
+from ringmain.feeds import arrow  # pip install 'ringmain[arrow]'
+
+A feed takes a `Loader`, whose connections it reads one after another, or one `Stream` of `loader.connections()`. Bad
+input raises `ringmain.ParseError`, with peer and byte offset, after all that came before it was handed out. Whoever
+goes on iterating gets the next connection; what the connection at fault had left is dropped.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["arrow", "duckdb", "fsspec", "msgspec", "numpy", "pandas", "polars"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(f"module 'ringmain.feeds' has no attribute {name!r}")
+    return import_module(f"ringmain.feeds.{name}")

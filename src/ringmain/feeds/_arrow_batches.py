@@ -1,0 +1,89 @@
+"""The pipeline behind `arrow.batches`: blocks are parsed by a few threads while the loop receives more of them."""
+
+import asyncio
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from ringmain.feeds._arrow_parsers import Outcome, Parser
+from ringmain.feeds._feed import Feed, Piece
+from ringmain.loader import Loader
+from ringmain.stream import Stream
+
+
+class Batches(Feed["pa.RecordBatch"]):
+    """An iterator of record batches, plain or asynchronous, in the order of their bytes.
+
+    `schema` is the given one, or None until the first batch was made.
+    """
+
+    def __init__(self, source: Loader | Stream, parser: Parser, threads: int) -> None:
+        super().__init__(source)
+        self._parser = parser
+        self._pool = ThreadPoolExecutor(threads, "ringmain-arrow")
+        # Each pending block is one that the receiver cannot fill, and it needs some.
+        self._depth = max(1, min(2 * threads, source.ring.block_count // 2))
+        self._pending: deque[tuple[Stream, Future[Outcome]]] = deque()
+
+    @property
+    def schema(self) -> "pa.Schema | None":
+        """What every batch has."""
+        return self._parser.schema
+
+    async def __anext__(self) -> "pa.RecordBatch":
+        while not self._ready:
+            await self._fill()
+        return self._ready.popleft()
+
+    def __next__(self) -> "pa.RecordBatch":
+        while not self._ready:
+            try:
+                self._cursor.run(self._fill())
+            except StopAsyncIteration:
+                raise StopIteration from None
+        return self._ready.popleft()
+
+    async def prime(self) -> None:
+        """Wait until there is a schema, if there is to be one."""
+        while self._parser.schema is None:
+            try:
+                await self._fill()
+            except StopAsyncIteration:
+                return
+
+    async def _fill(self) -> None:
+        """Hand what has come to the threads and take what the next one made of it. While this waits, more comes."""
+        self._raise_failed()
+        while len(self._pending) < (self._depth if self._parser.ready else 1):
+            piece = self._cursor.take()
+            if piece is None:
+                break
+            self._turn(piece)
+        if self._pending:
+            stream, future = self._pending[0]
+            if not future.done():
+                await asyncio.wait([asyncio.wrap_future(future)])
+            self._pending.popleft()
+            self._collect(stream, future.result())
+            return
+        piece = await self._cursor.next()
+        if piece is None:
+            raise StopAsyncIteration
+        self._turn(piece)
+
+    def _turn(self, piece: Piece) -> None:
+        job = self._parser.admit(piece)
+        if job is not None:
+            self._pending.append((piece.stream, self._pool.submit(self._parser.run, job)))
+
+    def _collect(self, stream: Stream, outcome: Outcome) -> None:
+        schema = self._parser.schema
+        if schema is None and outcome.batches:
+            schema = self._parser.schema = outcome.batches[0].schema
+        self._ready.extend(outcome.batches)
+        if outcome.failed is not None:
+            for _, future in self._pending:
+                future.cancel()
+            self._pending.clear()
+            self._fail(stream, outcome.failed)

@@ -1,0 +1,89 @@
+"""Records of a fixed size as arrays over the blocks, and where lines begin.
+
+from ringmain.feeds import numpy  # pip install 'ringmain[numpy]'
+
+with ringmain.load("tcp://127.0.0.1:8000") as loader:
+    for ticks in numpy.records(loader, [("time", "<u8"), ("price", "<f8")]):
+        total += ticks["price"].sum()
+"""
+
+from typing import Any
+
+from ringmain.errors import UsageError
+from ringmain.feeds._extra import missing
+from ringmain.feeds._feed import Failed, Feed, Piece
+from ringmain.loader import Loader
+from ringmain.stream import Stream
+
+try:
+    import numpy as np
+except ImportError as error:
+    raise missing(error, "numpy") from None
+
+NEWLINE = ord("\n")
+
+
+def records(source: Loader | Stream, dtype: Any) -> "Records":
+    """Iterate over read-only arrays of `dtype`, the records of a connection in order; plain or with `async for`.
+
+    An array is a view of its block, of shape (count,) with count >= 1, and keeps the block as long as it or a view of
+    it lives: copy what you keep. Nothing is copied but a record that two or more blocks share, which comes as an array
+    of its own, of one record. Where a block begins within a record its array may be unaligned (`flags.aligned`), which
+    numpy allows for; `block_size` a multiple of the record's size does not prevent that, since blocks are cut where the
+    network cut them. Byte order is the dtype's.
+
+    Raises UsageError for a dtype without a size or with objects, ParseError when a connection ends within a record.
+    """
+    kind = np.dtype(dtype)
+    if kind.itemsize == 0 or kind.hasobject:
+        raise UsageError(
+            f"dtype {kind}", "its records have no fixed size", "choose one made of numbers and fixed bytes"
+        )
+    return Records(source, kind)
+
+
+class Records(Feed["np.ndarray[Any, Any]"]):
+    """What `records` returns: an iterator of arrays, plain or asynchronous."""
+
+    def __init__(self, source: Loader | Stream, dtype: "np.dtype[Any]") -> None:
+        super().__init__(source)
+        self._dtype = dtype
+        self._carried = bytearray()
+
+    def _turn(self, piece: Piece) -> None:
+        carried, size, start = self._carried, self._dtype.itemsize, 0
+        if not piece.block:
+            self._end(piece)
+            return
+        if carried:
+            start = min(size - len(carried), len(piece.block))
+            carried += piece.block[:start]
+            if len(carried) < size:
+                return
+            self._ready.append(np.frombuffer(bytes(carried), self._dtype))
+        count = (len(piece.block) - start) // size
+        if count:
+            self._ready.append(np.frombuffer(piece.block, self._dtype, count, start))
+        self._carried = bytearray(piece.block[start + count * size :])
+
+    def _end(self, piece: Piece) -> None:
+        carried, self._carried = self._carried, bytearray()
+        if carried:
+            why = f"the stream ended {len(carried)} bytes into a record of {self._dtype.itemsize}"
+            self._fail(piece.stream, Failed(piece.offset - len(carried), False, None, why))
+
+
+def line_offsets(block: memoryview) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    r"""Return where the lines of a block begin, and where the last one ends: int64, shape (lines + 1,).
+
+    Line i is `block[offsets[i]:offsets[i + 1]]`, its "\n" included; the last one may lack it. The block is read in
+    place; the array is a new one and keeps nothing.
+    """
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == NEWLINE)
+    cut = bool(block) and block[-1] != NEWLINE
+    offsets: np.ndarray[Any, np.dtype[np.int64]] = np.empty(len(ends) + 1 + cut, np.int64)
+    offsets[0] = 0
+    np.add(ends, 1, out=offsets[1 : len(ends) + 1])
+    if cut:
+        offsets[-1] = len(block)
+    return offsets

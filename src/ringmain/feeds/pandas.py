@@ -1,0 +1,54 @@
+r"""Pandas data frames, a block each.
+
+from ringmain.feeds import pandas  # pip install 'ringmain[pandas]'
+
+with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
+    for frame in pandas.frames(loader, "csv"):  # a pandas.DataFrame a block
+        print(frame.groupby("event_type").size())
+
+CSV that ends and fits in memory as a whole is in one frame sooner by Pandas's own reader, `pandas.read_csv(file)` with
+a file of `ringmain.open`, or with the URL (see `ringmain.feeds.fsspec`). For NDJSON Arrow is several times faster.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ringmain.feeds import arrow
+from ringmain.feeds._extra import missing
+from ringmain.loader import Loader
+from ringmain.stream import Stream
+
+try:
+    import pandas
+except ImportError as error:
+    raise missing(error, "pandas") from None
+
+
+def frames(
+    source: Loader | Stream,
+    format: Any = "ndjson",
+    schema: Any = None,
+    *,
+    types_mapper: "Callable[[Any], Any] | None" = None,
+    **options: Any,
+) -> "Frames":
+    """Iterate over data frames, one a record batch of `arrow.record_batches`, whose arguments and errors these are.
+
+    `types_mapper=pandas.ArrowDtype` keeps Arrow's memory and types, without a copy. Without it Pandas makes columns of
+    its own: numbers without nulls are taken over, the rest is copied. The index of each frame begins at 0.
+    """
+    return Frames(arrow.record_batches(source, format, schema, **options), types_mapper)
+
+
+class Frames:
+    """What `frames` returns. After a ParseError it goes on with the next connection."""
+
+    def __init__(self, reader: Any, types_mapper: "Callable[[Any], Any] | None") -> None:
+        self._reader = reader
+        self._types_mapper = types_mapper
+
+    def __iter__(self) -> "Iterator[pandas.DataFrame]":
+        return self
+
+    def __next__(self) -> "pandas.DataFrame":
+        return self._reader.read_next_batch().to_pandas(types_mapper=self._types_mapper)

@@ -1,0 +1,49 @@
+r"""Polars data frames, a block each.
+
+from ringmain.feeds import polars  # pip install 'ringmain[polars]'
+
+with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
+    for frame in polars.frames(loader):  # a polars.DataFrame a block
+        print(frame.group_by("event_type").len())
+
+A connection that ends and fits in memory as a whole is in one frame somewhat sooner by Polars's own reader, which then
+sees all of it at once, but neither in parts nor with the offset of what is wrong:
+
+with ringmain.open("tcp://127.0.0.1:8000") as file:
+    frame = polars.read_ndjson(file.read())
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ringmain.feeds import arrow
+from ringmain.feeds._extra import missing
+from ringmain.loader import Loader
+from ringmain.stream import Stream
+
+try:
+    import polars
+except ImportError as error:
+    raise missing(error, "polars") from None
+
+
+def frames(source: Loader | Stream, format: Any = "ndjson", schema: Any = None, **options: Any) -> "Frames":
+    """Iterate over data frames, one a record batch of `arrow.record_batches`, whose arguments and errors these are.
+
+    Arrow parses and Polars takes the columns over without a copy, but for types that it keeps in another way (strings,
+    for which it makes views, and dictionaries). To have everything in one frame: `polars.concat(frames(...))`.
+    """
+    return Frames(arrow.record_batches(source, format, schema, **options))
+
+
+class Frames:
+    """What `frames` returns. After a ParseError it goes on with the next connection."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __iter__(self) -> "Iterator[polars.DataFrame]":
+        return self
+
+    def __next__(self) -> "polars.DataFrame":
+        return polars.from_arrow(self._reader.read_next_batch())
