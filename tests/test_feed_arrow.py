@@ -252,9 +252,10 @@ def test_more_is_received_while_blocks_are_parsed(monkeypatch: pytest.MonkeyPatc
     import ringmain.feeds._arrow_parsers as parsers
 
     parse = parsers.Ndjson._parse
+    pauses = [0.2, 0.2]
 
     def slow(self: Any, job: Any) -> Any:
-        time.sleep(0.1)
+        time.sleep(pauses.pop() if pauses else 0)
         return parse(self, job)
 
     monkeypatch.setattr(parsers.Ndjson, "_parse", slow)
@@ -265,6 +266,7 @@ def test_more_is_received_while_blocks_are_parsed(monkeypatch: pytest.MonkeyPatc
         reader.read_next_batch()
         # One block was taken from the connection's loop and parsed; others came while the thread was at it.
         assert connection.counters.bytes_in >= 4 * (1 << 16)
+        reader.read_all()
         del reader, connection
     thread.join()
 
