@@ -137,7 +137,8 @@ BARS = [
         _median_ratio("start", "ringmain", "import asyncio", "ms"),
     ),
     Bar("peak memory while 32 GB pass", "below", 64, " MiB", _figure("growth", "ringmain 32 GB", "peak MiB", max)),
-    Bar("peak memory, 32 GB more than 1 GB", "at most", 2, " MiB", _growing_memory),
+    # How many of the ring's 8 MiB are ever touched is chance; more than that would be a leak.
+    Bar("peak memory, 32 GB more than 1 GB", "at most", 8, " MiB", _growing_memory),
     Bar("peak memory with a stalled reader", "below", 64, " MiB", _peak_stalled),
     Bar(
         "GB/s at 32 GB / at 1 GB",

@@ -34,7 +34,7 @@ from benchmarks.eve import arrow_schema, msgspec_type, write_events
 CHUNK = 256 << 20
 CONTENDERS = ("memory", "ringmain", "makefile", "asyncio")
 PARSERS = ("msgspec", "arrow")
-BLOCKS = {"msgspec": 256 << 10, "arrow": 1 << 20}
+BLOCK = 1 << 20
 BARS = {"memory": 1.1, "makefile": 1.3, "asyncio": 5.0}
 
 
@@ -263,7 +263,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--gib", type=float, default=2.0, help="how much is sent each time")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--block", type=int, help="bytes of a block (msgspec: 256 KiB, Arrow: 1 MiB)")
+    parser.add_argument("--block", type=int, default=BLOCK, help="bytes of a block")
     parser.add_argument("--threads", type=int, default=1, help="that parse, with Arrow")
     parser.add_argument("--parsers", nargs="+", choices=PARSERS, default=PARSERS)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
@@ -295,9 +295,7 @@ def main() -> None:
         options.times = max(1, round(size / CHUNK))
         options.data = Path(folder, "eve.json")
         write_events(options.data, size // options.times)
-        block = options.block
         for parser in options.parsers:
-            options.block = block or BLOCKS[parser]
             results[parser] = compare(parser, options)
     if options.json:
         versions = {name: version(name) for name in ("ringmain", "uvloop", "msgspec", "pyarrow")}

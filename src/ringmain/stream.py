@@ -144,6 +144,8 @@ class Stream:
 
     async def next_block(self) -> memoryview | None:
         """Return the next block, or None once there is a verdict and all that came before it was taken."""
+        if self._engine is None and self._stopped is not None:
+            return None
         receiver = self._engine if isinstance(self._engine, Receiver) else self._receive()
         while (block := self.take()) is None:
             if receiver.verdict is not None:
@@ -231,8 +233,6 @@ class Stream:
         self.take = receiver.take if not self._flow.copy else lambda: _copied(receiver.take())
         self._begin(receiver)
         receiver.start()
-        if self._stopped is not None:
-            receiver.stop(self._stopped)
         return receiver
 
     async def _pump(self, output: Output, path: str) -> bool:

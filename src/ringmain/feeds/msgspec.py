@@ -34,7 +34,7 @@ def decode_lines(source: Loader | Stream, type: Any = Any, *, strict: bool = Tru
     decodes several times faster than dicts, and one with `gc=False` spares the collector the work of walking them.
 
     The parser reads the block in place and makes objects of its own, so that a block is free for the next bytes as soon
-    as its list is made. The exception is `msgspec.Raw`: it is a view of the block and keeps all of it (256 KiB by
+    as its list is made. The exception is `msgspec.Raw`: it is a view of the block and keeps all of it (1 MiB by
     default) as long as it lives. Use Raw to look at part of a message and forget it; call `raw.copy()` on what you
     keep, lest the ring runs out of blocks and the peer has to wait (BlocksHeldError).
 
