@@ -23,7 +23,8 @@ _LINGER = 2.0
 # What is no longer than the first is copied, to go out with its like in one system call of the second at most.
 _SMALL = 16 << 10
 _GATHER = 64 << 10
-# OpenSSL takes a write whole or not at all; in records of the largest size it can be told how far it came.
+# OpenSSL takes a write whole or not at all: by pieces of a few records it can be told how far it came.
+_PIECE = 64 << 10
 _RECORD = 16 << 10
 _SCRATCH = bytearray(1 << 16)
 
@@ -114,13 +115,29 @@ class Sender:
             self._flushing = None
 
     async def _send(self, view: memoryview) -> None:
+        # Each record is a write of its own: corked, many leave in one segment, and the last at once when uncorked.
+        corked = self._tls is not None and len(view) > _RECORD
+        if corked:
+            self._cork(True)
+        try:
+            await self._send_all(view)
+        finally:
+            if corked:
+                self._cork(False)
+
+    def _cork(self, on: bool) -> None:
+        if hasattr(socket, "TCP_CORK"):
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
+    async def _send_all(self, view: memoryview) -> None:
         offset = 0
         while offset < len(view):
             if self.failure is not None:
                 raise self.failure
             try:
                 if self._tls is not None:
-                    size = self._tls.write(view[offset : offset + _RECORD])
+                    size = self._tls.write(view[offset : offset + _PIECE])
                 else:
                     size = self._sock.send(view[offset:])
             except (BlockingIOError, ssl.SSLWantWriteError):
