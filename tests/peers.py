@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,3 +234,16 @@ def read_all(sock: socket.socket) -> bytes:
     while chunk := sock.recv(1 << 16):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def send_in_thread(port: int, *parts: bytes) -> threading.Thread:
+    """Send each part over a connection of its own, one after another."""
+
+    def send() -> None:
+        for part in parts:
+            with connect(port) as sock:
+                sock.sendall(part)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread

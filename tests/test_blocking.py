@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 
 import peers
 import pytest
@@ -15,22 +14,11 @@ import ringmain
 from ringmain import errors
 
 
-def send(port: int, *parts: bytes) -> threading.Thread:
-    def work() -> None:
-        for part in parts:
-            with peers.connect(port) as sock:
-                sock.sendall(part)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
 def test_a_plain_for_gets_every_byte() -> None:
     data = peers.payload(20_000_000)
     got = bytearray()
     with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
-        thread = send(loader.port, data)
+        thread = peers.send_in_thread(loader.port, data)
         for block in loader:
             got += block
     thread.join()
@@ -40,7 +28,7 @@ def test_a_plain_for_gets_every_byte() -> None:
 def test_a_plain_for_tells_connections_apart() -> None:
     parts = [b"a\nb", b"", b"c\nd\n"]
     with ringmain.load("127.0.0.1:0", delimiter=b"\n") as loader:
-        thread = send(loader.port, *parts)
+        thread = peers.send_in_thread(loader.port, *parts)
         seen = []
         for stream in loader.connections():
             seen.append(b"".join(bytes(block) for block in stream))

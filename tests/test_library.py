@@ -19,19 +19,6 @@ from ringmain import errors
 Run = Callable[[Any], Any]
 
 
-def send_in_thread(port: int, *parts: bytes) -> threading.Thread:
-    """Send each part over a connection of its own, one after another."""
-
-    def send() -> None:
-        for part in parts:
-            with peers.connect(port) as sock:
-                sock.sendall(part)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
-
-
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_load_and_save_move_bytes_between_each_other(run: Run, certificates: Certificates, tls: bool) -> None:
     data = peers.payload(5_000_000)
@@ -67,7 +54,7 @@ def test_every_block_ends_at_a_delimiter_and_connections_never_share_one(run: Ru
     async def main() -> list[bytes]:
         blocks = []
         async with ringmain.load("127.0.0.1:0", delimiter=b"\n") as loader:
-            thread = send_in_thread(loader.port, *parts)
+            thread = peers.send_in_thread(loader.port, *parts)
             async for block in loader:
                 blocks.append(bytes(block))
                 if b"".join(blocks) == b"".join(parts):
@@ -86,7 +73,7 @@ def test_no_pattern_of_writes_changes_a_byte(run: Run, writes: list[bytes], deli
     async def main() -> bytes:
         options = {"delimiter": delimiter, "block_size": 64, "ring_size": 1024, "listen_once": True}
         async with ringmain.load("127.0.0.1:0", **options) as loader:
-            thread = send_in_thread(loader.port, b"".join(writes))
+            thread = peers.send_in_thread(loader.port, b"".join(writes))
             got = b"".join([bytes(block) async for block in loader])
         thread.join()
         return got
@@ -99,7 +86,7 @@ def test_views_that_are_kept_stay_as_they_were(run: Run) -> None:
 
     async def main() -> list[memoryview]:
         async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
-            thread = send_in_thread(loader.port, data)
+            thread = peers.send_in_thread(loader.port, data)
             blocks = [block async for block in loader]
         thread.join()
         return blocks
@@ -160,7 +147,7 @@ def test_a_write_to_a_lost_client_goes_to_the_next_one(run: Run) -> None:
 def test_leaving_early_and_cancellation_leave_nothing_open(run: Run) -> None:
     async def main() -> None:
         async with ringmain.load("127.0.0.1:0") as loader:
-            thread = send_in_thread(loader.port, b"x" * 100)
+            thread = peers.send_in_thread(loader.port, b"x" * 100)
             async for _ in loader:
                 break
             thread.join()
@@ -213,7 +200,7 @@ def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
         async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
             for _ in range(3):
                 peers.close_with_reset(peers.connect(loader.port))
-            thread = send_in_thread(loader.port, b"good")
+            thread = peers.send_in_thread(loader.port, b"good")
             got = b"".join([bytes(block) async for block in loader])
         thread.join()
         return got
@@ -253,7 +240,7 @@ def test_connections_are_told_apart(run: Run) -> None:
     async def main() -> list[tuple[bytes, str | None, int, str]]:
         seen = []
         async with ringmain.load("127.0.0.1:0", delimiter=b"\n") as loader:
-            thread = send_in_thread(loader.port, *parts)
+            thread = peers.send_in_thread(loader.port, *parts)
             async for connection in loader.connections():
                 got = b"".join([bytes(block) async for block in connection])
                 seen.append((got, connection.verdict, connection.counters.bytes_in, connection.peer))
@@ -304,7 +291,7 @@ def test_a_connection_that_breaks_raises_in_its_own_loop(run: Run) -> None:
                         assert bytes(block) == b"x"
                         peers.close_with_reset(broken)
             assert connection.verdict == "reset"
-            thread = send_in_thread(loader.port, b"good")
+            thread = peers.send_in_thread(loader.port, b"good")
             async for connection in loader.connections():
                 return b"".join([bytes(block) async for block in connection] + [thread.join() or b""])
         raise AssertionError
@@ -345,7 +332,7 @@ def test_copies_may_be_kept_without_end(run: Run) -> None:
     async def main() -> list[memoryview]:
         options = {"ring_size": 64 << 10, "block_size": 16 << 10, "listen_once": True, "copy": True}
         async with ringmain.load("127.0.0.1:0", **options) as loader:
-            thread = send_in_thread(loader.port, data)
+            thread = peers.send_in_thread(loader.port, data)
             blocks = [block async for block in loader]
         thread.join()
         return blocks
