@@ -24,6 +24,10 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
     int MSG_DONTWAIT
 
+# <openssl/ssl.h>: the kernel may be decrypting already, below the BIO.
+cdef enum:
+    SSL_OP_ENABLE_KTLS = 8
+
 # <openssl/bio.h>
 cdef enum:
     BIO_CTRL_EOF = 2
@@ -117,7 +121,8 @@ cdef void* connection_of(object sslobj) except? NULL:
     if not HAS_LIBSSL or head.context != <PyObject*>context:
         return NULL
     found = (<ContextHead*><PyObject*>context).context
-    if libssl.get_options(found) != <uint64_t>(int(context.options) & 0xFFFFFFFFFFFFFFFF):
+    options = int(context.options) & 0xFFFFFFFFFFFFFFFF
+    if libssl.get_options(found) != <uint64_t>options or options & SSL_OP_ENABLE_KTLS:
         return NULL
     return head.connection if libssl.get_context(head.connection) == found else NULL
 

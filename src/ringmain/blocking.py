@@ -71,6 +71,9 @@ class Blocking:
         if self._runner is None:
             work.close()
             raise UsageError(f"a {type(self).__name__.lower()}", "it is not open", "use it inside `with`")
+        if self._runner.get_loop().is_running():
+            work.close()
+            raise UsageError(f"a {type(self).__name__.lower()}", "another thread is using it", "use it in one thread")
         return self._runner.run(work)
 
     def _close_runner(self) -> None:

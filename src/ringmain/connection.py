@@ -73,14 +73,15 @@ async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None]
     loop = asyncio.get_running_loop()
     ready = ready or loop.create_future()
     add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
-    add(fd, _finish, ready)
+    add(fd, finish, ready)
     try:
         await ready
     finally:
         remove(fd)
 
 
-def _finish(ready: "asyncio.Future[None]") -> None:
+def finish(ready: "asyncio.Future[None]") -> None:
+    """Let whoever awaits `ready` go on."""
     if not ready.done():
         ready.set_result(None)
 

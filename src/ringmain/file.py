@@ -73,7 +73,7 @@ class _RawReader(io.RawIOBase):
         """Return the next bytes as a read-only view that owns them: 1 to `size`, none at the end."""
         if self.closed:
             raise ValueError("I/O operation on closed file")
-        if not self._rest:
+        if not self._rest and size:
             self._rest = next(self.loader, self._rest)
         taken, self._rest = self._rest[:size], self._rest[size:]
         self._taken += len(taken)
@@ -128,6 +128,7 @@ class _RawWriter(io.RawIOBase):
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
         self._blocking = saver.__enter__()
+        self._failure: BaseException | None = None
 
     def writable(self) -> bool:
         return True
@@ -135,13 +136,20 @@ class _RawWriter(io.RawIOBase):
     def write(self, buffer: "Buffer", /) -> int:
         if self.closed:
             raise ValueError("I/O operation on closed file")
-        self._blocking.write(buffer)
+        if self._failure is None:
+            try:
+                self._blocking.write(buffer)
+            except BaseException as error:
+                self._failure = error
+                raise
+        # After a failure nothing may follow what the peer got: BufferedWriter would send its whole buffer again.
         return memoryview(buffer).nbytes
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            self.saver.__exit__(None, None, None)
+            error = self._failure
+            self.saver.__exit__(None if error is None else type(error), error, None)
 
 
 class Writer(io.BufferedWriter):

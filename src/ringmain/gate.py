@@ -192,6 +192,11 @@ class Gate:
             self._pause_until.cancel()
         if not self._loop.is_closed():
             self._watch(False)
+            if self._waiter is not None and not self._waiter.done():
+                error = UsageError(
+                    "a listener", "it was closed while a client was waited for", "keep it open meanwhile"
+                )
+                self._waiter.set_exception(error)
         for sock in self._arrived:
             sock.close()
         self._close_sockets()

@@ -12,7 +12,7 @@ from ringmain import kernel
 from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, dial, reset, watch_idle
+from ringmain.connection import Connection, dial, watch_idle
 from ringmain.descriptor import Input
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError, reason
@@ -69,6 +69,8 @@ class Saver(Listening, Blocking):
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._writing = False
+        self._carry = b""  # what a lost client never got, for the next one
+        self._lost: RingmainError | None = None
         self._cancel_idle: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
         self._expired = False
@@ -97,7 +99,7 @@ class Saver(Listening, Blocking):
         try:
             if kind is not None and self._sender is not None:
                 await self.end_connection(abort=True)
-            elif self._sender is not None:
+            elif kind is None:
                 await self._finish()
         finally:
             if self._gate is not None:
@@ -133,15 +135,22 @@ class Saver(Listening, Blocking):
         return True
 
     async def recover(self) -> None:
-        """Return when there is a working peer: raise, or warn and wait for the next client, if this one is gone."""
+        """Return when there is a working peer that has what a lost one never got.
+
+        If the present one is gone: raise, or warn and wait for the next client.
+        """
+        await self._send_whole(memoryview(b""))
+
+    async def _find_peer(self) -> Sender:
+        """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
         sender = self._sender
         if sender is not None and self._is_gone(sender):
             error = _broken(sender.connection.peer, sender.failure or ConnectionResetError(errno.EPIPE, ""))
             self._release("reset")
-            if not self._goes_on_after(error, sender.counters):
-                raise error
-            await self._send_whole(memoryview(sender.unsent()))
+            self._go_on_after(error, sender)
         await self.wait_for_peer()
+        assert self._sender is not None
+        return self._sender
 
     def _is_gone(self, sender: Sender) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
@@ -151,7 +160,8 @@ class Saver(Listening, Blocking):
     async def wait_for_peer(self) -> None:
         """Return once there is a peer to write to: at once when dialled, else when a client has come."""
         while self._sender is None:
-            assert self._gate is not None, "a saver is used inside `async with`"
+            if self._gate is None:
+                raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
             self._begin(await self._gate.next_connection(self._context))
 
     def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
@@ -173,7 +183,7 @@ class Saver(Listening, Blocking):
         view = view.cast("B")
         if self._writing:
             raise RuntimeError("another task is already writing")
-        if self._sender is not None and self._sender.gather(view):
+        if self._sender is not None and not self._carry and self._sender.gather(view):
             return
         self._writing = True
         try:
@@ -189,17 +199,23 @@ class Saver(Listening, Blocking):
 
     async def _send_whole(self, view: memoryview) -> None:
         """Send all of the view to whichever clients it takes."""
-        while len(view):
-            await self.recover()
-            assert self._sender is not None
-            sender, before = self._sender, self._sender.accepted
+        while True:
+            sender = await self._find_peer()
             try:
-                await self._send(view)
+                while self._carry:
+                    before = sender.accepted
+                    try:
+                        await self._send(memoryview(self._carry))
+                    finally:
+                        self._carry = self._carry[sender.accepted - before :]
+                before = sender.accepted
+                try:
+                    await self._send(view)
+                finally:
+                    view = view[sender.accepted - before :]
                 return
             except RingmainError as error:
-                if not self._goes_on_after(error, sender.counters):
-                    raise
-                view = memoryview(sender.unsent() + view[sender.accepted - before :])
+                self._go_on_after(error, sender)
 
     async def copy_from(self, source: Input, path: str) -> None:
         """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
@@ -281,7 +297,7 @@ class Saver(Listening, Blocking):
         assert self._sender is not None
         peer = self._sender.connection.peer
         if abort:
-            reset(self._sender.connection.sock)
+            self._sender.abort()
             self._release("stopped")
             return
         try:
@@ -293,14 +309,15 @@ class Saver(Listening, Blocking):
 
     async def _finish(self) -> None:
         """End the last connection; what its peer never acknowledged goes to another client, if any."""
-        while self._sender is not None:
+        while self._sender is not None or self._carry:
+            if self._carry:
+                await self.recover()
             sender = self._sender
+            assert sender is not None
             try:
                 await self.end_connection()
             except RingmainError as error:
-                if not self._goes_on_after(error, sender.counters):
-                    raise
-                await self._send_whole(memoryview(sender.unsent()))
+                self._go_on_after(error, sender)
 
     async def _send(self, view: memoryview) -> None:
         """Send to the peer there is; on failure release it and raise what the user gets to see."""
@@ -342,6 +359,13 @@ class Saver(Listening, Blocking):
             return False
         log.warning("%s", error)
         return True
+
+    def _go_on_after(self, error: RingmainError, sender: Sender) -> None:
+        """Keep what a lost client never got for the next one; raise the error where there is to be none."""
+        if not self._goes_on_after(error, sender.counters):
+            self._lost = error
+            raise error
+        self._carry = sender.unsent() + self._carry
 
     def _begin(self, connection: Connection) -> None:
         self._sender = sender = Sender(connection, self._broke, keep_tail=self.listening and not self.listen_once)

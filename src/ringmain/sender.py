@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -16,7 +17,7 @@ from typing import Any
 from ringmain import kernel
 from ringmain._pump import Pump
 from ringmain._ring import Counters
-from ringmain.connection import Connection, until
+from ringmain.connection import Connection, finish
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
@@ -26,6 +27,7 @@ _GATHER = 64 << 10
 # OpenSSL takes a write whole or not at all: by pieces of a few records it can be told how far it came.
 _PIECE = 64 << 10
 _RECORD = 16 << 10
+_TCP_CLOSE = 7  # <netinet/tcp.h>
 _SCRATCH = bytearray(1 << 16)
 
 
@@ -54,7 +56,11 @@ class Sender:
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
+        # What a cancelled write under TLS left inside OpenSSL, which takes nothing else before.
+        self._unfinished = b""
         self.accepted = 0
+        self._fin = 0  # what the FIN adds to the bytes that are unacknowledged, once it is on its way
+        self._closed = False
         self._hang_up: select.epoll | None = None
         self.counters = Counters()
         self.counters.started = time.monotonic()
@@ -70,7 +76,7 @@ class Sender:
             return False
         self._gathered += view
         self.accepted += len(view)
-        if self._flushing is None:
+        if self._flushing is None or self._flushing.done():
             self._flushing = self._loop.create_task(self._flush())
         return True
 
@@ -80,6 +86,7 @@ class Sender:
         The view may be changed once this returns. After an exception, `accepted` has grown by what was taken of it.
         """
         await self.flush()
+        await self._complete()
         before = self.counters.bytes_out
         try:
             await self._send(view)
@@ -90,29 +97,38 @@ class Sender:
         """Give all that was gathered to the kernel."""
         if self._flushing is not None:
             await asyncio.wait([self._flushing])
+        if self._gathered and self.failure is None:  # someone has cancelled the task
+            await self._flush()
         if self._gathered and self.failure is not None:
             raise self.failure
 
     def unsent(self) -> bytes:
         """Return what a lost peer has not acknowledged, if that is kept, and what was gathered."""
-        return bytes(self.tail + self._gathered)
+        return bytes(self.tail + self._unfinished + self._gathered)
 
     async def _flush(self) -> None:
         try:
             while self._gathered:
+                await self._complete()
                 # A copy: while it goes out more may be gathered.
                 batch = memoryview(bytes(self._gathered))
                 before = self.counters.bytes_out
                 try:
                     await self._send(batch)
                 finally:
-                    del self._gathered[: self.counters.bytes_out - before]
+                    del self._gathered[: self.counters.bytes_out - before + len(self._unfinished)]
         except OSError as error:
             if self.failure is None:
                 self._fail(error)
             self.failure = self.failure or error
         finally:
             self._flushing = None
+
+    async def _complete(self) -> None:
+        """Send what a cancelled write has begun."""
+        while self._unfinished:
+            unfinished, self._unfinished = self._unfinished, b""
+            await self._send(memoryview(unfinished))
 
     async def _send(self, view: memoryview) -> None:
         # Each record is a write of its own: corked, many leave in one segment, and the last at once when uncorked.
@@ -140,10 +156,14 @@ class Sender:
                     size = self._tls.write(view[offset : offset + _PIECE])
                 else:
                     size = self._sock.send(view[offset:])
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                await self._stalled(until(self._fd, writable=True))
-            except ssl.SSLWantReadError:
-                await self._stalled(self._change())
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError) as error:
+                readable = isinstance(error, ssl.SSLWantReadError)
+                try:
+                    await self._stalled(self._change() if readable else self._until_writable())
+                except BaseException:
+                    if self._tls is not None:
+                        self._unfinished = bytes(view[offset : offset + _PIECE])
+                    raise
             except OSError:
                 self._discard()  # the peer's last words, an alert perhaps, say more than a broken pipe
                 if self.failure is not None:
@@ -176,21 +196,25 @@ class Sender:
     async def finish(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
         await self.flush()
+        await self._complete()
         while self._tls is not None:
             try:
                 self._tls.shutdown()
             except ssl.SSLWantWriteError:
-                await until(self._fd, writable=True)
+                await self._until_writable()
                 continue
             except (OSError, ValueError):  # mostly "want read": the peer's close_notify need not be waited for
                 pass
             break
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            self._fin = 1
         pause, deadline = 0.0005, self._loop.time() + _LINGER
         while (left := self.unacknowledged()) != 0:
+            if self.failure is None and self.peer_ended:
+                self._look_for_reset()
             if self.failure is not None:
-                if left == 1:  # the FIN alone: the peer had every byte when it closed for good
+                if left == self._fin:  # the FIN alone: the peer had every byte when it closed for good
                     return
                 raise self.failure
             if left is None and (self.peer_ended or self._loop.time() > deadline):
@@ -212,11 +236,19 @@ class Sender:
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
         return min(1.0, (self.unacknowledged() or 0) / self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
 
+    def abort(self) -> None:
+        """Close with a reset, so that the peer cannot take it for a regular end."""
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
     def close(self) -> None:
         """Close the socket; whatever `finish` has not seen through may be lost."""
+        self._closed = True
         if not self._loop.is_closed():
             if self._flushing is not None:
                 self._flushing.cancel()
+            self._loop.remove_writer(self._fd)
             self._loop.remove_reader(self._fd)
             self._discard()
         if self._hang_up is not None:
@@ -228,7 +260,7 @@ class Sender:
         self.counters.ended = time.monotonic()
 
     def _trim_tail(self) -> None:
-        surplus = len(self.tail) - (self.unacknowledged() or 0)
+        surplus = len(self.tail) - max(0, (self.unacknowledged() or 0) - self._fin)
         if surplus > 0:
             del self.tail[:surplus]
 
@@ -249,6 +281,23 @@ class Sender:
         if number:
             self._fail(OSError(number, os.strerror(number)))
         self._notify()
+
+    def _look_for_reset(self) -> None:
+        """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number or self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            number = number or errno.ECONNRESET
+            self._fail(OSError(number, os.strerror(number)))
+
+    async def _until_writable(self) -> None:
+        """Wait until the socket takes bytes. It may be closed meanwhile, and its number belong to another."""
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._fd, finish, ready)
+        try:
+            await ready
+        finally:
+            if not self._closed:
+                self._loop.remove_writer(self._fd)
 
     def _notify(self) -> None:
         if self._changed is not None and not self._changed.done():

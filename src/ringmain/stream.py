@@ -70,6 +70,7 @@ class Stream:
         self._owner = owner
         self._engine: Receiver | Pump | None = None
         self._stopped: str | None = None
+        self._closed = False
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
         self._cancel_idle: Callable[[], None] = lambda: None
@@ -167,7 +168,7 @@ class Stream:
             block.release()
 
     def interrupt(self) -> None:
-        """End the stream from our side, after a last read of what the peer has been told is received."""
+        """End the stream from our side, after a last read, for as much as there is room for."""
         if isinstance(self._engine, Receiver):
             self._engine.on_readable()
         self.stop()
@@ -180,15 +181,24 @@ class Stream:
 
     def abandon(self) -> None:
         """Close at once what nobody refers to any more."""
-        self._cancel_idle()
+        if self._closed:
+            return
+        self._let_go()
         if not self._loop.is_closed():
             self.stop()
         self.connection.sock.close()
         self._ring.drop()
 
+    def _let_go(self) -> None:
+        self._closed = True
+        self.take = lambda: None  # the ring is the next connection's from now on
+        self._cancel_idle()
+
     def close(self) -> None:
         """Close the connection; what was not taken is lost."""
-        self._cancel_idle()
+        if self._closed:
+            return
+        self._let_go()
         sock = self.connection.sock
         self.stop()
         if isinstance(sock, ssl.SSLSocket) and self.verdict in ("ended", "stopped"):
