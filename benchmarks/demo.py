@@ -110,7 +110,7 @@ def main() -> None:
         print("Over TLS, with a certificate made for this run and verified by the sender:")
         move(folder, "tcps", ["--certfile", "key_and_cert.pem"], ["--cafile", "key_and_cert.pem"], expected)
     print("Three commands to try next:")
-    print(f"  {RINGMAIN} load tcp://127.0.0.1:8000 > events.ndjson    # then, elsewhere: nc 127.0.0.1 8000 < FILE")
+    print(f"  {RINGMAIN} load tcp://127.0.0.1:8000 > events.ndjson    # then, elsewhere: nc -N 127.0.0.1 8000 < FILE")
     print(f"  {RINGMAIN} load tcps://127.0.0.1:4000 --self-signed -v  # TLS, to look at who connects")
     print(f"  {RINGMAIN} nics                                         # where one could listen")
 

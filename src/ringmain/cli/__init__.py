@@ -21,7 +21,7 @@ def cli() -> None:
     ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive
     ringmain save tcp://127.0.0.1:8000 < events.ndjson     send
 
-    Every option can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
+    Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
     """
 
 
