@@ -251,3 +251,12 @@ def test_keys_may_be_changed_in_the_middle_of_a_stream(
         peers.eventually(lambda sent=sent: got.read_bytes() == sent, "the line")
     sender.process.stdin.close()
     assert program.wait() == 0, program.stderr
+
+
+def test_a_plain_sender_at_a_tls_listener_is_not_told_that_all_arrived(
+    bench: peers.Bench, certificates: Certificates
+) -> None:
+    _, port = bench.listening("load", "--tls", "--certfile", certificates.server)
+    path = bench.file(bytes(50 << 20))
+    saver = bench.ringmain("save", "-I", path, f"tcp://127.0.0.1:{port}")
+    assert saver.wait() == 55, saver.stderr

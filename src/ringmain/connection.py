@@ -20,6 +20,7 @@ _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # How long a peer that we turn away gets to read why, before the connection is closed under it.
 _FAREWELL = 0.25
+_FAREWELL_SIZE = 64 << 10
 
 
 class Connection(NamedTuple):
@@ -232,11 +233,16 @@ def _remedy(error: Exception) -> str:
 
 
 async def farewell(sock: socket.socket) -> None:
-    """Close so that an alert on its way is read: a close with unread bytes would reset it away."""
+    """Close so that an alert on its way is read: a close with unread bytes would reset it away.
+
+    A peer that sends on and on is reset all the same: it must not take all that for received.
+    """
+    left = _FAREWELL_SIZE
     with contextlib.suppress(OSError, TimeoutError):
         socket.socket.shutdown(sock, socket.SHUT_WR)
         async with asyncio.timeout(_FAREWELL):
-            while socket.socket.recv(sock, 1 << 16):
+            while left > 0 and (data := socket.socket.recv(sock, 1 << 16)):
+                left -= len(data)
                 await until(sock.fileno())
     sock.close()
 
