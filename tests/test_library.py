@@ -189,6 +189,9 @@ def test_a_load_may_be_cancelled_or_stopped_while_a_connection_begins(run: Run, 
 def test_settings_that_do_not_exist_are_refused() -> None:
     with pytest.raises(errors.UsageError, match="gate 'open'"):
         ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]
+    for seconds in ("5s", 0, -1):
+        with pytest.raises(errors.UsageError, match="not a number of seconds"):
+            ringmain.load("127.0.0.1:0", idle_timeout=seconds)  # type: ignore[arg-type]
     with pytest.raises(errors.UsageError, match="1 to 16 bytes"):
         ringmain.load("127.0.0.1:0", delimiter=b"x" * 17)
     with pytest.raises(TypeError):

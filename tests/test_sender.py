@@ -199,6 +199,41 @@ def test_an_interrupted_file_is_broken_off_and_never_sent_twice() -> None:
     assert data.startswith(bytes(got))
 
 
+def test_a_file_whose_write_failed_says_so_to_every_later_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        file = ringmain.open(f"127.0.0.1:{listener.getsockname()[1]}", "wb", buffer_size=1)
+        peers.close_with_reset(listener.accept()[0])
+        for _ in range(3):
+            with pytest.raises(errors.SendError):
+                for _ in range(1000):
+                    file.write(b"x" * 100_000)
+        file.close()
+
+
+def test_a_tls_client_that_timed_out_leaves_the_next_one_just_the_rest(run: Run, certificates: Certificates) -> None:
+    data = peers.payload(8_000_000)
+
+    async def main() -> tuple[int, bytes]:
+        loop = asyncio.get_running_loop()
+        options = {"listen": True, "idle_timeout": 0.5, "certfile": str(certificates.server)}
+        async with ringmain.save("tcps://127.0.0.1:0", **options) as saver:
+            taken: list[int] = []
+            saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)
+
+            def visit() -> bytes:
+                with peers.connect_tls(saver.port, certificates.ca):
+                    peers.eventually(lambda: taken, "the time-out of a client that reads nothing")
+                with peers.connect_tls(saver.port, certificates.ca) as second:
+                    return peers.read_all(second)
+
+            visiting = loop.run_in_executor(None, visit)
+            await saver.write(data)
+        return taken[0], await visiting
+
+    taken, got = run(main())
+    assert peers.sha256(got) == peers.sha256(data[taken:])
+
+
 def interrupted(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Wrap a runner so that its first piece of work is given up half-way, as Control-C does."""
     calls: list[Any] = []

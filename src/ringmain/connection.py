@@ -249,9 +249,14 @@ async def farewell(sock: socket.socket) -> None:
 
 def reset(sock: socket.socket) -> None:
     """Close at once with a reset, so that the peer cannot take it for a regular end."""
+    reset_when_closed(sock)
+    sock.close()
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Let the close of a socket be a reset."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 def send_close_notify(sock: ssl.SSLSocket) -> None:

@@ -4,7 +4,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Literal, NoReturn, Unpack, overload
 
-from ringmain.errors import UsageError
+from ringmain.errors import SendError, UsageError
 from ringmain.loader import Loader, load
 from ringmain.saver import Saver, save
 from ringmain.settings import Options
@@ -95,9 +95,6 @@ class Reader(io.BufferedReader):
 
     raw: _RawReader
 
-    def __init__(self, raw: _RawReader, buffer_size: int) -> None:
-        super().__init__(raw, buffer_size)
-
     @property
     def port(self) -> int:
         """The port listened at."""
@@ -128,7 +125,7 @@ class _RawWriter(io.RawIOBase):
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
         self._blocking = saver.__enter__()
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
 
     def writable(self) -> bool:
         return True
@@ -136,19 +133,19 @@ class _RawWriter(io.RawIOBase):
     def write(self, buffer: "Buffer", /) -> int:
         if self.closed:
             raise ValueError("I/O operation on closed file")
-        if self._failure is None:
-            try:
-                self._blocking.write(buffer)
-            except BaseException as error:
-                self._failure = error
-                raise
-        # After a failure nothing may follow what the peer got: BufferedWriter would send its whole buffer again.
+        if self.failure is not None:  # BufferedWriter tries its whole buffer again, of which the peer may have a part
+            raise SendError("write", "an earlier write was broken off", "open the connection again") from self.failure
+        try:
+            self._blocking.write(buffer)
+        except BaseException as error:
+            self.failure = error
+            raise
         return memoryview(buffer).nbytes
 
     def close(self) -> None:
         if not self.closed:
             super().close()
-            error = self._failure
+            error = self.failure
             self.saver.__exit__(None if error is None else type(error), error, None)
 
 
@@ -157,12 +154,15 @@ class Writer(io.BufferedWriter):
 
     raw: _RawWriter
 
-    def __init__(self, raw: _RawWriter, buffer_size: int) -> None:
-        super().__init__(raw, buffer_size)
-
     @property
     def port(self) -> int:
         """The port listened at."""
         return self.raw.saver.port
+
+    def close(self) -> None:
+        """End the stream once the peer's kernel has every byte; after a write that failed, break it off."""
+        if self.raw.failure is not None:
+            self.raw.close()  # first, so that what is buffered is not written
+        super().close()
 
     seek = tell = truncate = _no_position

@@ -11,13 +11,13 @@ import ssl
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ringmain import kernel
 from ringmain._pump import Pump
 from ringmain._ring import Counters
-from ringmain.connection import Connection, finish
+from ringmain.connection import Connection, finish, reset_when_closed
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
@@ -86,24 +86,24 @@ class Sender:
         The view may be changed once this returns. After an exception, `accepted` has grown by what was taken of it.
         """
         await self.flush()
-        await self._complete()
         before = self.counters.bytes_out
         try:
             await self._send(view)
         finally:
-            self.accepted += self.counters.bytes_out - before
+            self.accepted += self.counters.bytes_out - before + len(self._unfinished)
 
     async def flush(self) -> None:
-        """Give all that was gathered to the kernel."""
+        """Give all that was gathered, or begun by a write that was cancelled, to the kernel."""
         if self._flushing is not None:
             await asyncio.wait([self._flushing])
         if self._gathered and self.failure is None:  # someone has cancelled the task
             await self._flush()
         if self._gathered and self.failure is not None:
             raise self.failure
+        await self._complete()
 
     def unsent(self) -> bytes:
-        """Return what a lost peer has not acknowledged, if that is kept, and what was gathered."""
+        """Return what was accepted and a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
         return bytes(self.tail + self._unfinished + self._gathered)
 
     async def _flush(self) -> None:
@@ -196,7 +196,6 @@ class Sender:
     async def finish(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
         await self.flush()
-        await self._complete()
         while self._tls is not None:
             try:
                 self._tls.shutdown()
@@ -238,8 +237,7 @@ class Sender:
 
     def abort(self) -> None:
         """Close with a reset, so that the peer cannot take it for a regular end."""
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(self._sock)
         self.close()
 
     def close(self) -> None:
@@ -311,11 +309,11 @@ class Sender:
             return None
         return int(struct.unpack("i", answer)[0])
 
-    async def _stalled(self, wait: "asyncio.Future[None] | object") -> None:
+    async def _stalled(self, wait: Awaitable[None]) -> None:
         since = time.monotonic()
         self.counters.stalls += 1
         try:
-            await wait  # type: ignore[misc]
+            await wait
         finally:
             self.counters.stalled_seconds += time.monotonic() - since
 

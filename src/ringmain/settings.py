@@ -74,6 +74,12 @@ class Settings(TlsSettings):
         super().__post_init__()
         _check("gate", self.gate, GATES)
         _check("family", self.family, (0, 4, 6))
+        for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise UsageError(
+                    f"{name} {value!r}", "not a number of seconds", "give seconds above 0, or None for off"
+                )
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
