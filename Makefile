@@ -39,19 +39,13 @@ $(VENV)/installed: $(VENV)/made $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
-$(VENV)/testing: $(VENV)/made pyproject.toml
-	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['test'], sep='\n')" > $(VENV)/test.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/test.txt
-	@touch $@
-
-$(VENV)/benching: $(VENV)/made pyproject.toml
-	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['bench'], sep='\n')" > $(VENV)/bench.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/bench.txt
-	@touch $@
-
-$(VENV)/linting: $(VENV)/made pyproject.toml
-	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['lint'], sep='\n')" > $(VENV)/lint.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/lint.txt
+# The dependency groups of pyproject.toml, which older pips do not know.
+$(VENV)/testing: GROUP := test
+$(VENV)/benching: GROUP := bench
+$(VENV)/linting: GROUP := lint
+$(VENV)/testing $(VENV)/benching $(VENV)/linting: $(VENV)/made pyproject.toml
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['$(GROUP)'], sep='\n')" > $@.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $@.txt
 	@touch $@
 
 demo: $(VENV)/installed
@@ -76,7 +70,7 @@ lint: $(VENV)/installed $(VENV)/linting
 
 # CPython itself leaks at exit, and its allocator hides from the sanitizer what comes from it: neither is of use here.
 SANITIZED := .venv-sanitized
-SAFETY := tests/test_ring.py tests/test_pump.py tests/test_coalesce.py tests/test_library.py
+SAFETY := tests/test_ring.py tests/test_pump.py tests/test_path.py tests/test_coalesce.py tests/test_library.py
 sanitize:
 	RINGMAIN_SANITIZE=1 $(MAKE) VENV=$(SANITIZED) $(SANITIZED)/installed $(SANITIZED)/testing
 	@$(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('platlib'))" > $(SANITIZED)/where

@@ -23,6 +23,9 @@ from ringmain._coalesce import Coalescer
 from ringmain._pump import HAS_SPLICE, Pump
 from ringmain._ring import Counters
 from ringmain.descriptor import Input, Output
+from ringmain.endpoint import Endpoint
+from ringmain.input_saver import InputSaver
+from ringmain.settings import Settings
 
 Run = Callable[[Any], Any]
 needs_splice = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splice")
@@ -298,7 +301,8 @@ async def save_by(path: str, parts: list[tuple[bytes, float]], kind: str, folder
     """Save what is written to a pipe in these parts, or a file of them; return what a peer got."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with ringmain.save(f"127.0.0.1:{listener.getsockname()[1]}") as saver:
+        endpoint = Endpoint.parse(f"127.0.0.1:{listener.getsockname()[1]}")
+        async with InputSaver(endpoint, Settings(), listen=False, listen_once=False) as saver:
             sock, _ = listener.accept()
             with sock:
                 reading = loop.run_in_executor(None, peers.read_all, sock)

@@ -8,15 +8,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
-from ringmain import kernel
-from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.connection import Connection, dial, watch_idle
-from ringmain.descriptor import Input
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError, reason
-from ringmain.gate import Listening, listen
+from ringmain.gate import Listening
+from ringmain.gate import listen as open_gate
 from ringmain.sender import Sender
 from ringmain.settings import Options, Settings
 
@@ -38,7 +36,7 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
     error. For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the
     endpoint cannot be opened, and when the one connection there is breaks.
     """
-    return Saver(Endpoint.parse(url), Settings(**options), listening=listen or listen_once, listen_once=listen_once)
+    return Saver(Endpoint.parse(url), Settings(**options), listen=listen, listen_once=listen_once)
 
 
 class BlockingSaver(Protocol):
@@ -60,10 +58,10 @@ class Saver(Listening, Blocking):
 
     _sender: Sender | None = None
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool, listen_once: bool) -> None:
+    def __init__(self, endpoint: Endpoint, settings: Settings, *, listen: bool, listen_once: bool) -> None:
         self.endpoint = endpoint
         self.settings = settings
-        self.listening = listening
+        self.listening = listen or listen_once
         self.listen_once = listen_once
         self.on_end: Callable[[Connection, Counters, str], None] | None = None
         self._tls = endpoint.tls or settings.tls
@@ -74,8 +72,7 @@ class Saver(Listening, Blocking):
         self._cancel_idle: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
         self._expired = False
-        self._stopping = False
-        self._on_broken: Callable[[], None] | None = None
+        self._stopping = False  # serve no other client
 
     def __enter__(self) -> BlockingSaver:
         self._enter()
@@ -88,7 +85,7 @@ class Saver(Listening, Blocking):
 
             self._context = (server_context if self.listening else client_context)(self.settings)
         if self.listening:
-            self._gate = await listen(self.endpoint, self.settings)
+            self._gate = await open_gate(self.endpoint, self.settings)
         else:
             self._begin(await dial(self.endpoint, self.settings, self._context))
         return self
@@ -125,15 +122,6 @@ class Saver(Listening, Blocking):
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
         return self._sender.fullness if self._sender is not None else 0.0
 
-    def stop(self) -> bool:
-        """Let `copy_from` end after what is under way, and serve no other client. False when nothing is open."""
-        self._stopping = True
-        if self._sender is None:
-            return False
-        if self._sender.pumping is not None:
-            self._sender.pumping.stop()
-        return True
-
     async def recover(self) -> None:
         """Return when there is a working peer that has what a lost one never got.
 
@@ -147,7 +135,7 @@ class Saver(Listening, Blocking):
         if sender is not None and self._is_gone(sender):
             error = _broken(sender.connection.peer, sender.failure or ConnectionResetError(errno.EPIPE, ""))
             self._release("reset")
-            self._go_on_after(error, sender)
+            self._carry_over(error, sender)
         await self.wait_for_peer()
         assert self._sender is not None
         return self._sender
@@ -215,82 +203,7 @@ class Saver(Listening, Blocking):
                     view = view[sender.accepted - before :]
                 return
             except RingmainError as error:
-                self._go_on_after(error, sender)
-
-    async def copy_from(self, source: Input, path: str) -> None:
-        """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
-
-        path: auto, kernel or block. A stream that is to go on with the next client goes block by block, since what a
-        lost client never acknowledged is kept for the next one. A file's own position is left alone.
-        """
-        goes_on = self.listening and not self.listen_once
-        if goes_on and path == "kernel" and not source.is_file:
-            raise UsageError("--path kernel", "a stream is to go on with the next client", "add --listen-once")
-        pumped = (source.is_file or not goes_on) and kernel.may_pump(path, source, tls=self._tls)
-        if source.is_file or pumped:
-            await self._send_to_each(source, path, pumped)
-        else:
-            await self._send_stream(source)
-
-    async def _send_to_each(self, source: Input, path: str, pumped: bool) -> None:
-        """Send the whole input to the one client that counts, or to one after another."""
-        while True:
-            await self.wait_for_peer()
-            assert self._sender is not None
-            sender = self._sender
-            try:
-                if not (pumped and await self._pump(sender, source, path)):
-                    if not source.is_file:
-                        await self._send_stream(source)
-                        return
-                    await self._send_file(sender, source)
-                await self.end_connection()
-            except RingmainError as error:
-                if not self._goes_on_after(error, sender.counters):
-                    raise
-                continue
-            if not self.listening or self.listen_once or self._stopping:
-                return
-
-    async def _send_file(self, sender: Sender, source: Input) -> None:
-        position = source.position
-        while not self._stopping and len(view := source.read_at(position)):
-            position += len(view)
-            sender.counters.bytes_in += len(view)
-            sender.counters.reads += 1
-            await self._send(view)
-
-    async def _send_stream(self, source: Input) -> None:
-        self._on_broken = source.wake
-        await self.recover()
-        while (view := await source.read()) is None or len(view):
-            if view is None:
-                await self.recover()
-            else:
-                counters = self.counters
-                if counters is not None:
-                    counters.bytes_in += len(view)
-                    counters.reads += 1
-                await self._write(view)
-
-    async def _pump(self, sender: Sender, source: Input, path: str) -> bool:
-        """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
-        pump = Pump(
-            source.fd,
-            sender.connection.sock.fileno(),
-            sender.counters,
-            offset=source.position if source.is_file else -1,
-            through=not (source.is_file or source.is_pipe),
-        )
-        if self._stopping:
-            pump.stop()
-        await self._guarded(sender.pump(pump))
-        if pump.refused:
-            kernel.refused(path, source)
-            return False
-        if pump.failed == "source" and pump.error is not None:
-            raise source.failure(pump.error)
-        return True
+                self._carry_over(error, sender)
 
     async def end_connection(self, *, abort: bool = False) -> None:
         """End the connection being served properly, or with `abort` break it off with a reset."""
@@ -317,7 +230,7 @@ class Saver(Listening, Blocking):
             try:
                 await self.end_connection()
             except RingmainError as error:
-                self._go_on_after(error, sender)
+                self._carry_over(error, sender)
 
     async def _send(self, view: memoryview) -> None:
         """Send to the peer there is; on failure release it and raise what the user gets to see."""
@@ -353,17 +266,16 @@ class Saver(Listening, Blocking):
 
     def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
-        if self._gate is None or self._stopping or (self.listen_once and counters.bytes_out):
-            return False
-        if not isinstance(error, SendError | TimedOutError | TlsError):
+        final = self._gate is None or self._stopping or (self.listen_once and counters.bytes_out > 0)
+        if final or not isinstance(error, SendError | TimedOutError | TlsError):
+            self._lost = error
             return False
         log.warning("%s", error)
         return True
 
-    def _go_on_after(self, error: RingmainError, sender: Sender) -> None:
+    def _carry_over(self, error: RingmainError, sender: Sender) -> None:
         """Keep what a lost client never got for the next one; raise the error where there is to be none."""
         if not self._goes_on_after(error, sender.counters):
-            self._lost = error
             raise error
         self._carry = sender.unsent() + self._carry
 
@@ -379,8 +291,7 @@ class Saver(Listening, Blocking):
         log.info("%s", connection)
 
     def _broke(self) -> None:
-        if self._on_broken is not None:
-            self._on_broken()
+        """Hear that the peer has gone, at whichever time."""
 
     def _expire(self) -> None:
         self._expired = True

@@ -21,9 +21,10 @@ from ringmain.connection import Connection
 from ringmain.descriptor import Output, ReaderLeft, open_input, open_output
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, reason
+from ringmain.input_saver import InputSaver
 from ringmain.loader import Loader, load
 from ringmain.progress import show_progress
-from ringmain.saver import Saver, save
+from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
@@ -119,7 +120,7 @@ class Session:
         task.cancel()
 
     @contextlib.contextmanager
-    def announced(self, verb: Loader | Saver) -> Iterator[None]:
+    def announced(self, verb: Loader | InputSaver) -> Iterator[None]:
         """Say where the verb listens while it does, on stderr and in the port file."""
         if not verb.addresses:
             yield
@@ -204,10 +205,11 @@ async def _load_to(session: Session, loader: Loader, sink: Output, path: str) ->
             await loader.copy_to(sink, path)
 
 
-def run_save(endpoint: str, input_: str, path: str, **options: Any) -> int:
+def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once: bool, **options: Any) -> int:
     """Run `ringmain save`; return the exit code."""
     session = Session(endpoint, options)
-    saver = save(endpoint, **options)
+    settings = Settings(**options)
+    saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
     source = open_input(input_)
     kernel.may_pump(path, source, tls=session.tls)
 

@@ -1,0 +1,102 @@
+"""Save a whole input, as the command line does: a file to every client, any other input to one after another."""
+
+from ringmain import kernel
+from ringmain._pump import Pump
+from ringmain.descriptor import Input
+from ringmain.errors import RingmainError, UsageError
+from ringmain.saver import Saver
+from ringmain.sender import Sender
+
+
+class InputSaver(Saver):
+    """A saver that reads what it sends from a descriptor, in the kernel where both ends allow it."""
+
+    _source: Input | None = None  # what `copy_from` reads block by block
+
+    def stop(self) -> bool:
+        """Let `copy_from` end after what is under way, and serve no other client. False when nothing is open."""
+        self._stopping = True
+        if self._sender is None:
+            return False
+        if self._sender.pumping is not None:
+            self._sender.pumping.stop()
+        return True
+
+    async def copy_from(self, source: Input, path: str) -> None:
+        """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
+
+        path: auto, kernel or block. A stream that is to go on with the next client goes block by block, since what a
+        lost client never acknowledged is kept for the next one. A file's own position is left alone.
+        """
+        goes_on = self.listening and not self.listen_once
+        if goes_on and path == "kernel" and not source.is_file:
+            raise UsageError("--path kernel", "a stream is to go on with the next client", "add --listen-once")
+        pumped = (source.is_file or not goes_on) and kernel.may_pump(path, source, tls=self._tls)
+        if source.is_file or pumped:
+            await self._send_to_each(source, path, pumped)
+        else:
+            await self._send_stream(source)
+
+    async def _send_to_each(self, source: Input, path: str, pumped: bool) -> None:
+        """Send the whole input to the one client that counts, or to one after another."""
+        while True:
+            await self.wait_for_peer()
+            assert self._sender is not None
+            sender = self._sender
+            try:
+                if not (pumped and await self._pump(sender, source, path)):
+                    if not source.is_file:
+                        await self._send_stream(source)
+                        return
+                    await self._send_file(sender, source)
+                await self.end_connection()
+            except RingmainError as error:
+                if not self._goes_on_after(error, sender.counters):
+                    raise
+                continue
+            if not self.listening or self.listen_once or self._stopping:
+                return
+
+    async def _send_file(self, sender: Sender, source: Input) -> None:
+        position = source.position
+        while not self._stopping and len(view := source.read_at(position)):
+            position += len(view)
+            sender.counters.bytes_in += len(view)
+            sender.counters.reads += 1
+            await self._send(view)
+
+    async def _send_stream(self, source: Input) -> None:
+        self._source = source
+        await self.recover()
+        while (view := await source.read()) is None or len(view):
+            if view is None:
+                await self.recover()
+            else:
+                counters = self.counters
+                if counters is not None:
+                    counters.bytes_in += len(view)
+                    counters.reads += 1
+                await self._write(view)
+
+    async def _pump(self, sender: Sender, source: Input, path: str) -> bool:
+        """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
+        pump = Pump(
+            source.fd,
+            sender.connection.sock.fileno(),
+            sender.counters,
+            offset=source.position if source.is_file else -1,
+            through=not (source.is_file or source.is_pipe),
+        )
+        if self._stopping:
+            pump.stop()
+        await self._guarded(sender.pump(pump))
+        if pump.refused:
+            kernel.refused(path, source)
+            return False
+        if pump.failed == "source" and pump.error is not None:
+            raise source.failure(pump.error)
+        return True
+
+    def _broke(self) -> None:
+        if self._source is not None:
+            self._source.wake()
