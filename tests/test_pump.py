@@ -213,8 +213,9 @@ def test_stop_ends_a_load_at_once(state: str) -> None:
                         peer.send(bytes(1 << 20))
                 peers.eventually(lambda: pump.paused, "a full pipe")
             elif state == "flooded":
-                stack.callback(flood(peer))
                 stack.callback(drain(source))
+                stack.callback(sink.close)  # the end that drain waits for
+                stack.callback(flood(peer))
                 peers.eventually(lambda: pump.counters.bytes_out > 10 << 20, "a flood")
             started = time.monotonic()
             pump.stop("timed out")
@@ -223,8 +224,6 @@ def test_stop_ends_a_load_at_once(state: str) -> None:
             assert time.monotonic() - started < AT_ONCE
         assert (pump.verdict, pump.error, pump.failed) == ("timed out", None, None)
         assert pump.counters.bytes_in == pump.counters.bytes_out
-        sink.close()
-        peer.close()
 
 
 @pytest.mark.parametrize("state", ["idle", "blocked", "flooded"])
