@@ -1,4 +1,4 @@
-"""What bytes go through in tests, and threads that send, read, flood and drain it."""
+"""What bytes go through in tests, and threads that send, read, flood, drain and echo."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import functools
 import os
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -87,11 +88,12 @@ def flood(peer: socket.socket) -> Callable[[], None]:
 
 
 def drain(source: Any) -> Callable[[], None]:
-    """Read and drop to the end; return how to wait for that."""
+    """Read and drop to the end, or a reset; return how to wait for that."""
 
     def take() -> None:
-        while source.recv(1 << 20) if isinstance(source, socket.socket) else source.read(1 << 20):
-            pass
+        with contextlib.suppress(ConnectionResetError):
+            while source.recv(1 << 20) if isinstance(source, socket.socket) else source.read(1 << 20):
+                pass
 
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
@@ -101,3 +103,54 @@ def drain(source: Any) -> Callable[[], None]:
 def quietly(work: Callable[..., object], *arguments: Any) -> None:
     with contextlib.suppress(BrokenPipeError):
         work(*arguments)
+
+
+@contextlib.contextmanager
+def server_at(port: int = 0) -> Iterator[socket.socket]:
+    """Yield a socket that listens."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        listener.settimeout(peers.TIMEOUT)
+        yield listener
+
+
+@contextlib.contextmanager
+def echo(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Answer every client with what it sends, as it comes, and then its end with ours; yield the port."""
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), sock:
+                sock.settimeout(peers.TIMEOUT)
+                if context is not None:
+                    sock = context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
+                while piece := sock.recv(1 << 16):
+                    sock.sendall(piece)
+                if isinstance(sock, ssl.SSLSocket):
+                    sock.unwrap()
+                sock.close()
+
+    with server_at() as listener:
+        listener.settimeout(None)
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(peers.TIMEOUT)
+
+
+def exchange(sock: socket.socket, data: bytes) -> bytes:
+    """Send data and an end while everything that comes back is read."""
+    with sending(sock, data):
+        got = read(sock, len(data))
+    if isinstance(sock, ssl.SSLSocket):
+        sock.unwrap()
+    else:
+        sock.shutdown(socket.SHUT_WR)
+        got += peers.read_all(sock)
+    return got

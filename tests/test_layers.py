@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "tls": {"errors", "settings"},
     "connection": {"endpoint", "errors", "settings"},
     "kernel": {"_pump", "descriptor", "errors"},
-    "sender": {"_pump", "_ring", "_tls_receiver", "connection", "kernel"},
+    "sender": {"_libssl", "_pump", "_ring", "_tls_receiver", "connection", "errors", "kernel"},
     "gate": {"connection", "endpoint", "errors", "settings"},
     "stream": {
         "_coalesce",

@@ -45,6 +45,7 @@ cdef struct LibSsl:
     void* (*get_context)(const void* connection) noexcept
     int (*read)(void* connection, void* buffer, size_t size, size_t* got) noexcept nogil
     int (*get_error)(const void* connection, int result) noexcept nogil
+    int (*shutdown)(void* connection) noexcept
     void (*set_source)(void* connection, void* bio) noexcept
     void (*clear_errors)() noexcept nogil
     unsigned long (*last_error)() noexcept
@@ -95,7 +96,7 @@ cdef bint find_libssl(object module_path) except -1:
     if library == NULL:
         return False
     for name in (  # in the order of the fields
-        b"SSL_CTX_get_options", b"SSL_get_SSL_CTX", b"SSL_read_ex", b"SSL_get_error", b"SSL_set0_rbio",
+        b"SSL_CTX_get_options", b"SSL_get_SSL_CTX", b"SSL_read_ex", b"SSL_get_error", b"SSL_shutdown", b"SSL_set0_rbio",
         b"ERR_clear_error", b"ERR_peek_last_error", b"ERR_reason_error_string", b"BIO_meth_new", b"BIO_meth_set_read",
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
         b"BIO_clear_flags",
@@ -165,6 +166,25 @@ cdef int read_records(
         filled[0] += got
         records[0] += 1
     return SSL_ERROR_NONE
+
+
+def send_close_notify(sslobj):
+    """Say that nothing follows, and read nothing: Python's own `shutdown` goes on to read, and drops what has come.
+
+    False where that cannot be done. Raises SSLWantWriteError when it is to be tried again once the socket is writable.
+    """
+    cdef void* connection = connection_of(sslobj)
+    cdef int result, answer
+    if connection == NULL:
+        return False
+    libssl.clear_errors()
+    result = libssl.shutdown(connection)
+    if result < 0:
+        answer = libssl.get_error(connection, result)
+        if answer == SSL_ERROR_WANT_WRITE:
+            raise ssl.SSLWantWriteError(answer, "close_notify waits")
+        raise error_of(answer, c_errno)
+    return True
 
 
 cdef object error_of(int answer, int number):

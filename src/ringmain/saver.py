@@ -12,10 +12,10 @@ from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.connection import Connection, dial, watch_idle
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError, reason
+from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
 from ringmain.gate import Listening
 from ringmain.gate import listen as open_gate
-from ringmain.sender import Sender
+from ringmain.sender import Sender, failure_of
 from ringmain.settings import Options, Settings
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ class Saver(Listening, Blocking):
         """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
         sender = self._sender
         if sender is not None and self._is_gone(sender):
-            error = _broken(sender.connection.peer, sender.failure or ConnectionResetError(errno.EPIPE, ""))
+            cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
+            error = failure_of(cause, f"save to {sender.connection.peer}")
             self._release("reset")
             self._carry_over(error, sender)
         await self.wait_for_peer()
@@ -260,7 +261,7 @@ class Saver(Listening, Blocking):
                 f"save to {peer}", why, "is the peer still reading? else raise --idle-timeout"
             ) from None
         except OSError as error:
-            raise _broken(peer, error) from error
+            raise failure_of(error, f"save to {peer}") from error
         finally:
             self._task = None
 
@@ -309,13 +310,6 @@ class Saver(Listening, Blocking):
         log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
         if self._gate is not None:
             self._gate.done()
-
-
-def _broken(peer: str, error: OSError) -> RingmainError:
-    """Return what a failure of the connection means to the user; an alert comes from a peer that rejects us."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return TlsError(f"save to {peer}", reason(error), "does the peer accept our certificate and settings?")
-    return SendError(f"save to {peer}", reason(error), "what was sent may not have arrived")
 
 
 def _verdict_of(error: BaseException) -> str:

@@ -15,12 +15,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ringmain import kernel
+from ringmain._libssl import send_close_notify
 from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.connection import Connection, finish, reset_when_closed
+from ringmain.errors import RingmainError, SendError, TlsError, reason
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
+_PAUSE = 0.01
 # What is no longer than the first is copied, to go out with its like in one system call of the second at most.
 _SMALL = 16 << 10
 _GATHER = 64 << 10
@@ -34,11 +37,18 @@ _SCRATCH = bytearray(1 << 16)
 class Sender:
     """Send to one peer; what it sends back is read and dropped, so that closing never resets it.
 
+    Where others read what it sends back (`duplex`), they say so when that has ended: `read_to_end`.
+
     OSError and ssl.SSLError pass through to the caller, who knows what was being sent to whom.
     """
 
     def __init__(
-        self, connection: Connection, on_failure: Callable[[], None] | None = None, *, keep_tail: bool = False
+        self,
+        connection: Connection,
+        on_failure: Callable[[], None] | None = None,
+        *,
+        keep_tail: bool = False,
+        duplex: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.connection = connection
@@ -47,12 +57,14 @@ class Sender:
         self._tls: Any = getattr(self._sock, "_sslobj", None)
         self._changed: asyncio.Future[None] | None = None
         self.failure: OSError | None = None
-        self._on_failure = on_failure
+        self.on_failure = on_failure
         self.peer_ended = False
         self.pumping: Pump | None = None
         # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
         self.tail = bytearray()
         self._keep_tail = keep_tail and self._tls is None
+        self._duplex = duplex
+        self._goodbye_due = False  # close_notify waits until it costs nothing to read
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
@@ -64,7 +76,8 @@ class Sender:
         self._hang_up: select.epoll | None = None
         self.counters = Counters()
         self.counters.started = time.monotonic()
-        self._loop.add_reader(self._fd, self._discard)
+        if not duplex:
+            self._loop.add_reader(self._fd, self._discard)
         if self._tls is not None:
             self._discard()  # read-ahead may hold what the peer sent with its handshake
 
@@ -157,9 +170,8 @@ class Sender:
                 else:
                     size = self._sock.send(view[offset:])
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError) as error:
-                readable = isinstance(error, ssl.SSLWantReadError)
                 try:
-                    await self._stalled(self._change() if readable else self._until_writable())
+                    await self._stalled(self._until_ready(error))
                 except BaseException:
                     if self._tls is not None:
                         self._unfinished = bytes(view[offset : offset + _PIECE])
@@ -195,19 +207,42 @@ class Sender:
 
     async def finish(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
+        await self.end()
+        await self.drain()
+
+    async def end(self) -> None:
+        """Send what was gathered, close_notify (under TLS) and FIN; what the peer sends can still be read."""
         await self.flush()
-        while self._tls is not None:
+        if self._tls is not None and not await self._say_goodbye():
+            self._goodbye_due = True
+            return
+        self._send_fin()
+
+    async def _say_goodbye(self) -> bool:
+        """Send close_notify; False where that cannot be done without losing what has come."""
+        while True:
             try:
+                if self._duplex:
+                    return send_close_notify(self._tls)
                 self._tls.shutdown()
             except ssl.SSLWantWriteError:
                 await self._until_writable()
                 continue
             except (OSError, ValueError):  # mostly "want read": the peer's close_notify need not be waited for
                 pass
-            break
+            return True
+
+    def _send_fin(self) -> None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
             self._fin = 1
+
+    async def drain(self) -> None:
+        """Return once the peer's kernel has every byte."""
+        if self._goodbye_due:
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.shutdown()
+            self._send_fin()
         pause, deadline = 0.0005, self._loop.time() + _LINGER
         while (left := self.unacknowledged()) != 0:
             if self.failure is None and self.peer_ended:
@@ -222,6 +257,12 @@ class Sender:
                 async with asyncio.timeout(pause):
                     await self._change()
             pause = min(2 * pause, 0.05)
+
+    def read_to_end(self) -> None:
+        """Hear that the peer has ended, from those who read what it sends; a reset may still come."""
+        self.peer_ended = True
+        if not self._closed and self._hang_up is None:
+            self._watch_for_hang_up()
 
     def progress(self) -> int | None:
         """Return a number that grows while the peer takes bytes, or None while a pump has none for it to take."""
@@ -280,12 +321,31 @@ class Sender:
             self._fail(OSError(number, os.strerror(number)))
         self._notify()
 
+    def was_reset(self) -> bool:
+        """Tell whether the connection is gone although we have not ended it.
+
+        A reset is told once, by a read or a write, whichever is first: the other finds a plain end.
+        """
+        return self._fin == 0 and self._is_gone()
+
+    def _is_gone(self) -> bool:
+        return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
     def _look_for_reset(self) -> None:
         """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
         number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number or self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+        if number or self._is_gone():
             number = number or errno.ECONNRESET
             self._fail(OSError(number, os.strerror(number)))
+
+    async def _until_ready(self, error: OSError) -> None:
+        """Wait for what a write has said it wants."""
+        if not isinstance(error, ssl.SSLWantReadError):
+            await self._until_writable()
+        elif self._duplex:  # others read, and do not say so; only TLS 1.2 ever comes here, when it negotiates anew
+            await asyncio.sleep(_PAUSE)
+        else:
+            await self._change()
 
     async def _until_writable(self) -> None:
         """Wait until the socket takes bytes. It may be closed meanwhile, and its number belong to another."""
@@ -335,11 +395,13 @@ class Sender:
         self.failure = error
         if self.pumping is not None:
             self.pumping.stop()
-        if self._on_failure is not None:
-            self._on_failure()
+        if self.on_failure is not None:
+            self.on_failure()
 
     def _discard(self) -> None:
         """Read and drop what the peer sends: TLS needs to see it, and unread bytes would turn close into reset."""
+        if self._duplex:
+            return
         try:
             for _ in range(16):
                 if self._tls is not None:
@@ -357,6 +419,13 @@ class Sender:
             self._loop.remove_reader(self._fd)
             if self.failure is None and self._hang_up is None:
                 self._watch_for_hang_up()
-                if self._tls is not None and self._on_failure is not None:
-                    self._on_failure()
+                if self._tls is not None and self.on_failure is not None:
+                    self.on_failure()
         self._notify()
+
+
+def failure_of(error: OSError, what: str) -> RingmainError:
+    """Return what a failure of the connection means to the user; an alert comes from a peer that rejects us."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return TlsError(what, reason(error), "does the peer accept our certificate and settings?")
+    return SendError(what, reason(error), "what was sent may not have arrived")
