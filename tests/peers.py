@@ -132,12 +132,19 @@ class Bench:
 
     def listening(self, verb: str, *arguments: Any, host: str = "127.0.0.1", **popen: Any) -> tuple[Program, int]:
         """Start a ringmain that listens at a free port; return it and the port."""
+        return self._listening(verb, *arguments, f"tcp://{host}:0", **popen)
+
+    def relaying(self, destination: str, *arguments: Any, scheme: str = "tcp") -> tuple[Program, int]:
+        """Start a relay that listens at a free port; return it and the port."""
+        return self._listening("relay", *arguments, f"{scheme}://127.0.0.1:0", destination)
+
+    def _listening(self, *arguments: Any, **popen: Any) -> tuple[Program, int]:
         port_file = self.folder / f"port-{len(self.programs)}"
-        program = self.ringmain(verb, *arguments, "--port-file", port_file, f"tcp://{host}:0", **popen)
+        program = self.ringmain(*arguments, "--port-file", port_file, **popen)
 
         def port() -> int | None:
             assert program.process.poll() is None, program.stderr
-            return int(port_file.read_text()) if port_file.exists() else None
+            return int(port_file.read_text().split()[0]) if port_file.exists() else None
 
         return program, eventually(port, "the port file")
 

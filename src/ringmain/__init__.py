@@ -34,20 +34,23 @@ if TYPE_CHECKING:
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader, load
+    from ringmain.relayer import Relayer, relay
     from ringmain.saver import Saver, save
-    from ringmain.settings import Options, TlsSettings
+    from ringmain.settings import ConnectionOptions, Options, TlsSettings
     from ringmain.stream import Stream
 
 __version__ = "0.1.0"
 
 # Imported when first used: `ringmain --version` needs neither sockets nor an event loop.
 _ROOMS = {
+    "ConnectionOptions": "settings",
     "Counters": "_ring",
     "Endpoint": "endpoint",
     "Loader": "loader",
     "Nic": "interfaces",
     "Options": "settings",
     "Reader": "file",
+    "Relayer": "relayer",
     "Saver": "saver",
     "Stream": "stream",
     "TlsSettings": "settings",
@@ -55,6 +58,7 @@ _ROOMS = {
     "load": "loader",
     "nics": "interfaces",
     "open": "file",
+    "relay": "relayer",
     "save": "saver",
 }
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
     "CaFileError",
     "CertificateError",
     "ConnectError",
+    "ConnectionOptions",
     "Counters",
     "Endpoint",
     "InputError",
@@ -74,6 +79,7 @@ __all__ = [
     "Reader",
     "ReceiveError",
     "RecordTooLongError",
+    "Relayer",
     "ResolveError",
     "RingmainError",
     "Saver",
@@ -89,6 +95,7 @@ __all__ = [
     "load",
     "nics",
     "open",
+    "relay",
     "save",
 ]
 

@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from ringmain.endpoint import Endpoint, host_and_port
@@ -21,6 +21,11 @@ _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # How long a peer that we turn away gets to read why, before the connection is closed under it.
 _FAREWELL = 0.25
 _FAREWELL_SIZE = 64 << 10
+
+
+# What goes over a connection before TLS does. It gets the socket and what the peer is called so far, and returns what
+# to call it from then on.
+Preface = Callable[[socket.socket, str], Awaitable[str]]
 
 
 class Connection(NamedTuple):
@@ -87,12 +92,14 @@ def finish(ready: "asyncio.Future[None]") -> None:
         ready.set_result(None)
 
 
-async def dial(endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None) -> Connection:
+async def dial(
+    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
+) -> Connection:
     """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
     attempt = 0
     while True:
         try:
-            return await _dial_once(endpoint, settings, context)
+            return await _dial_once(endpoint, settings, context, preface)
         except (ResolveError, ConnectError, TimedOutError) as error:
             if attempt == settings.retry:
                 raise
@@ -102,7 +109,9 @@ async def dial(endpoint: Endpoint, settings: Settings, context: ssl.SSLContext |
         await asyncio.sleep(delay)
 
 
-async def _dial_once(endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None) -> Connection:
+async def _dial_once(
+    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
+) -> Connection:
     peer = host_and_port(endpoint.host, endpoint.port)
     try:
         async with asyncio.timeout(settings.connect_timeout) as limit:
@@ -117,6 +126,8 @@ async def _dial_once(endpoint: Endpoint, settings: Settings, context: ssl.SSLCon
         ) from error
     try:
         prepare(sock, settings)
+        if preface is not None:
+            peer = await preface(sock, peer)
         if context is not None:
             sock = await shake_hands(sock, context, settings, peer, settings.server_name or endpoint.host)
     except BaseException:
@@ -184,7 +195,7 @@ async def shake_hands(
         )
     except (OSError, ValueError) as error:
         sock.close()
-        raise TlsError(what, reason(error), _remedy(error)) from error
+        raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
     try:
         async with asyncio.timeout(settings.handshake_timeout):
             while True:
@@ -202,25 +213,26 @@ async def shake_hands(
         raise TimedOutError(what, limit, "does it speak TLS? else raise --handshake-timeout") from error
     except ssl.SSLCertVerificationError as error:
         await farewell(tls_sock)
-        remedy = "give its CA with --cafile, its name with --server-name"
+        flags = settings.flags
+        remedy = f"give its CA with {flags}cafile, its name with {flags}server-name"
         if server_name is None:
-            remedy = "give the CA of those who may come with --client-ca"
+            remedy = f"give the CA of those who may come with {flags}client-ca"
         raise UntrustedError(what, reason(error), remedy) from error
     except ssl.SSLEOFError as error:
         tls_sock.close()
         raise TlsError(what, "the peer closed the connection", "does it speak TLS?") from error
     except ssl.SSLError as error:
         await farewell(tls_sock)
-        raise TlsError(what, reason(error), _remedy(error)) from error
+        raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
     except OSError as error:
         tls_sock.close()
-        raise TlsError(what, reason(error), _remedy(error)) from error
+        raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
     except BaseException:
         tls_sock.close()
         raise
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, flags: str) -> str:
     """Return what to do about a handshake that failed."""
     words = reason(error)
     if "wrong version number" in words or "http request" in words:
@@ -228,7 +240,7 @@ def _remedy(error: Exception) -> str:
     if "alert" in words:
         return "the peer rejects our certificate or settings; its log may tell why"
     if isinstance(error, ssl.SSLError):
-        return "check --min-tls-version, --ciphers and the certificates of both sides"
+        return f"check {flags}min-tls-version, {flags}ciphers and the certificates of both sides"
     return "try again, or see the peer's log"
 
 

@@ -10,7 +10,7 @@ import ssl
 import struct
 from typing import TYPE_CHECKING, Any
 
-from ringmain.connection import Connection, prepare, reset, resolve, shake_hands
+from ringmain.connection import Connection, Preface, prepare, reset, resolve, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import BindError, RingmainError, UsageError, reason
 from ringmain.settings import Settings
@@ -136,12 +136,14 @@ class Gate:
         """The port listened at, the same for every address."""
         return int(self._sockets[0].getsockname()[1])
 
-    async def next_connection(self, context: ssl.SSLContext | None) -> Connection:
+    async def next_connection(self, context: ssl.SSLContext | None, preface: Preface | None = None) -> Connection:
         """Return the next client that is ready for data; warn of those that fail to get there. Call `done` after it."""
         while True:
             sock, peer = await self._accept()
             try:
                 prepare(sock, self._settings)
+                if preface is not None:
+                    peer = await preface(sock, peer)
                 if context is not None:
                     sock = await shake_hands(sock, context, self._settings, peer)
                 return Connection.of(sock, peer)

@@ -3,13 +3,20 @@
 import asyncio
 import contextlib
 import threading
+from typing import Protocol
 
 from ringmain._pump import HAS_SPLICE, Pump
-from ringmain.descriptor import Descriptor
 from ringmain.errors import UsageError
 
 
-def may_pump(path: str, descriptor: Descriptor, *, tls: bool) -> bool:
+class Spliceable(Protocol):
+    """What may stand at the other side of a socket."""
+
+    name: str
+    obstacle: str
+
+
+def may_pump(path: str, descriptor: Spliceable, *, tls: bool) -> bool:
     """Tell whether bytes may go by the kernel path; raise UsageError when `path` insists on it and they may not.
 
     path: "auto", "kernel" or "block". TLS has to be decrypted here, and a descriptor may have an `obstacle`; what else
@@ -26,7 +33,7 @@ def may_pump(path: str, descriptor: Descriptor, *, tls: bool) -> bool:
     return True
 
 
-def refused(path: str, descriptor: Descriptor) -> None:
+def refused(path: str, descriptor: Spliceable) -> None:
     """Raise UsageError if `path` insists on the kernel path that the pump has just refused."""
     _refuse(path, f"{descriptor.name} cannot be spliced")
 

@@ -14,13 +14,9 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
 from ringmain.gate import Listening, listen
 from ringmain.settings import Options, Settings
-from ringmain.stream import Flow, Stream
+from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 log = logging.getLogger("ringmain")
-
-RING_SIZE = 8 << 20
-BLOCK_SIZE = 1 << 20
-LINGER = 0.001
 
 
 def load(

@@ -4,8 +4,11 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 _INTERVAL = 0.5
+# What a look at a verb shows: bytes in and out, or there and back, and the fullness of what is between, from 0 to 1.
+Look = Callable[[], tuple[int, int, float]]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -24,16 +27,29 @@ def clock_words(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
-def progress_line(size: int, seconds: float, rate_in: float, rate_out: float, fullness: float) -> str:
-    """Return the line: bytes so far, time, rates over the last interval, and how full the buffer between them is."""
+class Line(Protocol):
+    """How a look is worded: both numbers of bytes, seconds since the start, both rates lately, and the fullness."""
+
+    def __call__(self, sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float, /) -> str:
+        """Return the line."""
+
+
+def progress_line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float) -> str:
+    """Return the line of load and save: what came in so far, the rates in and out."""
     return (
-        f"{size_words(size)}  {clock_words(seconds)}  in {size_words(rate_in)}/s  out {size_words(rate_out)}/s"
+        f"{size_words(sizes[0])}  {clock_words(seconds)}  in {size_words(rates[0])}/s  out {size_words(rates[1])}/s"
         f"  buffer {fullness:.0%}"
     )
 
 
-async def show_progress(look: Callable[[], tuple[int, int, float]]) -> None:
-    """Show progress until cancelled; `look` returns bytes in, bytes out, and the buffer's fullness from 0 to 1.
+def relay_line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float) -> str:
+    """Return the line of relay: what went each way so far, and the rates."""
+    there, back = (f"{size_words(size)} at {size_words(rate)}/s" for size, rate in zip(sizes, rates, strict=True))
+    return f"there {there}  back {back}  {clock_words(seconds)}  buffer {fullness:.0%}"
+
+
+async def show_progress(look: Look, line: Line) -> None:
+    """Show progress until cancelled.
 
     On a terminal one line is written over; elsewhere (--progress) each is a line of its own.
     """
@@ -46,8 +62,8 @@ async def show_progress(look: Callable[[], tuple[int, int, float]]) -> None:
             now = time.monotonic()
             bytes_in, bytes_out, fullness = look()
             rates = (bytes_in - last_in) / (now - before), (bytes_out - last_out) / (now - before)
-            line = progress_line(bytes_in, now - started, *rates, fullness)
-            print(f"\r{line}\x1b[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+            text = line((bytes_in, bytes_out), now - started, rates, fullness)
+            print(f"\r{text}\x1b[K" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
             before, last_in, last_out = now, bytes_in, bytes_out
     finally:
         if terminal:

@@ -9,13 +9,29 @@ GATES = ("hold", "queue", "refuse")
 KEEPALIVE = 60.0
 
 
-class Options(TypedDict, total=False):
-    """The keywords that `ringmain.load` and `ringmain.save` share; times are seconds, None is off.
+class ConnectionOptions(TypedDict, total=False):
+    """The keywords that all verbs share; times are seconds, None is off.
+
+    `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection; `retry` is how often a failed connect
+    is tried again (-1: forever); `keepalive` is the idle time before the kernel probes the peer. `gate` and `allow`
+    say what becomes of other clients. `family` is 4, 6, or 0 for both.
+    """
+
+    connect_timeout: float | None
+    handshake_timeout: float | None
+    idle_timeout: float | None
+    retry: int
+    keepalive: float | None
+    gate: Literal["hold", "queue", "refuse"]
+    allow: tuple[str, ...]
+    family: Literal[0, 4, 6]
+
+
+class Options(ConnectionOptions, total=False):
+    """The keywords that `ringmain.load` and `ringmain.save` share: those of `ConnectionOptions`, and TLS.
 
     `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`, `insecure` and
-    `self_signed` choose how the connection is protected. `connect_timeout`, `handshake_timeout` and `idle_timeout`
-    bound it; `retry` is how often a failed connect is tried again (-1: forever); `keepalive` is the idle time before
-    the kernel probes the peer. `gate` and `allow` say what becomes of other clients. `family` is 4, 6, or 0 for both.
+    `self_signed` choose how the connection is protected.
     """
 
     tls: bool
@@ -28,14 +44,6 @@ class Options(TypedDict, total=False):
     ciphers: str | None
     insecure: bool
     self_signed: bool
-    connect_timeout: float | None
-    handshake_timeout: float | None
-    idle_timeout: float | None
-    retry: int
-    keepalive: float | None
-    gate: Literal["hold", "queue", "refuse"]
-    allow: tuple[str, ...]
-    family: Literal[0, 4, 6]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,8 @@ class Settings(TlsSettings):
     """`Options` with every default filled in and checked."""
 
     tls: bool = False
+    # How error lines spell the options of TLS, where two ends have their own.
+    flags: str = "--"
     connect_timeout: float | None = 5.0
     handshake_timeout: float | None = 5.0
     idle_timeout: float | None = None

@@ -13,7 +13,6 @@ from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain.connection import Connection, send_close_notify, watch_idle
-from ringmain.descriptor import Output
 from ringmain.errors import (
     BlocksHeldError,
     ReceiveError,
@@ -28,6 +27,11 @@ log = logging.getLogger("ringmain")
 
 Result = TypeVar("Result")
 
+# How a stream is received where nobody asks for anything else: bytes, bytes, seconds.
+RING_SIZE = 8 << 20
+BLOCK_SIZE = 1 << 20
+LINGER = 0.001
+
 # A consumer that holds every block may still be giving one back from another thread; this long it may take.
 _HELD_TIMEOUT = 5.0
 
@@ -39,6 +43,23 @@ class Flow(NamedTuple):
     linger: float
     min_block: int
     copy: bool
+
+
+class Sink(kernel.Spliceable, Protocol):
+    """Where a stream is copied to: a descriptor, or another connection."""
+
+    fd: int
+    is_pipe: bool
+
+    @property
+    def pipe_size(self) -> int:
+        """How many bytes a pipe holds."""
+
+    async def write(self, view: memoryview, counters: Counters) -> None:
+        """Write all of the view, counting it."""
+
+    def failure(self, error: OSError) -> Exception:
+        """Return what a failed write means."""
 
 
 class Owner(Protocol):
@@ -59,7 +80,9 @@ class Stream:
     raises the error of a stream that ended in any way but a proper end, after its last byte.
     """
 
-    def __init__(self, connection: Connection, flow: Flow, idle_timeout: float | None, owner: Owner) -> None:
+    def __init__(
+        self, connection: Connection, flow: Flow, idle_timeout: float | None, owner: Owner, *, verb: str = "load"
+    ) -> None:
         self.connection = connection
         self.counters = Counters()
         self.counters.started = time.monotonic()
@@ -68,6 +91,7 @@ class Stream:
         self._ring = flow.ring
         self._idle_timeout = idle_timeout
         self._owner = owner
+        self._verb = verb  # what errors say was being done
         self._engine: Receiver | Pump | None = None
         self._stopped: str | None = None
         self._closed = False
@@ -158,8 +182,8 @@ class Stream:
                 await waiter
         return block
 
-    async def copy_to(self, output: Output, path: str) -> None:
-        """Write all that comes to an output; raise ReaderLeft or OutputError when that fails."""
+    async def copy_to(self, output: Sink, path: str) -> None:
+        """Write all that comes to an output; raise what that makes of a failure."""
         tls = self.connection.tls_version is not None
         if kernel.may_pump(path, output, tls=tls) and await self._pump(output, path):
             return
@@ -180,7 +204,7 @@ class Stream:
             self._engine.stop(verdict)
 
     def abandon(self) -> None:
-        """Close at once what nobody refers to any more."""
+        """Close at once, without a word to the peer."""
         if self._closed:
             return
         self._let_go()
@@ -207,10 +231,15 @@ class Stream:
         self._ring.drop()
         log.info("%s: %s after %d bytes", self.connection.peer, self.verdict, self.counters.bytes_in)
 
+    def lost(self, cause: BaseException) -> RingmainError:
+        """Return the error of a stream that broke."""
+        what, got = f"{self._verb} from {self.connection.peer}", self.counters.bytes_in
+        return ReceiveError(what, f"{reason(cause)} after {got} bytes", "what arrived may not be all that was sent")
+
     def failure(self) -> RingmainError | None:
         """Return the error that the verdict stands for, or None where all is well."""
         cause = self._engine.error if self._engine is not None else None
-        what, got = f"load from {self.connection.peer}", self.counters.bytes_in
+        what, got = f"{self._verb} from {self.connection.peer}", self.counters.bytes_in
         lost = "what arrived may not be all that was sent"
         error: RingmainError | None = None
         if self.verdict == "truncated":
@@ -218,7 +247,7 @@ class Stream:
             why = "it ended without close_notify" if cause is None or silent else reason(cause)
             error = TruncatedError(what, f"{why} after {got} bytes", lost)
         elif self.verdict == "reset":
-            error = ReceiveError(what, f"{reason(cause or ConnectionResetError())} after {got} bytes", lost)
+            error = self.lost(cause or ConnectionResetError())
         elif self.verdict == "timed out":
             why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
             remedy = "is the peer still alive? else raise --idle-timeout"
@@ -245,7 +274,7 @@ class Stream:
         receiver.start()
         return receiver
 
-    async def _pump(self, output: Output, path: str) -> bool:
+    async def _pump(self, output: Sink, path: str) -> bool:
         """Move everything by the kernel path; False when it cannot be used."""
         sock = self.connection.sock
         cap = min(CAP, output.pipe_size if output.is_pipe else PIPE_SIZE)

@@ -8,17 +8,17 @@ import stat
 from pathlib import Path
 
 from ringmain.errors import CaFileError, CertificateError, UsageError, reason
-from ringmain.settings import TlsSettings
+from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
 
-def server_context(settings: TlsSettings) -> ssl.SSLContext:
+def server_context(settings: Settings) -> ssl.SSLContext:
     """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client."""
     if settings.certfile is None and not settings.self_signed:
-        raise UsageError(
-            "TLS listener", "it needs a certificate", "give --certfile PEM, or --self-signed to try it out"
-        )
+        flags = settings.flags
+        remedy = f"give {flags}certfile PEM, or {flags}self-signed to try it out"
+        raise UsageError("TLS listener", "it needs a certificate", remedy)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
@@ -32,14 +32,15 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def client_context(settings: TlsSettings) -> ssl.SSLContext:
+def client_context(settings: Settings) -> ssl.SSLContext:
     """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         log.warning(
-            "--insecure: the peer's certificate is not verified, anyone in between can read and change the data"
+            "%sinsecure: the peer's certificate is not verified, anyone in between can read and change the data",
+            settings.flags,
         )
     elif settings.cafile is not None:
         _load_authorities(context, settings.cafile, "CA file")
@@ -50,7 +51,7 @@ def client_context(settings: TlsSettings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def _finished(context: ssl.SSLContext, settings: TlsSettings) -> ssl.SSLContext:
+def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if settings.min_tls_version == "1.3" else ssl.TLSVersion.TLSv1_2
     if settings.ciphers is not None:
         try:
@@ -69,14 +70,16 @@ def _load_authorities(context: ssl.SSLContext, path: str, name: str) -> None:
         raise CaFileError(f"{name} {path}", why, "give a PEM file of CA certificates") from error
 
 
-def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
+def _load_own(context: ssl.SSLContext, settings: Settings) -> None:
     certfile, keyfile = str(settings.certfile), settings.keyfile or str(settings.certfile)
-    for option, path in (("--certfile", certfile), ("--keyfile", keyfile)):
+    for option, path in (("certfile", certfile), ("keyfile", keyfile)):
         try:
             with Path(path).open("rb"):
                 mode = Path(path).stat().st_mode
         except OSError as error:
-            raise CertificateError(f"{option} {path}", reason(error), "give a readable PEM file") from error
+            raise CertificateError(
+                f"{settings.flags}{option} {path}", reason(error), "give a readable PEM file"
+            ) from error
 
     def no_password() -> str:
         raise CertificateError(
@@ -91,7 +94,7 @@ def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
         elif re.search(rb"-----BEGIN CERTIFICATE", Path(certfile).read_bytes()) is None:
             why, remedy = "no PEM certificate in it", "give a PEM file"
         elif re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", Path(keyfile).read_bytes()) is None:
-            why, remedy = f"no PEM private key in {keyfile}", "add the key to it, or give --keyfile PEM"
+            why, remedy = f"no PEM private key in {keyfile}", f"add the key to it, or give {settings.flags}keyfile PEM"
         else:
             why, remedy = reason(error), "check it with: openssl x509 -in ... -text"
         raise CertificateError(f"certificate {certfile}", why, remedy) from error

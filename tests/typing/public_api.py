@@ -28,6 +28,15 @@ async def asynchronous() -> None:
         assert_type(await saver.write(b"bytes"), None)
         await saver.write(bytearray(1))
         await saver.write(memoryview(b"view"))
+    async with ringmain.relay(
+        "tcp://:0", "tcps://[::1]:1", destination_tls=ringmain.TlsSettings(), retry=-1
+    ) as relayer:
+        assert_type(relayer, ringmain.Relayer)
+        assert_type(relayer.port, int)
+        assert_type(await relayer.serve(), None)
+        assert_type(relayer.counters, list[ringmain.Counters])
+    assert_type(await ringmain.relay("tcp://:0", "tcp://[::1]:1", one_way=True, send_proxy="v2"), None)
+    ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-arg]
     ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]
     ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
 
@@ -42,6 +51,9 @@ def plain() -> None:
     with ringmain.save("tcp://127.0.0.1:1", listen=True) as saver:
         saver.write(b"bytes")
         assert_type(saver.port, int)
+    with ringmain.relay("tcp://127.0.0.1:1", "tcp://127.0.0.1:2", connect=True) as relayer:
+        assert_type(relayer.addresses, list[str])
+        relayer.serve()
     with ringmain.open("tcp://127.0.0.1:1") as reader:
         assert_type(reader, ringmain.Reader)
         assert_type(reader.readline(), bytes)

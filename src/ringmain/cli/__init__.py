@@ -8,6 +8,7 @@ import click
 from ringmain import __version__
 from ringmain.cli.load import load
 from ringmain.cli.nics import nics
+from ringmain.cli.relay import relay
 from ringmain.cli.save import save
 from ringmain.errors import OutputError, RingmainError, reason
 
@@ -20,6 +21,7 @@ def cli() -> None:
     \b
     ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive
     ringmain save tcp://127.0.0.1:8000 < events.ndjson     send
+    ringmain relay tcp://:9000 tcps://example.org:4000     relay both ways
 
     Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
     """
@@ -27,6 +29,7 @@ def cli() -> None:
 
 cli.add_command(load)
 cli.add_command(save)
+cli.add_command(relay)
 cli.add_command(nics)
 
 

@@ -4,23 +4,17 @@ from typing import Any
 
 import click
 
-from ringmain.cli.options import Linger, shared
+from ringmain.cli.options import linger, one_end
 from ringmain.errors import UsageError
 
 
 @click.command()
-@shared
+@one_end
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
 @click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
-@click.option(
-    "--linger",
-    type=Linger(),
-    default="1ms",
-    show_default=True,
-    help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
-)
+@linger
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
     """Receive at ENDPOINT and write what arrives to standard output.
 
@@ -36,6 +30,6 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
         other = "--connect" if connect else "--listen-once"
         raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
     # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.cli.session import run_load
+    from ringmain.cli.verbs import run_load
 
     return run_load(connect=connect, listen_once=listen_once, **options)

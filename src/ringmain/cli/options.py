@@ -1,4 +1,4 @@
-"""The options that load and save share, and the types of their values."""
+"""The options that the verbs share, and the types of their values."""
 
 import re
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from ringmain.settings import GATES
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
 
 
 class Duration(click.ParamType[float | None]):
@@ -54,20 +55,35 @@ class Retries(click.ParamType[int]):
 
 DURATION = Duration()
 
-_SHARED = [
-    click.argument("endpoint"),
-    click.option("--tls", is_flag=True, help="Protect the connection with TLS, as a tcps:// endpoint does."),
-    click.option("--certfile", metavar="PEM", help="Our certificate chain; may hold the key too."),
-    click.option("--keyfile", metavar="PEM", help="Our private key, if it is not in --certfile."),
-    click.option("--cafile", metavar="PEM", help="Authorities to trust instead of the system's, when connecting."),
-    click.option("--client-ca", metavar="PEM", help="Require clients to have a certificate of these authorities."),
-    click.option("--server-name", metavar="NAME", help="Name to ask for and verify, if it is not the endpoint's host."),
-    click.option(
-        "--min-tls-version", type=click.Choice(["1.2", "1.3"]), default="1.2", show_default=True, help="Oldest TLS."
-    ),
-    click.option("--ciphers", metavar="LIST", help="TLS 1.2 cipher suites, in OpenSSL's notation."),
-    click.option("--insecure", is_flag=True, help="Do not verify the server's certificate."),
-    click.option("--self-signed", is_flag=True, help="Listen with a certificate made for this run."),
+
+def _tls_options(whose: str = "") -> list[Decorator]:
+    """Return the options of one end's TLS; `whose` end, where there are two."""
+
+    def option(name: str, text: str, **kind: Any) -> Decorator:
+        flag = f"--{whose}-{name}" if whose else f"--{name}"
+        return click.option(flag, help=f"{whose.upper()}: {text}" if whose else text, **kind)
+
+    return [
+        option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM"),
+        option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM"),
+        option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM"),
+        option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM"),
+        option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
+        option("min-tls-version", "Oldest TLS.", type=click.Choice(["1.2", "1.3"]), default="1.2", show_default=True),
+        option("ciphers", "TLS 1.2 cipher suites, in OpenSSL's notation.", metavar="LIST"),
+        option("insecure", "Do not verify the server's certificate.", is_flag=True),
+        option("self-signed", "Listen with a certificate made for this run.", is_flag=True),
+    ]
+
+
+_LINGER = click.option(
+    "--linger",
+    type=Linger(),
+    default="1ms",
+    show_default=True,
+    help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
+)
+_CONNECTION = [
     click.option(
         "--connect-timeout", type=DURATION, default="5s", show_default=True, help="Limit for resolving and connecting."
     ),
@@ -111,10 +127,26 @@ _SHARED = [
     click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
     click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
 ]
+_TLS = click.option("--tls", is_flag=True, help="Protect the connection with TLS, as a tcps:// endpoint does.")
 
 
-def shared(command: Command) -> Command:
-    """Give a command the endpoint argument and the options that both verbs have."""
-    for decorate in reversed(_SHARED):
+def _decorated(command: Command, decorators: list[Decorator]) -> Command:
+    for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def linger(command: Command) -> Command:
+    """Give a command that receives from sockets --linger."""
+    return _decorated(command, [_LINGER])
+
+
+def one_end(command: Command) -> Command:
+    """Give a command an endpoint, its TLS, and what every connection has."""
+    return _decorated(command, [click.argument("endpoint"), _TLS, *_tls_options(), *_CONNECTION])
+
+
+def two_ends(command: Command) -> Command:
+    """Give a command a source and a destination, the TLS of each, and what every connection has."""
+    tls = [*_tls_options("source"), *_tls_options("destination")]
+    return _decorated(command, [click.argument("source"), click.argument("destination"), *_CONNECTION, *tls])

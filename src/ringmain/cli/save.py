@@ -4,11 +4,11 @@ from typing import Any
 
 import click
 
-from ringmain.cli.options import shared
+from ringmain.cli.options import one_end
 
 
 @click.command()
-@shared
+@one_end
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
 @click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
@@ -24,6 +24,6 @@ def save(**options: Any) -> int:
     one left.
     """
     # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.cli.session import run_save
+    from ringmain.cli.verbs import run_save
 
     return run_save(**options)

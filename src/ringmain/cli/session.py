@@ -15,31 +15,24 @@ from typing import Any
 
 import uvloop
 
-from ringmain import kernel
 from ringmain._ring import Counters
-from ringmain.connection import Connection
-from ringmain.descriptor import Output, ReaderLeft, open_input, open_output
+from ringmain.descriptor import ReaderLeft
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, reason
-from ringmain.input_saver import InputSaver
-from ringmain.loader import Loader, load
-from ringmain.progress import show_progress
-from ringmain.settings import Settings
+from ringmain.gate import Listening
+from ringmain.progress import Line, Look, progress_line, show_progress
 
 log = logging.getLogger("ringmain")
 
 # After the first signal what is under way may go on for as long as it moves; standing still for this long ends it.
 _GRACE = 2.0
-# What a look at a verb shows: bytes in, bytes out, fullness of what is between them from 0 to 1.
-Look = Callable[[], tuple[int, int, float]]
-_TLS_OPTIONS = ("certfile", "keyfile", "cafile", "client_ca", "server_name", "ciphers", "insecure", "self_signed")
 _REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
 
 
 class Session:
-    """What load and save have in common on the command line."""
+    """What the verbs have in common on the command line."""
 
-    def __init__(self, endpoint: str, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
         report = {name: options.pop(name) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
         self._port_file = report["port_file"]
@@ -52,11 +45,6 @@ class Session:
         self.bytes_in = 0
         self.bytes_out = 0
         _set_up_log(report["quiet"], report["verbose"])
-        self.tls = options["tls"] or Endpoint.parse(endpoint).tls
-        if not self.tls:
-            idle = [f"--{name.replace('_', '-')}" for name in _TLS_OPTIONS if options[name]]
-            if idle:
-                log.warning("%s: ignored without --tls, nothing is encrypted", ", ".join(idle))
 
     def moved(self, counters: Counters | None) -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
@@ -64,11 +52,17 @@ class Session:
             return self.bytes_in, self.bytes_out
         return self.bytes_in + counters.bytes_in, self.bytes_out + counters.bytes_out
 
-    def run(self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look) -> int:
-        """Run the verb's coroutine to its end; return the exit code."""
+    def run(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        stop: Callable[[], bool],
+        look: Look,
+        line: Line = progress_line,
+    ) -> int:
+        """Run the verb's coroutine to its end; return the exit code. `line` words what `look` shows."""
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
-        code = runner.run(self._supervise(work, stop, look))
+        code = runner.run(self._supervise(work, stop, look, line))
         if self._signal:
             sys.stderr.flush()
             os._exit(code)
@@ -76,7 +70,7 @@ class Session:
         return code
 
     async def _supervise(
-        self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look
+        self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look, line: Line
     ) -> int:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(work())
@@ -95,7 +89,7 @@ class Session:
             loop.add_signal_handler(number, interrupt, number)
         helpers: list[asyncio.Task[None]] = []
         if self._progress:
-            helpers.append(asyncio.ensure_future(show_progress(look)))
+            helpers.append(asyncio.ensure_future(show_progress(look, line)))
         try:
             await task
         except asyncio.CancelledError:
@@ -120,18 +114,17 @@ class Session:
         task.cancel()
 
     @contextlib.contextmanager
-    def announced(self, verb: Loader | InputSaver) -> Iterator[None]:
-        """Say where the verb listens while it does, on stderr and in the port file."""
-        if not verb.addresses:
+    def announced(self, *ends: tuple[Listening, Endpoint, bool]) -> Iterator[None]:
+        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS."""
+        listening = [end for end in ends if end[0].addresses]
+        for listener, endpoint, tls in listening:
+            if self._announce or endpoint.port == "0":
+                for address in listener.addresses:
+                    print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
+        if self._port_file is None or not listening:
             yield
             return
-        if self._announce or verb.endpoint.port == "0":
-            for address in verb.addresses:
-                print(f"listening on {'tcps' if self.tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
-        if self._port_file is None:
-            yield
-            return
-        _write_atomically(Path(self._port_file), f"{verb.port}\n")
+        _write_atomically(Path(self._port_file), "".join(f"{listener.port}\n" for listener, _, _ in listening))
         self._port_file_written = True
         try:
             yield
@@ -143,97 +136,16 @@ class Session:
             Path(self._port_file).unlink(missing_ok=True)
             self._port_file_written = False
 
-    def record(self, connection: Connection, counters: Counters, size: int, verdict: str, refused: int) -> None:
-        """Append a connection's figures to the stats file; `refused` counts the clients turned away so far."""
-        self.bytes_in += counters.bytes_in
-        self.bytes_out += counters.bytes_out
+    def record(self, row: dict[str, Any], bytes_in: int, bytes_out: int) -> None:
+        """Append a connection's figures to the stats file, and its bytes to those of all."""
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
         if self._stats_fd is None:
             return
-        row = {
-            "peer": connection.peer,
-            "tls": connection.tls_version,
-            "cipher": connection.cipher,
-            "bytes": size,
-            "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
-            "reads": counters.reads,
-            "blocks": counters.blocks,
-            "writes": counters.writes,
-            "stalls": counters.stalls,
-            "refused": refused,
-            "stalled_seconds": round(counters.stalled_seconds, 6),
-            "verdict": verdict,
-        }
         try:
             os.write(self._stats_fd, json.dumps(row).encode() + b"\n")
         except OSError as error:
             raise OutputError("write the stats file", reason(error), "choose another --stats-file") from error
-
-
-def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
-    """Run `ringmain load`; return the exit code."""
-    session = Session(endpoint, options)
-    loader = load(endpoint, **options)
-    sink = open_output(output)
-    kernel.may_pump(path, sink, tls=session.tls)
-
-    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
-        session.record(connection, counters, counters.bytes_in, verdict, loader.refused)
-
-    def look() -> tuple[int, int, float]:
-        return *session.moved(loader.counters), loader.fullness
-
-    async def work() -> None:
-        loader.on_end = on_end
-        moving = asyncio.ensure_future(_load_to(session, loader, sink, path))
-        leaving = asyncio.ensure_future(sink.reader_left())
-        try:
-            await asyncio.wait([moving, leaving], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (moving, leaving):
-                task.cancel()
-            await asyncio.wait([moving, leaving])
-            sink.close()
-        if not moving.cancelled():
-            moving.result()
-
-    return session.run(work, loader.stop, look)
-
-
-async def _load_to(session: Session, loader: Loader, sink: Output, path: str) -> None:
-    async with loader:
-        with session.announced(loader):
-            await loader.copy_to(sink, path)
-
-
-def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once: bool, **options: Any) -> int:
-    """Run `ringmain save`; return the exit code."""
-    session = Session(endpoint, options)
-    settings = Settings(**options)
-    saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
-    source = open_input(input_)
-    kernel.may_pump(path, source, tls=session.tls)
-
-    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
-        session.record(connection, counters, counters.bytes_out, verdict, saver.refused)
-
-    def look() -> tuple[int, int, float]:
-        bytes_in, bytes_out = session.moved(saver.counters)
-        return bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
-
-    async def work() -> None:
-        saver.on_end = on_end
-        try:
-            async with saver:
-                with session.announced(saver):
-                    await saver.copy_from(source, path)
-        finally:
-            source.close()
-
-    def stop() -> bool:
-        source.stop()
-        return saver.stop()
-
-    return session.run(work, stop, look)
 
 
 def _open_stats(path: str | None) -> int | None:

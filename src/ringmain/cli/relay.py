@@ -1,0 +1,76 @@
+"""ringmain relay."""
+
+from typing import Any
+
+import click
+
+from ringmain.cli.options import linger, two_ends
+from ringmain.errors import UsageError
+
+_ENDS = ("source", "destination")
+_TLS = (
+    "certfile",
+    "keyfile",
+    "cafile",
+    "client_ca",
+    "server_name",
+    "min_tls_version",
+    "ciphers",
+    "insecure",
+    "self_signed",
+)
+
+
+@click.command()
+@click.option("-c", "--connect", is_flag=True, help="Connect to SOURCE instead of listening there.")
+@click.option("-l", "--listen", is_flag=True, help="Listen at DESTINATION instead of connecting.")
+@click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
+@click.option("--one-way", is_flag=True, help="Only from SOURCE to DESTINATION: what that answers is dropped.")
+@click.option("--accept-proxy", is_flag=True, help="Expect a PROXY protocol header from clients at SOURCE.")
+@click.option("--send-proxy", type=click.Choice(["v1", "v2"]), help="Send a PROXY protocol header to DESTINATION.")
+@linger
+@two_ends
+def relay(source: str, destination: str, **options: Any) -> int:
+    """Listen at SOURCE, connect to DESTINATION for each client in turn, and relay both ways.
+
+    \b
+    ringmain relay tcp://:9000 tcp://10.0.0.5:9000
+    ringmain relay tcps://:443 tcp://127.0.0.1:8080 --source-certfile key_and_cert.pem      end TLS
+    ringmain relay tcp://127.0.0.1:8080 tcps://example.org:443                              add TLS
+    ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                a diode
+    ringmain relay tcp://:9000 ./events.ndjson                                              as load does
+    ringmain relay - tcp://10.0.0.5:9000                                                    as save does
+
+    Either end may be - (standard input or output) or a file or FIFO, whose name has a slash in it: ./events.ndjson.
+    """
+    tls = {end: {name: options.pop(f"{end}_{name}") for name in _TLS} for end in _ENDS}
+    # Imported when it is used: --help and --version need neither the event loop nor sockets.
+    from ringmain.cli.verbs import run_load, run_relay, run_save
+
+    if not _is_file(source) and not _is_file(destination):
+        return run_relay(source, destination, source_tls=tls["source"], destination_tls=tls["destination"], **options)
+    _check_file(source, destination, options)
+    connect, listen = options.pop("connect"), options.pop("listen")
+    if _is_file(source):
+        options.pop("linger")
+        return run_save(destination, source, listen=listen, tls=False, **tls["destination"], **options)
+    return run_load(source, output=destination, connect=connect, tls=False, **tls["source"], **options)
+
+
+def _is_file(end: str) -> bool:
+    return end == "-" or ("/" in end.rstrip("/") and "://" not in end)
+
+
+def _check_file(source: str, destination: str, options: dict[str, Any]) -> None:
+    """Refuse what makes no sense with a file at one end, and take out of the options what makes no difference."""
+    if _is_file(source) and _is_file(destination):
+        raise UsageError(f"{source} and {destination}", "there is no connection in that", "use cat")
+    file, flag, end = (source, "connect", "SOURCE") if _is_file(source) else (destination, "listen", "DESTINATION")
+    if options[flag]:
+        raise UsageError(f"--{flag} with {file}", f"{end} is a file", "leave one of them out")
+    for name in ("accept_proxy", "send_proxy"):
+        if options.pop(name):
+            raise UsageError(f"--{name.replace('_', '-')} with {file}", "it takes two connections", "leave it out")
+    if options["listen_once"] and not (options["listen"] if _is_file(source) else not options["connect"]):
+        raise UsageError("--listen-once", "there is nothing to listen at", "leave it out: one connection is relayed")
+    options.pop("one_way")

@@ -1,0 +1,178 @@
+"""Each verb with what the command line adds: descriptors, figures, progress. Returns exit codes."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from ringmain import kernel
+from ringmain._ring import Counters
+from ringmain.cli.session import Session
+from ringmain.connection import Connection
+from ringmain.descriptor import open_input, open_output
+from ringmain.endpoint import Endpoint
+from ringmain.input_saver import InputSaver
+from ringmain.loader import load
+from ringmain.passage import Direction, Passage
+from ringmain.progress import relay_line
+from ringmain.relayer import relay
+from ringmain.settings import Settings, TlsSettings
+
+log = logging.getLogger("ringmain")
+
+_TLS_OPTIONS = ("certfile", "keyfile", "cafile", "client_ca", "server_name", "ciphers", "insecure", "self_signed")
+
+
+def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
+    """Run `ringmain load`; return the exit code."""
+    session = Session(options)
+    tls = _uses_tls(Endpoint.parse(endpoint), options)
+    loader = load(endpoint, **options)
+    sink = open_output(output)
+    kernel.may_pump(path, sink, tls=tls)
+
+    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
+        row = {**_figures(connection, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
+        session.record(row, counters.bytes_in, counters.bytes_out)
+
+    def look() -> tuple[int, int, float]:
+        return *session.moved(loader.counters), loader.fullness
+
+    async def move() -> None:
+        async with loader:
+            with session.announced((loader, loader.endpoint, tls)):
+                await loader.copy_to(sink, path)
+
+    async def work() -> None:
+        loader.on_end = on_end
+        moving = asyncio.ensure_future(move())
+        leaving = asyncio.ensure_future(sink.reader_left())
+        try:
+            await asyncio.wait([moving, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (moving, leaving):
+                task.cancel()
+            await asyncio.wait([moving, leaving])
+            sink.close()
+        if not moving.cancelled():
+            moving.result()
+
+    return session.run(work, loader.stop, look)
+
+
+def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once: bool, **options: Any) -> int:
+    """Run `ringmain save`; return the exit code."""
+    session = Session(options)
+    tls = _uses_tls(Endpoint.parse(endpoint), options)
+    settings = Settings(**options)
+    saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
+    source = open_input(input_)
+    kernel.may_pump(path, source, tls=tls)
+
+    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
+        row = {**_figures(connection, counters, counters.bytes_out), "refused": saver.refused, "verdict": verdict}
+        session.record(row, counters.bytes_in, counters.bytes_out)
+
+    def look() -> tuple[int, int, float]:
+        bytes_in, bytes_out = session.moved(saver.counters)
+        return bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
+
+    async def work() -> None:
+        saver.on_end = on_end
+        try:
+            async with saver:
+                with session.announced((saver, saver.endpoint, tls)):
+                    await saver.copy_from(source, path)
+        finally:
+            source.close()
+
+    def stop() -> bool:
+        source.stop()
+        return saver.stop()
+
+    return session.run(work, stop, look)
+
+
+def run_relay(
+    source: str,
+    destination: str,
+    path: str,
+    *,
+    source_tls: dict[str, Any],
+    destination_tls: dict[str, Any],
+    **options: Any,
+) -> int:
+    """Run `ringmain relay` between two endpoints; return the exit code."""
+    session = Session(options)
+    for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
+        if not Endpoint.parse(url).tls:
+            _warn_of_unused(tls, f"--{name}-", "a tcps:// endpoint")
+    relayer = relay(
+        source,
+        destination,
+        source_tls=TlsSettings(**source_tls),
+        destination_tls=TlsSettings(**destination_tls),
+        **options,
+    )
+
+    def on_end(passage: Passage, proxy: str | None) -> None:
+        sizes = [direction.counters.bytes_out for direction in passage.directions] + [0]
+        row = {
+            "source": {**_side(passage.source, passage.there), **({"proxy": proxy} if proxy else {})},
+            "destination": _side(passage.destination, passage.back),
+            "seconds": round(time.monotonic() - passage.started, 6),
+            "refused": relayer.refused,
+            "verdict": passage.verdict,
+        }
+        session.record(row, sizes[0], sizes[1])
+
+    def look() -> tuple[int, int, float]:
+        there, back = [*(counters.bytes_out for counters in relayer.counters), 0, 0][:2]
+        return session.bytes_in + there, session.bytes_out + back, relayer.fullness
+
+    async def work() -> None:
+        relayer.on_end = on_end
+        async with relayer:
+            with session.announced(
+                *((end, end.endpoint, end.endpoint.tls) for end in (relayer.source, relayer.destination))
+            ):
+                await relayer.serve(path)
+
+    return session.run(work, relayer.stop, look, relay_line)
+
+
+def _side(connection: Connection, direction: Direction | None) -> dict[str, Any]:
+    """Return the figures of one side of a relay: what it sent that reached the other."""
+    if direction is None:
+        return {"peer": connection.peer, "tls": connection.tls_version, "cipher": connection.cipher}
+    return {**_figures(connection, direction.counters, direction.counters.bytes_out), "state": direction.state}
+
+
+def _figures(connection: Connection, counters: Counters, size: int) -> dict[str, Any]:
+    """Return what a stats file tells of a connection."""
+    return {
+        "peer": connection.peer,
+        "tls": connection.tls_version,
+        "cipher": connection.cipher,
+        "bytes": size,
+        "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
+        "reads": counters.reads,
+        "blocks": counters.blocks,
+        "writes": counters.writes,
+        "stalls": counters.stalls,
+        "stalled_seconds": round(counters.stalled_seconds, 6),
+    }
+
+
+def _uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
+    """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
+    tls = bool(options["tls"] or endpoint.tls)
+    if not tls:
+        _warn_of_unused(options, "--", "--tls")
+    return tls
+
+
+def _warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
+    unused = [prefix + name.replace("_", "-") for name in _TLS_OPTIONS if options[name]]
+    if unused:
+        log.warning("%s: ignored without %s, nothing is encrypted", ", ".join(unused), wanted)

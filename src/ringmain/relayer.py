@@ -1,0 +1,347 @@
+"""Relay: bytes between two connections, both ways, for one client at a time."""
+
+import asyncio
+import dataclasses
+import logging
+import select
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
+
+from ringmain import kernel
+from ringmain._ring import Counters, Ring
+from ringmain.blocking import Blocking
+from ringmain.connection import Connection, Preface, dial, reset, until
+from ringmain.endpoint import Endpoint
+from ringmain.errors import ReceiveError, RingmainError, UsageError
+from ringmain.gate import Listening
+from ringmain.gate import listen as open_gate
+from ringmain.passage import Passage
+from ringmain.settings import ConnectionOptions, Settings, TlsSettings
+from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+
+if TYPE_CHECKING:
+    from proxyprotocol.result import ProxyResult
+
+log = logging.getLogger("ringmain")
+
+
+def relay(
+    source: str,
+    destination: str,
+    *,
+    connect: bool = False,
+    listen: bool = False,
+    listen_once: bool = False,
+    one_way: bool = False,
+    source_tls: TlsSettings | None = None,
+    destination_tls: TlsSettings | None = None,
+    accept_proxy: bool = False,
+    send_proxy: Literal["v1", "v2"] | None = None,
+    linger: float = LINGER,
+    **options: Unpack[ConnectionOptions],
+) -> "Relayer":
+    """Relay between two endpoints: listen at `source`, and for each client in turn dial `destination`.
+
+    await ringmain.relay("tcp://:9000", "tcps://host:4000", destination_tls=ringmain.TlsSettings(cafile="ca.pem"))
+
+    async with ringmain.relay("tcp://127.0.0.1:0", "tcp://host:4000") as relayer:
+        print(relayer.port)
+        await relayer.serve()
+
+    Outside of an event loop: `with`, and `relayer.serve()`. `connect` dials the source, `listen` waits for clients at
+    the destination. Where one end listens, each of its clients gets a connection of its own to the other; where
+    neither does, one connection to each is relayed; `listen_once` ends after the first. A tcps:// end is encrypted,
+    with its own `source_tls` or `destination_tls`.
+
+    Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
+    one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
+    without close_notify too, is a reset for the other. One that takes nothing makes only its own direction wait, with
+    no more memory than a ring (8 MiB).
+
+    `accept_proxy` expects a PROXY protocol header of either version from clients at the source, `send_proxy` sends one
+    to the destination, both before TLS. While data floods in, a byte may wait up to `linger` seconds for others. For
+    the other keywords see `ringmain.ConnectionOptions`; after `idle_timeout` without a byte either way both sides are
+    reset. Raises a `RingmainError` when an endpoint is malformed or cannot be opened, and what becomes of the
+    connection where there is but one. A listener logs a warning and serves the next client.
+    """
+    if accept_proxy and connect:
+        raise UsageError("accept_proxy with connect", "only clients send PROXY headers", "leave one of them out")
+    if send_proxy is not None and listen:
+        raise UsageError("send_proxy with listen", "only servers expect PROXY headers", "leave one of them out")
+    if send_proxy not in (None, "v1", "v2"):
+        raise UsageError(f"send_proxy {send_proxy!r}", "not known", "choose v1 or v2")
+    if listen_once and connect and not listen:
+        raise UsageError("listen_once", "it needs a listener", "leave it out: one connection is relayed")
+
+    def end(name: str, url: str, tls: TlsSettings | None, listening: bool) -> End:
+        settings = Settings(**options, **dataclasses.asdict(tls or TlsSettings()), flags=f"--{name}-")
+        return End(Endpoint.parse(url), settings, listening=listening)
+
+    flows = tuple(Flow(Ring(RING_SIZE, BLOCK_SIZE), linger, 1, copy=False) for _ in range(2))
+    return Relayer(
+        end("source", source, source_tls, not connect),
+        end("destination", destination, destination_tls, listen),
+        (flows[0], flows[1]),
+        listen_once=listen_once,
+        one_way=one_way,
+        accept_proxy=accept_proxy,
+        send_proxy=send_proxy,
+    )
+
+
+class End(Listening):
+    """One side of a relay: where its connections come from."""
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.listening = listening
+        self._context: ssl.SSLContext | None = None
+
+    async def open(self) -> None:
+        """Read the certificates, and listen if that is wanted."""
+        if self.endpoint.tls:
+            from ringmain.tls import client_context, server_context
+
+            self._context = (server_context if self.listening else client_context)(self.settings)
+        if self.listening:
+            self._gate = await open_gate(self.endpoint, self.settings)
+
+    async def connect(self, preface: Preface | None) -> Connection:
+        """Wait for a client, or dial. Call `done` after it."""
+        if self._gate is not None:
+            return await self._gate.next_connection(self._context, preface)
+        return await dial(self.endpoint, self.settings, self._context, preface)
+
+    def done(self) -> None:
+        """Let the next client in."""
+        if self._gate is not None:
+            self._gate.done()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
+
+
+class BlockingRelayer(Protocol):
+    """A relayer in a plain `with`."""
+
+    addresses: list[str]
+    port: int
+
+    def serve(self) -> None:
+        """Relay until there is no client to come."""
+
+
+class Relayer(Blocking):
+    """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
+
+    # What a UsageError about the kernel path calls it, and what else keeps it from that.
+    name, obstacle = "a relay", ""
+
+    def __init__(
+        self,
+        source: End,
+        destination: End,
+        flows: tuple[Flow, Flow],
+        *,
+        listen_once: bool,
+        one_way: bool,
+        accept_proxy: bool,
+        send_proxy: str | None,
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.on_end: Callable[[Passage, str | None], None] | None = None
+        self._flows = flows
+        self._one_way = one_way
+        self._accept_proxy = accept_proxy
+        self._send_proxy = send_proxy
+        self._listening = source.listening or destination.listening
+        self._once = listen_once or not self._listening
+        self._open = self._finished = False
+        self._passage: Passage | None = None
+        # What the present client's PROXY header tells, and the address that it came from.
+        self._told: ProxyResult | None = None
+        self._proxy: str | None = None
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._serve_all().__await__()
+
+    async def _serve_all(self) -> None:
+        async with self:
+            await self._serve("auto")
+
+    def __enter__(self) -> BlockingRelayer:
+        self._enter()
+        return cast(BlockingRelayer, self)
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self.source.open()
+            await self.destination.open()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self._open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._open = False
+        self.source.close()
+        self.destination.close()
+
+    def _leftovers(self) -> list[Callable[[], object]]:
+        return [self.source.close, self.destination.close]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, as "127.0.0.1:43211", those of the source first."""
+        return [*self.source.addresses, *self.destination.addresses]
+
+    @property
+    def port(self) -> int:
+        """The port listened at, the source's where both ends listen."""
+        return (self.destination if self.destination.listening and not self.source.listening else self.source).port
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+        return self.source.refused + self.destination.refused
+
+    @property
+    def counters(self) -> list[Counters]:
+        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two."""
+        return [direction.counters for direction in self._passage.directions] if self._passage is not None else []
+
+    @property
+    def fullness(self) -> float:
+        """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
+        if self._passage is None:
+            return 0.0
+        return max(direction.fullness for direction in self._passage.directions)
+
+    def serve(self, path: str = "auto") -> Coroutine[Any, Any, None]:
+        """Relay for one client after another; to be awaited in `async with`. path: auto, kernel or block."""
+        if self._runner is None:
+            return self._serve(path)
+        return cast(Coroutine[Any, Any, None], self.run(self._serve(path)))  # None: see BlockingRelayer
+
+    def stop(self) -> bool:
+        """Read no more: what was read is passed on, then both peers are reset. False when there is no connection."""
+        self._finished = True
+        if self._passage is None:
+            return False
+        self._passage.stop()
+        return True
+
+    def retire(self, stream: Stream) -> RingmainError | None:
+        """Return what became of a stream whose last block was taken; its passage closes it."""
+        return stream.failure()
+
+    async def _serve(self, path: str) -> None:
+        if not self._open:
+            raise UsageError("a relay", "it is not open", "use it inside `async with`")
+        kernel.may_pump(path, self, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
+        while not self._finished:
+            try:
+                passage = await self._begin()
+            except RingmainError as error:
+                left = isinstance(error, ReceiveError) and self._listening
+                if self._once and not left:
+                    raise
+                log.warning("%s", error)
+            else:
+                await self._see_through(passage, path)
+
+    async def _see_through(self, passage: Passage, path: str) -> None:
+        """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
+        self._passage = passage
+        failure: RingmainError | None = None
+        try:
+            await passage.run(path, self.source.settings.idle_timeout)
+        except RingmainError as error:
+            failure = error
+        finally:
+            self._release(passage)
+        moved = any(direction.counters.bytes_in for direction in passage.directions)
+        if self._once and (failure is None or moved or not self._listening):
+            self._finished = True
+            if failure is not None:
+                raise failure
+        elif failure is not None:
+            log.warning("%s", failure)
+
+    def _release(self, passage: Passage) -> None:
+        self._passage = None
+        if self.on_end is not None:
+            self.on_end(passage, self._proxy)
+        self.source.done()
+        self.destination.done()
+
+    async def _begin(self) -> Passage:
+        """Connect both ends. The one that listens comes first: its client is what the other end is dialled for."""
+        self._told = self._proxy = None
+        source_first = self.source.listening or not self.destination.listening
+        first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
+        one = await first.connect(self._preface(first, None))
+        try:
+            other = await self._unless_reset(one, second.connect(self._preface(second, one.sock)))
+        except BaseException:
+            reset(one.sock)  # a proper end would look like an empty answer
+            first.done()
+            raise
+        source, destination = (one, other) if source_first else (other, one)
+        return Passage(source, destination, self._flows, self, one_way=self._one_way)
+
+    def _preface(self, end: End, source: socket.socket | None) -> Preface | None:
+        """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
+        if end is self.source and self._accept_proxy:
+            return self._read_header
+        if end is not self.destination or self._send_proxy is None or source is None:
+            return None
+        version, client = self._send_proxy, source
+
+        async def send(sock: socket.socket, peer: str) -> str:
+            from ringmain.proxy import send_header
+
+            await send_header(sock, peer, version, client, self._told)
+            return peer
+
+        return send
+
+    async def _read_header(self, sock: socket.socket, peer: str) -> str:
+        from ringmain.proxy import peer_of, read_header
+
+        self._told = await read_header(sock, peer, self.source.settings.handshake_timeout)
+        self._proxy = peer
+        return peer_of(self._told) or peer
+
+    async def _unless_reset(self, client: Connection, connecting: Coroutine[Any, Any, Connection]) -> Connection:
+        """Await the connection that a client is to get, unless that client is reset meanwhile."""
+        finding = asyncio.ensure_future(connecting)
+        with select.epoll() as poll:  # that asks for no event still hears of errors, and is itself readable then
+            poll.register(client.sock, 0)
+            leaving = asyncio.ensure_future(until(poll.fileno()))
+            try:
+                await asyncio.wait([finding, leaving], return_when=asyncio.FIRST_COMPLETED)
+            except BaseException:
+                finding.add_done_callback(_close_found)
+                raise
+            finally:
+                finding.cancel()
+                leaving.cancel()
+                await asyncio.wait([finding, leaving])
+        if finding.cancelled():
+            raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
+        return finding.result()
+
+
+def _close_found(finding: "asyncio.Task[Connection]") -> None:
+    if not finding.cancelled() and finding.exception() is None:
+        reset(finding.result().sock)
