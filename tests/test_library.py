@@ -496,3 +496,27 @@ def test_tls_is_read_alike_by_libssl_and_by_python(
         with pytest.raises(error):
             run(main())
     assert peers.sha256(bytes(got)) == peers.sha256(data)
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 3_000_000])
+def test_a_reset_right_behind_the_data_is_heard_of(run: Run, size: int) -> None:
+    data = peers.payload(size)
+
+    def send(port: int) -> None:
+        with peers.connect(port) as sock:
+            sock.sendall(data)
+            peers.close_with_reset(sock)
+
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
+            sending = asyncio.ensure_future(asyncio.to_thread(send, loader.port))
+            if size < 1 << 20:
+                await sending  # all of it is there before the first read
+            got = bytearray()
+            with pytest.raises(ringmain.ReceiveError):
+                async for block in loader:
+                    got += block
+            await sending
+        assert data.startswith(bytes(got))
+
+    run(main())

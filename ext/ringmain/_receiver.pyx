@@ -39,6 +39,7 @@ cdef extern from *:
     #endif
     """
     ssize_t recv(int fd, void* buffer, size_t size, int flags) nogil
+    int MSG_PEEK
     int TFD_NONBLOCK, TFD_CLOEXEC
     struct timespec:
         long tv_sec, tv_nsec
@@ -124,9 +125,13 @@ cdef class Receiver:
     def resume(self):
         """Go on reading if a block is free."""
         if self.paused and self.verdict is None and self.claim_window():
+            try:
+                self.go_on()
+            except RuntimeError:  # uvloop's handle has died of a reset, and who writes has yet to let go of it
+                self.loop.call_soon(self.resume)
+                return
             self.paused = False
             self.counters.stalled_seconds += monotonic() - self.paused_at
-            self.go_on()
 
     cdef bint claim_window(self) except -1:
         """Claim room for the next read; where there is none pause, or give up on an endless record."""
@@ -183,8 +188,8 @@ cdef class Receiver:
         cdef uint64_t expirations
         cdef double now, left
         cdef double soonest = 0
-        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0 or self.coalescer is None:
-            return  # not due after all: it was set anew meanwhile, or the stream has ended
+        if self.coalescer is None or read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
+            return  # not due after all: the stream has ended, or it was set anew meanwhile
         self.timing = False
         now = monotonic()
         if self.coalescer.mark > 1:
@@ -242,6 +247,8 @@ cdef class Receiver:
             if self.coalescer is not None:
                 self.coalescer = None
                 self.loop.remove_reader(self.timer_fd)
+                close(self.timer_fd)
+                self.timer_fd = -1
             self.ring.finish()
             self.ring.on_release = None
             self.wake()
@@ -273,6 +280,7 @@ cdef class PlainReceiver(Receiver):
         cdef Py_ssize_t left = TURN
         cdef Py_ssize_t size, asked
         cdef int number = 0
+        cdef char next_byte
         if self.verdict is not None or self.paused:
             return
         while left > 0:
@@ -286,18 +294,26 @@ cdef class PlainReceiver(Receiver):
             if size > 0:
                 self.received(size)
                 left -= size
-                if size < asked:  # that was all there is
-                    return
-                if left <= 0:  # the rest may be below the mark, which the loop would not tell of
+                if size == asked:
+                    if left <= 0:  # the rest may be below the mark, which the loop would not tell of
+                        self.loop.call_soon(self.on_readable)
+                    continue
+                # That was all there is. If a reset is behind it this is the only call: uvloop's handle has died of it.
+                with nogil:
+                    size = recv(self.fd, &next_byte, 1, MSG_PEEK)
+                    if size < 0:
+                        number = c_errno
+                if size == 0:  # for a turn that finds nothing else: what came is cut and taken first
                     self.loop.call_soon(self.on_readable)
-            elif size == 0:
+                if size >= 0:
+                    return
+            if size == 0:
                 self.end("ended", None)
                 self.shut()
                 return
-            elif number == EINTR:
+            if number == EINTR:
                 continue
-            else:
-                if number != EAGAIN:
-                    self.end("timed out" if number == ETIMEDOUT else "reset", OSError(number, os.strerror(number)))
-                    self.shut()
-                return
+            if number != EAGAIN:
+                self.end("timed out" if number == ETIMEDOUT else "reset", OSError(number, os.strerror(number)))
+                self.shut()
+            return

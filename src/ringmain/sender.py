@@ -350,7 +350,11 @@ class Sender:
     async def _until_writable(self) -> None:
         """Wait until the socket takes bytes. It may be closed meanwhile, and its number belong to another."""
         ready = self._loop.create_future()
-        self._loop.add_writer(self._fd, finish, ready)
+        try:
+            self._loop.add_writer(self._fd, finish, ready)
+        except RuntimeError:  # uvloop's handle has died of a reset, of which the next write will hear
+            await asyncio.sleep(0)
+            return
         try:
             await ready
         finally:
@@ -398,6 +402,10 @@ class Sender:
         if self.on_failure is not None:
             self.on_failure()
 
+    def _discard_more(self) -> None:
+        if not self._closed and not self.peer_ended and self.failure is None:
+            self._discard()
+
     def _discard(self) -> None:
         """Read and drop what the peer sends: TLS needs to see it, and unread bytes would turn close into reset."""
         if self._duplex:
@@ -411,6 +419,8 @@ class Sender:
                 if size == 0:
                     self.peer_ended = True
                     break
+            else:  # uvloop may not call again, if a reset is behind it
+                self._loop.call_soon(self._discard_more)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
         except OSError as error:
