@@ -15,7 +15,7 @@ from typing import Any
 
 import peers
 import pytest
-from conftest import Certificates
+from conftest import Certificates, lent_blocks, open_descriptors
 from streams import drain, echo, exchange, flood, read, sending, server_at
 
 import ringmain
@@ -551,6 +551,40 @@ def test_a_relay_works_without_an_event_loop() -> None:
         relayer.serve()
         thread.join(peers.TIMEOUT)
     assert peers.sha256(got[0]) == peers.sha256(DATA)
+
+
+def test_clients_that_fail_leave_nothing_behind(run: Run) -> None:
+    async def main() -> None:
+        with echo() as there:
+            async with ringmain.relay("tcp://127.0.0.1:0", f"tcp://127.0.0.1:{there}") as relayer:
+                serving = asyncio.ensure_future(relayer.serve("block"))
+                for count in range(3):
+                    sock = await asyncio.to_thread(peers.connect, relayer.port)
+                    sock.setblocking(False)
+                    while not relayer.counters or relayer.counters[1].stalls == 0:  # until its answer is stuck
+                        with contextlib.suppress(BlockingIOError):
+                            sock.send(bytes(1 << 20))
+                        await asyncio.sleep(0)
+                    peers.close_with_reset(sock)
+                    await asyncio.to_thread(peers.eventually, lambda: not relayer.counters, "the end of the passage")
+                    assert lent_blocks() == 0
+                    if count == 0:
+                        descriptors = len(open_descriptors())
+                assert len(open_descriptors()) == descriptors
+                reader, writer = await asyncio.open_connection("127.0.0.1", relayer.port)
+                writer.write(DATA[:50_000])
+                writer.write_eof()
+                assert await reader.read() == DATA[:50_000]
+                writer.close()
+                serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
+
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
 
 
 def test_a_forgotten_relay_is_closed(run: Run) -> None:

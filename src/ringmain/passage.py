@@ -154,6 +154,7 @@ class Passage:
             asyncio.ensure_future(direction.run(path, sender))
             for direction, sender in zip(self.directions, answering, strict=False)
         ]
+        failed: asyncio.Task[None] | None = None
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             failed = next((task for task in tasks if task.done() and task.exception() is not None), None)
@@ -176,6 +177,7 @@ class Passage:
             for task in tasks:
                 if not task.cancelled():
                     task.exception()  # it has been raised, or follows from what has
+            tasks, failed = [], None  # whose tracebacks hold this frame: a cycle would keep what is theirs
 
     async def _drain(self, direction: Direction) -> None:
         try:
@@ -199,6 +201,7 @@ class Passage:
                 reset_when_closed(direction.stream.connection.sock)
                 reset_when_closed(direction.sender.connection.sock)
         for direction in self.directions:
+            direction.sender.on_failure = None  # no cycle is left that only the collector would free
             direction.sender.close()
         if self.back is None and self.verdict == "ended":
             self.there.stream.close()

@@ -262,20 +262,16 @@ class Relayer(Blocking):
     async def _see_through(self, passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
         self._passage = passage
-        failure: RingmainError | None = None
         try:
             await passage.run(path, self.source.settings.idle_timeout)
+            self._finished |= self._once
         except RingmainError as error:
-            failure = error
+            moved = any(direction.counters.bytes_in for direction in passage.directions)
+            if self._once and (moved or not self._listening):
+                raise
+            log.warning("%s", error)
         finally:
             self._release(passage)
-        moved = any(direction.counters.bytes_in for direction in passage.directions)
-        if self._once and (failure is None or moved or not self._listening):
-            self._finished = True
-            if failure is not None:
-                raise failure
-        elif failure is not None:
-            log.warning("%s", failure)
 
     def _release(self, passage: Passage) -> None:
         self._passage = None

@@ -188,8 +188,8 @@ class Stream:
         if kernel.may_pump(path, output, tls=tls) and await self._pump(output, path):
             return
         while (block := await self.next_block()) is not None:
-            await output.write(block, self.counters)
-            block.release()
+            with block:  # given back also when the write fails, however long its traceback lives
+                await output.write(block, self.counters)
 
     def interrupt(self) -> None:
         """End the stream from our side, after a last read, for as much as there is room for."""
