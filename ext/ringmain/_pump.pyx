@@ -19,6 +19,7 @@ import os
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, errno as c_errno
 from libc.math cimport fmax, modf
+from libc.stdint cimport uint64_t
 from posix.unistd cimport close, write
 
 from ringmain._coalesce cimport Coalescer, monotonic
@@ -142,11 +143,12 @@ cdef class Pump:
 
     def stop(self, str verdict="stopped", object error=None):
         """Let `run` return at once; what it took from the source goes to the destination first, if that takes it."""
+        cdef uint64_t one = 1
         if not self.stopping:
             self.stop_verdict, self.stop_error = verdict, error
             self.stopping = True
-            if self.stop_fd >= 0:
-                os.eventfd_write(self.stop_fd, 1)
+            if self.stop_fd >= 0:  # not by os.eventfd_write: without the GIL, `run` could close it meanwhile
+                write(self.stop_fd, &one, sizeof(one))
 
     @property
     def fullness(self):
