@@ -149,10 +149,10 @@ class Gate:
                 return Connection.of(sock, peer)
             except (RingmainError, OSError) as error:
                 log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
-                sock.close()
+                reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
                 self.done()
             except BaseException:
-                sock.close()
+                reset(sock)
                 self.done()
                 raise
 

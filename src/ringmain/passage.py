@@ -125,8 +125,7 @@ class Passage:
                 cancel = watch_idle(loop, idle_timeout, self._moved, lambda: limit.reschedule(loop.time()))
                 try:
                     await self._move(path)
-                    for direction in self.directions:
-                        await self._drain(direction)
+                    await self._drain_all()
                 finally:
                     cancel()
             if all(direction.state == "ended" for direction in self.directions):
@@ -178,6 +177,17 @@ class Passage:
                 if not task.cancelled():
                     task.exception()  # it has been raised, or follows from what has
             tasks, failed = [], None  # whose tracebacks hold this frame: a cycle would keep what is theirs
+
+    async def _drain_all(self) -> None:
+        """See both ends through; that one peer is lost now takes nothing from the other."""
+        try:
+            await self._drain(self.there)
+        except RingmainError:
+            if self.back is not None:
+                await self._drain(self.back)
+            raise
+        if self.back is not None:
+            await self._drain(self.back)
 
     async def _drain(self, direction: Direction) -> None:
         try:

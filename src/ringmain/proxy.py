@@ -76,6 +76,9 @@ async def send_header(
     protocol: ProxyProtocol = ProxyProtocolV1() if version == "v1" else ProxyProtocolV2()
     try:
         known = told if told is not None and peer_of(told) is not None else build_socket_result(source)
+    except OSError as error:
+        raise ReceiveError(f"PROXY header to {peer}", "the client that it tells of has left") from error
+    try:
         await asyncio.get_running_loop().sock_sendall(sock, protocol.pack(known))
     except OSError as error:
         raise SendError(f"PROXY header to {peer}", reason(error), "does it expect one? see --send-proxy") from error

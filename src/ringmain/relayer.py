@@ -320,8 +320,12 @@ class Relayer(Blocking):
 
     async def _unless_reset(self, client: Connection, connecting: Coroutine[Any, Any, Connection]) -> Connection:
         """Await the connection that a client is to get, unless that client is reset meanwhile."""
+        try:
+            watch = select.epoll()
+        except OSError:  # no descriptor left: the dial finds out, or whoever reads first
+            return await connecting
         finding = asyncio.ensure_future(connecting)
-        with select.epoll() as poll:  # that asks for no event still hears of errors, and is itself readable then
+        with watch as poll:  # that asks for no event still hears of errors, and is itself readable then
             poll.register(client.sock, 0)
             leaving = asyncio.ensure_future(until(poll.fileno()))
             try:

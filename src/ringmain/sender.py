@@ -71,7 +71,7 @@ class Sender:
         # What a cancelled write under TLS left inside OpenSSL, which takes nothing else before.
         self._unfinished = b""
         self.accepted = 0
-        self._fin = 0  # what the FIN adds to the bytes that are unacknowledged, once it is on its way
+        self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
         self._closed = False
         self._hang_up: select.epoll | None = None
         self.counters = Counters()
@@ -213,9 +213,13 @@ class Sender:
     async def end(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; what the peer sends can still be read."""
         await self.flush()
-        if self._tls is not None and not await self._say_goodbye():
-            self._goodbye_due = True
-            return
+        if self._tls is not None:
+            before = self.unacknowledged() or 0
+            if not await self._say_goodbye():
+                self._goodbye_due = True
+                return
+            # Too little if bytes were acknowledged meanwhile: then a reset counts as one.
+            self._fin = max(0, (self.unacknowledged() or 0) - before)
         self._send_fin()
 
     async def _say_goodbye(self) -> bool:
@@ -235,7 +239,7 @@ class Sender:
     def _send_fin(self) -> None:
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
-            self._fin = 1
+            self._fin += 1
 
     async def drain(self) -> None:
         """Return once the peer's kernel has every byte."""
@@ -248,7 +252,7 @@ class Sender:
             if self.failure is None and self.peer_ended:
                 self._look_for_reset()
             if self.failure is not None:
-                if left == self._fin:  # the FIN alone: the peer had every byte when it closed for good
+                if left is not None and left <= self._fin:  # the peer had every byte when it closed for good
                     return
                 raise self.failure
             if left is None and (self.peer_ended or self._loop.time() > deadline):
@@ -334,7 +338,7 @@ class Sender:
     def _look_for_reset(self) -> None:
         """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
         number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number or self._is_gone():
+        if number or (self._is_gone() and self.unacknowledged()):  # else the last acknowledgement has just come
             number = number or errno.ECONNRESET
             self._fail(OSError(number, os.strerror(number)))
 
