@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import peers
 import pytest
@@ -87,6 +88,8 @@ with ringmain.load("127.0.0.1:0") as loader:
         with peers.connect(int(program.stdout.readline())) as sock:
             sock.sendall(b"x")
             assert program.stdout.readline() == "b'x'\n"
+            stat = Path(f"/proc/{program.pid}/stat")
+            peers.eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "a loader that waits")
             program.send_signal(signal.SIGINT)
             _, stderr = program.communicate(timeout=peers.TIMEOUT)
     assert stderr.rstrip().endswith("KeyboardInterrupt")

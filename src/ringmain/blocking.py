@@ -74,7 +74,10 @@ class Blocking:
         if self._runner.get_loop().is_running():
             work.close()
             raise UsageError(f"a {type(self).__name__.lower()}", "another thread is using it", "use it in one thread")
-        return self._runner.run(work)
+        try:
+            return self._runner.run(work)
+        finally:
+            work.close()  # an interrupt may come before it has begun
 
     def _close_runner(self) -> None:
         if self._runner is not None:
