@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "tls": {"errors", "settings"},
     "connection": {"endpoint", "errors", "settings"},
     "kernel": {"_pump", "errors"},
-    "sender": {"_libssl", "_pump", "_ring", "_tls_receiver", "connection", "errors", "kernel"},
+    "ending": {"_libssl", "_tls_receiver", "connection"},
+    "sender": {"_pump", "_ring", "connection", "ending", "errors", "kernel"},
     "gate": {"connection", "endpoint", "errors", "settings"},
     "stream": {
         "_coalesce",

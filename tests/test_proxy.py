@@ -3,13 +3,18 @@
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import peers
 import pytest
 from conftest import Certificates
-from streams import read, server_at
+from streams import connection, read, server_at
 
+from ringmain.errors import ReceiveError
+from ringmain.proxy import send_header
+
+Run = Callable[[Any], Any]
 DATA = peers.payload(300_000)
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 FOUR = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + (1111).to_bytes(2) + (22).to_bytes(2)
@@ -175,3 +180,20 @@ def test_a_client_that_sends_no_header_is_given_up(bench: peers.Bench) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
     relay.says("not there within 0.2 s")
+
+
+def test_a_client_that_left_is_not_laid_at_the_destination(run: Run) -> None:
+    with connection() as (peer, client), connection() as (_, destination):
+        peers.close_with_reset(peer)
+        peers.eventually(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        with pytest.raises(ReceiveError, match="the client that it tells of has left"):
+            run(send_header(destination, "the destination", "v2", client, None))
+
+
+def test_a_client_without_a_proper_header_is_reset(bench: peers.Bench) -> None:
+    relay, port = bench.relaying("tcp://127.0.0.1:1", "--accept-proxy")
+    with peers.connect(port) as client:
+        client.sendall(b"PROXY TCP4 nobody\r\n")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    relay.says("not understood")

@@ -1,70 +1,59 @@
-"""How a relay's ends come about: what an end costs nobody, and what must not look like one."""
+"""How a relay's connections end, well or badly, and what that costs the others."""
 
 import asyncio
 import contextlib
+import gc
 import resource
+import signal
 import socket
-import ssl
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import peers
 import pytest
-from conftest import Certificates
-from streams import connection, echo, read, server_at
+from conftest import Certificates, lent_blocks, open_descriptors
+from relays import ANSWER, DATA, PATHS, is_reset, pair, small_client
+from streams import drain, echo, exchange, flood, read, server_at
 
-from ringmain.connection import Connection
-from ringmain.errors import ReceiveError
-from ringmain.proxy import send_header
-from ringmain.sender import Sender
+import ringmain
 
-Run = Callable[[Any], Any]
-ANSWER = peers.payload(400_000, 2)
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def small_client(port: int) -> socket.socket:
-    """Return a connection that holds little that was not read."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    sock.settimeout(peers.TIMEOUT)
-    sock.connect(("127.0.0.1", port))
-    return sock
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("who", ["client", "server"])
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_a_reset_is_passed_on_as_a_reset(bench: peers.Bench, path: str, who: str, half_closed: bool) -> None:
+    with pair(bench, "-o", "--path", path) as it:
+        one, other = (it.client, it.server) if who == "client" else (it.server, it.client)
+        one.sendall(b"last words")
+        assert read(other, 10) == b"last words"
+        if half_closed:
+            one.shutdown(socket.SHUT_WR)
+            assert other.recv(1) == b""
+        peers.close_with_reset(one)
+        assert is_reset(other) or half_closed  # which shows at the next write then
+        if half_closed:
+            with pytest.raises(OSError, match=r"reset|pipe"):
+                peers.eventually(lambda: other.send(b"x") and False)
+        assert it.relay.wait() == (55 if half_closed else 56)
+        # The kernel's word for a reset after a FIN is EPIPE.
+        assert ("broken pipe" if half_closed else "reset by peer") in it.relay.stderr
 
 
-def answer_and_close(listener: socket.socket, certificates: Certificates, version: str) -> None:
-    """Read a question, then send the answer and close_notify, and be gone."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.server)
-    context.minimum_version = context.maximum_version = ssl.TLSVersion[f"TLSv{version.replace('.', '_')}"]
-    plain, _ = listener.accept()
-    with context.wrap_socket(plain, server_side=True) as sock:
-        sock.settimeout(peers.TIMEOUT)
-        sock.recv(100)
-        sock.sendall(ANSWER)
-        sock.settimeout(0)
-        with contextlib.suppress(ssl.SSLWantReadError):
-            sock.unwrap()
-
-
-@pytest.mark.parametrize("version", ["1.2", "1.3"])
-def test_a_tls_server_may_be_gone_when_the_client_ends(
-    bench: peers.Bench, certificates: Certificates, version: str
-) -> None:
-    with server_at() as listener:
-        serving = threading.Thread(target=answer_and_close, args=[listener, certificates, version])
-        serving.start()
-        ends = ["--destination-cafile", certificates.ca, "--destination-server-name", "localhost"]
-        relay, port = bench.relaying(f"tcps://127.0.0.1:{listener.getsockname()[1]}", "-o", *ends)
-        with small_client(port) as client:
-            client.sendall(b"question")
-            serving.join(peers.TIMEOUT)
-            peers.eventually(lambda: "FIN_WAIT1" in peers.states(port), "the end, on its way to the client")
-            client.shutdown(socket.SHUT_WR)
-            peers.eventually(lambda: "FIN_WAIT1" not in peers.states(port), "the client's end at the relay")
-            assert peers.sha256(peers.read_all(client)) == peers.sha256(ANSWER)
-        assert relay.wait() == 0
-        assert relay.stderr.count("\n") == 1  # where it listens
+@pytest.mark.parametrize("path", PATHS)
+def test_what_came_before_a_reset_arrives(bench: peers.Bench, path: str) -> None:
+    with pair(bench, "-o", "--path", path) as it:
+        it.server.sendall(ANSWER[:50_000])
+        peers.eventually(lambda: peers.unread(it.client) == 50_000)
+        with contextlib.suppress(OSError):
+            it.client.sendall(DATA[:1000])
+        peers.close_with_reset(it.server)
+        got = bytearray()
+        with pytest.raises(ConnectionResetError):
+            while piece := it.client.recv(1 << 16):
+                got += piece
+        assert peers.sha256(bytes(got)) == peers.sha256(ANSWER[:50_000])
 
 
 @pytest.mark.parametrize("path", ["kernel", "block"])
@@ -90,35 +79,151 @@ def test_an_answer_that_has_ended_arrives_though_its_server_is_lost(bench: peers
         assert relay.wait() == 55
 
 
-def test_an_acknowledgement_between_two_looks_at_a_socket_is_no_reset(run: Run) -> None:
+def test_bad_clients_stop_nothing(bench: peers.Bench, certificates: Certificates) -> None:
+    with echo() as there:
+        relay, port = bench.relaying(
+            f"tcp://127.0.0.1:{there}",
+            *("--source-certfile", certificates.server, "--handshake-timeout", "300ms"),
+            scheme="tcps",
+        )
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b""):
+            with peers.connect(port) as sock:
+                sock.sendall(garbage)
+                is_reset(sock)
+        with peers.connect(port) as sock:
+            peers.close_with_reset(sock)
+        with peers.connect_tls(port, certificates.ca) as sock:
+            assert exchange(sock, DATA) == DATA
+        assert relay.stderr.count("\n") == 1 + 4
+        assert "Traceback" not in relay.stderr
+
+
+def test_a_client_is_closed_at_once_when_the_destination_is_down_and_the_next_is_served(bench: peers.Bench) -> None:
+    there = peers.free_port()
+    relay, port = bench.relaying(f"tcp://127.0.0.1:{there}")
+    with peers.connect(port) as sock:
+        assert is_reset(sock)
+    relay.says(f"connect to 127.0.0.1:{there}: connection refused")
+    with server_at(there) as listener, peers.connect(port) as sock:
+        server, _ = listener.accept()
+        with server:
+            sock.sendall(b"x")
+            assert server.recv(1) == b"x"
+
+
+def test_retry_holds_a_client_until_the_destination_is_up(bench: peers.Bench) -> None:
+    there = peers.free_port()
+    relay, port = bench.relaying(f"tcp://127.0.0.1:{there}", "--retry", "forever", "-v")
+    with peers.connect(port) as sock:
+        sock.sendall(b"patience")
+        relay.says("trying again")
+        with server_at(there) as listener:
+            server, _ = listener.accept()
+            with server:
+                assert read(server, 8) == b"patience"
+
+
+def test_a_client_that_is_reset_while_it_waits_makes_room_for_the_next(bench: peers.Bench) -> None:
+    there = peers.free_port()
+    relay, port = bench.relaying(f"tcp://127.0.0.1:{there}", "--retry", "forever", "-v")
+    with peers.connect(port) as sock:
+        relay.says("trying again")
+        peers.close_with_reset(sock)
+    relay.says("was reset before the other side answered")
+    with server_at(there) as listener, peers.connect(port) as sock:
+        server, _ = listener.accept()
+        with server:
+            sock.sendall(b"next")
+            assert read(server, 4) == b"next"
+
+
+def test_listen_once_ends_with_the_code_of_a_destination_that_is_down(bench: peers.Bench) -> None:
+    relay, port = bench.relaying(f"tcp://127.0.0.1:{peers.free_port()}", "-o")
+    with peers.connect(port):
+        assert relay.wait() == 7
+    assert relay.stderr.count("\n") == 2  # where it listens, and this
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_one_way_hears_of_a_destination_that_resets_while_nothing_is_sent(bench: peers.Bench, path: str) -> None:
+    with pair(bench, "-o", "--one-way", "--path", path) as it:
+        it.client.sendall(b"x")
+        assert read(it.server, 1) == b"x"
+        peers.close_with_reset(it.server)
+        assert is_reset(it.client)
+        assert it.relay.wait() == 55
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_moving_for_the_idle_timeout_resets_both(bench: peers.Bench, path: str) -> None:
+    with pair(bench, "-o", "--idle-timeout", "300ms", "--path", path) as it:
+        it.server.sendall(b"x")
+        assert read(it.client, 1) == b"x"
+        assert is_reset(it.client)
+        assert is_reset(it.server)
+        assert it.relay.wait() == 28
+        assert "nothing moved for 0.3 s" in it.relay.stderr
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("state", ["idle", "flooded", "blocked", "waiting"])
+def test_a_signal_ends_a_relay(bench: peers.Bench, path: str, state: str) -> None:
+    if state == "waiting":
+        relay, _ = bench.relaying("tcp://127.0.0.1:1", "--path", path)
+        relay.signal(signal.SIGTERM)
+        assert relay.wait() == 143
+        return
+    with pair(bench, "--path", path) as it:
+        it.client.sendall(b"x")
+        assert read(it.server, 1) == b"x"
+        end = flood(it.client) if state != "idle" else lambda: None
+        if state == "flooded":
+            wait = drain(it.server)
+        elif state == "blocked":
+            peers.eventually(lambda: peers.unread(it.server) > 0)
+        it.relay.signal(signal.SIGTERM)
+        assert it.relay.wait() == 143
+        end()
+        if state == "flooded":
+            with contextlib.suppress(OSError):
+                wait()
+            return
+        assert is_reset(it.server)
+        assert state == "blocked" or is_reset(it.client)  # else the flood has heard of it
+
+
+def test_clients_that_fail_leave_nothing_behind(run: Run) -> None:
     async def main() -> None:
-        with connection() as (peer, ours):
-            sender = Sender(Connection.of(ours, "the peer"), duplex=True)
-            size = 0
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    size += ours.send(bytes(1 << 16))
-            peer.shutdown(socket.SHUT_WR)
-            await asyncio.to_thread(read, ours, 1)
-            sender.read_to_end()
-            await sender.end()
-            look, looks = sender.unacknowledged, 0
+        with echo() as there:
+            async with ringmain.relay("tcp://127.0.0.1:0", f"tcp://127.0.0.1:{there}") as relayer:
+                serving = asyncio.ensure_future(relayer.serve("block"))
+                for count in range(3):
+                    sock = await asyncio.to_thread(peers.connect, relayer.port)
+                    sock.setblocking(False)
+                    while not relayer.counters or relayer.counters[1].stalls == 0:  # until its answer is stuck
+                        with contextlib.suppress(BlockingIOError):
+                            sock.send(bytes(1 << 20))
+                        await asyncio.sleep(0)
+                    peers.close_with_reset(sock)
+                    await asyncio.to_thread(peers.eventually, lambda: not relayer.counters, "the end of the passage")
+                    assert lent_blocks() == 0
+                    if count == 0:
+                        descriptors = len(open_descriptors())
+                assert len(open_descriptors()) == descriptors
+                reader, writer = await asyncio.open_connection("127.0.0.1", relayer.port)
+                writer.write(DATA[:50_000])
+                writer.write_eof()
+                assert await reader.read() == DATA[:50_000]
+                writer.close()
+                serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
 
-            def look_too_early() -> int | None:
-                nonlocal looks
-                looks += 1
-                left = look()
-                if looks == 1:
-                    assert len(peers.read_all(peer)) == size
-                    peers.eventually(lambda: look() == 0)
-                return left
-
-            sender.unacknowledged = look_too_early  # type: ignore[method-assign]
-            await sender.drain()
-            assert looks > 1
-            sender.close()
-
-    run(main())
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
 
 
 def test_a_relay_that_runs_out_of_descriptors_serves_the_next_client(bench: peers.Bench) -> None:
@@ -133,20 +238,3 @@ def test_a_relay_that_runs_out_of_descriptors_serves_the_next_client(bench: peer
         with peers.connect(port) as client:
             client.sendall(b"x")
             assert client.recv(1) == b"x"
-
-
-def test_a_client_that_left_is_not_laid_at_the_destination(run: Run) -> None:
-    with connection() as (peer, client), connection() as (_, destination):
-        peers.close_with_reset(peer)
-        peers.eventually(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        with pytest.raises(ReceiveError, match="the client that it tells of has left"):
-            run(send_header(destination, "the destination", "v2", client, None))
-
-
-def test_a_client_without_a_proper_header_is_reset(bench: peers.Bench) -> None:
-    relay, port = bench.relaying("tcp://127.0.0.1:1", "--accept-proxy")
-    with peers.connect(port) as client:
-        client.sendall(b"PROXY TCP4 nobody\r\n")
-        with pytest.raises(ConnectionResetError):
-            client.recv(1)
-    relay.says("not understood")

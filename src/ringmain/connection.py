@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import select
 import socket
 import ssl
 import struct
@@ -84,6 +85,21 @@ async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None]
         await ready
     finally:
         remove(fd)
+
+
+async def until_gone(fd: int) -> None:
+    """Return when the other side of a socket or pipe is gone, also while nothing is read or written.
+
+    A half-close does not count. Without a descriptor left to watch by it never returns: the next use finds out.
+    """
+    try:
+        watch = select.epoll()
+    except OSError:
+        await asyncio.get_running_loop().create_future()
+        return
+    with watch:  # an epoll of our own that asks for no event still hears of errors, and is itself readable then
+        watch.register(fd, 0)
+        await until(watch.fileno())
 
 
 def finish(ready: "asyncio.Future[None]") -> None:

@@ -15,7 +15,7 @@ import sys
 
 from ringmain._pump import widen_pipe
 from ringmain._ring import Counters
-from ringmain.connection import until
+from ringmain.connection import until, until_gone
 from ringmain.errors import InputError, OutputError, reason
 
 # What a pipe that polls as writable surely takes without blocking (PIPE_BUF of pipe(7)).
@@ -90,7 +90,6 @@ class Output(Descriptor):
 
     def __init__(self, fd: int, name: str) -> None:
         super().__init__(fd, os.O_WRONLY, name)
-        self._watch: select.epoll | None = None
         if self.is_file and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             self.obstacle = "is open for appending"
         elif self.is_file and _is_standard_error(fd):
@@ -121,16 +120,7 @@ class Output(Descriptor):
         """Return when nobody reads any more, also while there is nothing to write. A file never comes to that."""
         if not self.may_block:
             await asyncio.get_running_loop().create_future()
-        # An epoll of our own that asks for no event still hears of hang-up and error, and is itself readable then.
-        self._watch = select.epoll()
-        self._watch.register(self.fd, 0)
-        await until(self._watch.fileno())
-
-    def close(self) -> None:
-        """Close what was opened here."""
-        super().close()
-        if self._watch is not None:
-            self._watch.close()
+        await until_gone(self.fd)
 
     def _write_some(self, view: memoryview) -> int:
         if self._socket is not None:

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import logging
-import select
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
 from ringmain import kernel
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, Preface, dial, reset, until
+from ringmain.connection import Connection, Preface, dial, reset, until_gone
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.gate import Listening
@@ -320,23 +319,17 @@ class Relayer(Blocking):
 
     async def _unless_reset(self, client: Connection, connecting: Coroutine[Any, Any, Connection]) -> Connection:
         """Await the connection that a client is to get, unless that client is reset meanwhile."""
-        try:
-            watch = select.epoll()
-        except OSError:  # no descriptor left: the dial finds out, or whoever reads first
-            return await connecting
         finding = asyncio.ensure_future(connecting)
-        with watch as poll:  # that asks for no event still hears of errors, and is itself readable then
-            poll.register(client.sock, 0)
-            leaving = asyncio.ensure_future(until(poll.fileno()))
-            try:
-                await asyncio.wait([finding, leaving], return_when=asyncio.FIRST_COMPLETED)
-            except BaseException:
-                finding.add_done_callback(_close_found)
-                raise
-            finally:
-                finding.cancel()
-                leaving.cancel()
-                await asyncio.wait([finding, leaving])
+        leaving = asyncio.ensure_future(until_gone(client.sock.fileno()))
+        try:
+            await asyncio.wait([finding, leaving], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            finding.add_done_callback(_close_found)
+            raise
+        finally:
+            finding.cancel()
+            leaving.cancel()
+            await asyncio.wait([finding, leaving])
         if finding.cancelled():
             raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
         return finding.result()

@@ -2,27 +2,19 @@
 
 import asyncio
 import contextlib
-import errno
-import fcntl
-import os
-import select
 import socket
 import ssl
-import struct
-import termios
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from ringmain import kernel
-from ringmain._libssl import send_close_notify
 from ringmain._pump import Pump
 from ringmain._ring import Counters
-from ringmain.connection import Connection, finish, reset_when_closed
+from ringmain.connection import Connection, reset_when_closed
+from ringmain.ending import Ending
 from ringmain.errors import RingmainError, SendError, TlsError, reason
 
-# Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
-_LINGER = 2.0
+# How long a write waits that wants something read, where others read.
 _PAUSE = 0.01
 # What is no longer than the first is copied, to go out with its like in one system call of the second at most.
 _SMALL = 16 << 10
@@ -30,11 +22,10 @@ _GATHER = 64 << 10
 # OpenSSL takes a write whole or not at all: by pieces of a few records it can be told how far it came.
 _PIECE = 64 << 10
 _RECORD = 16 << 10
-_TCP_CLOSE = 7  # <netinet/tcp.h>
 _SCRATCH = bytearray(1 << 16)
 
 
-class Sender:
+class Sender(Ending):
     """Send to one peer; what it sends back is read and dropped, so that closing never resets it.
 
     Where others read what it sends back (`duplex`), they say so when that has ended: `read_to_end`.
@@ -50,30 +41,17 @@ class Sender:
         keep_tail: bool = False,
         duplex: bool = False,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.connection = connection
-        self._sock = connection.sock
-        self._fd = self._sock.fileno()
-        self._tls: Any = getattr(self._sock, "_sslobj", None)
-        self._changed: asyncio.Future[None] | None = None
-        self.failure: OSError | None = None
-        self.on_failure = on_failure
-        self.peer_ended = False
+        super().__init__(connection, on_failure, duplex=duplex)
         self.pumping: Pump | None = None
         # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
         self.tail = bytearray()
         self._keep_tail = keep_tail and self._tls is None
-        self._duplex = duplex
-        self._goodbye_due = False  # close_notify waits until it costs nothing to read
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
         # What a cancelled write under TLS left inside OpenSSL, which takes nothing else before.
         self._unfinished = b""
         self.accepted = 0
-        self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
-        self._closed = False
-        self._hang_up: select.epoll | None = None
         self.counters = Counters()
         self.counters.started = time.monotonic()
         if not duplex:
@@ -213,60 +191,7 @@ class Sender:
     async def end(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; what the peer sends can still be read."""
         await self.flush()
-        if self._tls is not None:
-            before = self.unacknowledged() or 0
-            if not await self._say_goodbye():
-                self._goodbye_due = True
-                return
-            # Too little if bytes were acknowledged meanwhile: then a reset counts as one.
-            self._fin = max(0, (self.unacknowledged() or 0) - before)
-        self._send_fin()
-
-    async def _say_goodbye(self) -> bool:
-        """Send close_notify; False where that cannot be done without losing what has come."""
-        while True:
-            try:
-                if self._duplex:
-                    return send_close_notify(self._tls)
-                self._tls.shutdown()
-            except ssl.SSLWantWriteError:
-                await self._until_writable()
-                continue
-            except (OSError, ValueError):  # mostly "want read": the peer's close_notify need not be waited for
-                pass
-            return True
-
-    def _send_fin(self) -> None:
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_WR)
-            self._fin += 1
-
-    async def drain(self) -> None:
-        """Return once the peer's kernel has every byte."""
-        if self._goodbye_due:
-            with contextlib.suppress(OSError, ValueError):
-                self._tls.shutdown()
-            self._send_fin()
-        pause, deadline = 0.0005, self._loop.time() + _LINGER
-        while (left := self.unacknowledged()) != 0:
-            if self.failure is None and self.peer_ended:
-                self._look_for_reset()
-            if self.failure is not None:
-                if left is not None and left <= self._fin:  # the peer had every byte when it closed for good
-                    return
-                raise self.failure
-            if left is None and (self.peer_ended or self._loop.time() > deadline):
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._change()
-            pause = min(2 * pause, 0.05)
-
-    def read_to_end(self) -> None:
-        """Hear that the peer has ended, from those who read what it sends; a reset may still come."""
-        self.peer_ended = True
-        if not self._closed and self._hang_up is None:
-            self._watch_for_hang_up()
+        await self._say_goodbye()
 
     def progress(self) -> int | None:
         """Return a number that grows while the peer takes bytes, or None while a pump has none for it to take."""
@@ -294,10 +219,7 @@ class Sender:
             self._loop.remove_writer(self._fd)
             self._loop.remove_reader(self._fd)
             self._discard()
-        if self._hang_up is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._hang_up.fileno())
-            self._hang_up.close()
+        self._stop_watching()
         self._trim_tail()
         self._sock.close()
         self.counters.ended = time.monotonic()
@@ -306,41 +228,6 @@ class Sender:
         surplus = len(self.tail) - max(0, (self.unacknowledged() or 0) - self._fin)
         if surplus > 0:
             del self.tail[:surplus]
-
-    def _watch_for_hang_up(self) -> None:
-        """Hear of a reset after the peer's FIN, when there is nothing to read any more that would tell."""
-        # An epoll of our own that asks for no event still hears of errors, and is itself readable then.
-        try:
-            self._hang_up = select.epoll()
-        except OSError:  # no descriptor left: the next write finds out
-            return
-        self._hang_up.register(self._fd, 0)
-        self._loop.add_reader(self._hang_up.fileno(), self._hung_up)
-
-    def _hung_up(self) -> None:
-        assert self._hang_up is not None
-        self._loop.remove_reader(self._hang_up.fileno())
-        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self._fail(OSError(number, os.strerror(number)))
-        self._notify()
-
-    def was_reset(self) -> bool:
-        """Tell whether the connection is gone although we have not ended it.
-
-        A reset is told once, by a read or a write, whichever is first: the other finds a plain end.
-        """
-        return self._fin == 0 and self._is_gone()
-
-    def _is_gone(self) -> bool:
-        return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
-
-    def _look_for_reset(self) -> None:
-        """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
-        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number or (self._is_gone() and self.unacknowledged()):  # else the last acknowledgement has just come
-            number = number or errno.ECONNRESET
-            self._fail(OSError(number, os.strerror(number)))
 
     async def _until_ready(self, error: OSError) -> None:
         """Wait for what a write has said it wants."""
@@ -351,32 +238,6 @@ class Sender:
         else:
             await self._change()
 
-    async def _until_writable(self) -> None:
-        """Wait until the socket takes bytes. It may be closed meanwhile, and its number belong to another."""
-        ready = self._loop.create_future()
-        try:
-            self._loop.add_writer(self._fd, finish, ready)
-        except RuntimeError:  # uvloop's handle has died of a reset, of which the next write will hear
-            await asyncio.sleep(0)
-            return
-        try:
-            await ready
-        finally:
-            if not self._closed:
-                self._loop.remove_writer(self._fd)
-
-    def _notify(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
-
-    def unacknowledged(self) -> int | None:
-        """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
-        try:
-            answer = fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4))
-        except OSError:
-            return None
-        return int(struct.unpack("i", answer)[0])
-
     async def _stalled(self, wait: Awaitable[None]) -> None:
         since = time.monotonic()
         self.counters.stalls += 1
@@ -385,26 +246,10 @@ class Sender:
         finally:
             self.counters.stalled_seconds += time.monotonic() - since
 
-    def _change(self) -> "asyncio.Future[None]":
-        """Return a Future that is done when the peer sent anything, ended, or failed."""
-        if self._changed is None or self._changed.done():
-            self._changed = self._loop.create_future()
-        return self._changed
-
     def _fail(self, error: OSError) -> None:
-        if isinstance(self._sock, ssl.SSLSocket):
-            from ringmain._tls_receiver import true_error
-
-            error = true_error(error, self._sock)
-        # Whether it said goodbye matters to those who read; a goodbye that comes after ours is raised, not returned.
-        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            self.peer_ended = True
-            return
-        self.failure = error
-        if self.pumping is not None:
+        super()._fail(error)
+        if self.failure is not None and self.pumping is not None:
             self.pumping.stop()
-        if self.on_failure is not None:
-            self.on_failure()
 
     def _discard_more(self) -> None:
         if not self._closed and not self.peer_ended and self.failure is None:

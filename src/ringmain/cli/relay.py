@@ -1,24 +1,16 @@
 """ringmain relay."""
 
+import dataclasses
 from typing import Any
 
 import click
 
 from ringmain.cli.options import linger, two_ends
 from ringmain.errors import UsageError
+from ringmain.settings import TlsSettings
 
 _ENDS = ("source", "destination")
-_TLS = (
-    "certfile",
-    "keyfile",
-    "cafile",
-    "client_ca",
-    "server_name",
-    "min_tls_version",
-    "ciphers",
-    "insecure",
-    "self_signed",
-)
+_TLS = [field.name for field in dataclasses.fields(TlsSettings)]
 
 
 @click.command()
@@ -53,8 +45,10 @@ def relay(source: str, destination: str, **options: Any) -> int:
     connect, listen = options.pop("connect"), options.pop("listen")
     if _is_file(source):
         options.pop("linger")
-        return run_save(destination, source, listen=listen, tls=False, **tls["destination"], **options)
-    return run_load(source, output=destination, connect=connect, tls=False, **tls["source"], **options)
+        options |= tls["destination"]
+        return run_save(destination, source, listen=listen, tls=False, flags="--destination-", **options)
+    options |= tls["source"]
+    return run_load(source, output=destination, connect=connect, tls=False, flags="--source-", **options)
 
 
 def _is_file(end: str) -> bool:

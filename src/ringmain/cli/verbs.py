@@ -1,6 +1,7 @@
 """Each verb with what the command line adds: descriptors, figures, progress. Returns exit codes."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from typing import Any
@@ -20,7 +21,8 @@ from ringmain.settings import Settings, TlsSettings
 
 log = logging.getLogger("ringmain")
 
-_TLS_OPTIONS = ("certfile", "keyfile", "cafile", "client_ca", "server_name", "ciphers", "insecure", "self_signed")
+# The options that wait for TLS in vain where there is none; all but the one that is never unset.
+_TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
 
 
 def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
@@ -168,7 +170,8 @@ def _uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
     """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
     tls = bool(options["tls"] or endpoint.tls)
     if not tls:
-        _warn_of_unused(options, "--", "--tls")
+        flags = options.get("flags", "--")  # relay's, where a file is at the other end
+        _warn_of_unused(options, flags, "--tls" if flags == "--" else "a tcps:// endpoint")
     return tls
 
 

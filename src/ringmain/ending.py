@@ -1,0 +1,188 @@
+"""How a connection ends from our side: close_notify, FIN, and whether the peer's kernel has every byte before them."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from ringmain._libssl import send_close_notify
+from ringmain.connection import Connection, finish
+
+# Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
+_LINGER = 2.0
+_TCP_CLOSE = 7  # <netinet/tcp.h>
+
+
+class Ending:
+    """What is known of a connection that is sent on, and its end.
+
+    `failure` is why nothing can be sent any more, `peer_ended` tells that the peer sends nothing more; `on_failure` is
+    called when the first comes true. `duplex`: others read from the socket.
+    """
+
+    def __init__(self, connection: Connection, on_failure: Callable[[], None] | None, *, duplex: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.connection = connection
+        self._sock = connection.sock
+        self._fd = self._sock.fileno()
+        self._tls: Any = getattr(self._sock, "_sslobj", None)
+        self._duplex = duplex
+        self.failure: OSError | None = None
+        self.on_failure = on_failure
+        self.peer_ended = False
+        self._changed: asyncio.Future[None] | None = None
+        self._goodbye_due = False  # close_notify waits until it costs nothing to read
+        self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
+        self._closed = False
+        self._hang_up: select.epoll | None = None
+
+    async def _say_goodbye(self) -> None:
+        """Send close_notify (under TLS) and FIN; without libssl not before there is nothing more to read."""
+        if self._tls is not None:
+            before = self.unacknowledged() or 0
+            if not await self._send_close_notify():
+                self._goodbye_due = True
+                return
+            # Too little if bytes were acknowledged meanwhile: then a reset counts as one.
+            self._fin = max(0, (self.unacknowledged() or 0) - before)
+        self._send_fin()
+
+    async def _send_close_notify(self) -> bool:
+        """Send close_notify; False where that cannot be done without losing what has come."""
+        while True:
+            try:
+                if self._duplex:
+                    return send_close_notify(self._tls)
+                self._tls.shutdown()
+            except ssl.SSLWantWriteError:
+                await self._until_writable()
+                continue
+            except (OSError, ValueError):  # mostly "want read": the peer's close_notify need not be waited for
+                pass
+            return True
+
+    def _send_fin(self) -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            self._fin += 1
+
+    async def drain(self) -> None:
+        """Return once the peer's kernel has every byte."""
+        if self._goodbye_due:
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.shutdown()
+            self._send_fin()
+        pause, deadline = 0.0005, self._loop.time() + _LINGER
+        while (left := self.unacknowledged()) != 0:
+            if self.failure is None and (self.peer_ended or self._duplex):  # nobody reads any more
+                self._look_for_reset()
+            if self.failure is not None:
+                if left is not None and left <= self._fin:  # the peer had every byte when it closed for good
+                    return
+                raise self.failure
+            if left is None and (self.peer_ended or self._loop.time() > deadline):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._change()
+            pause = min(2 * pause, 0.05)
+
+    def read_to_end(self) -> None:
+        """Hear that the peer has ended, from those who read what it sends; a reset may still come."""
+        self.peer_ended = True
+        if not self._closed and self._hang_up is None:
+            self._watch_for_hang_up()
+
+    def _watch_for_hang_up(self) -> None:
+        """Hear of a reset after the peer's FIN, when there is nothing to read any more that would tell."""
+        # An epoll of our own that asks for no event still hears of errors, and is itself readable then.
+        try:
+            self._hang_up = select.epoll()
+        except OSError:  # no descriptor left: the next write finds out
+            return
+        self._hang_up.register(self._fd, 0)
+        self._loop.add_reader(self._hang_up.fileno(), self._hung_up)
+
+    def _hung_up(self) -> None:
+        assert self._hang_up is not None
+        self._loop.remove_reader(self._hang_up.fileno())
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(OSError(number, os.strerror(number)))
+        self._notify()
+
+    def _stop_watching(self) -> None:
+        if self._hang_up is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._hang_up.fileno())
+            self._hang_up.close()
+
+    def was_reset(self) -> bool:
+        """Tell whether the connection is gone although we have not ended it.
+
+        A reset is told once, by a read or a write, whichever is first: the other finds a plain end.
+        """
+        return self._fin == 0 and self._is_gone()
+
+    def _is_gone(self) -> bool:
+        return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
+    def _look_for_reset(self) -> None:
+        """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number or (self._is_gone() and self.unacknowledged()):  # else the last acknowledgement has just come
+            number = number or errno.ECONNRESET
+            self._fail(OSError(number, os.strerror(number)))
+
+    async def _until_writable(self) -> None:
+        """Wait until the socket takes bytes. It may be closed meanwhile, and its number belong to another."""
+        ready = self._loop.create_future()
+        try:
+            self._loop.add_writer(self._fd, finish, ready)
+        except RuntimeError:  # uvloop's handle has died of a reset, of which the next write will hear
+            await asyncio.sleep(0)
+            return
+        try:
+            await ready
+        finally:
+            if not self._closed:
+                self._loop.remove_writer(self._fd)
+
+    def _notify(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def unacknowledged(self) -> int | None:
+        """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
+        try:
+            answer = fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return None
+        return int(struct.unpack("i", answer)[0])
+
+    def _change(self) -> "asyncio.Future[None]":
+        """Return a Future that is done when the peer sent anything, ended, or failed."""
+        if self._changed is None or self._changed.done():
+            self._changed = self._loop.create_future()
+        return self._changed
+
+    def _fail(self, error: OSError) -> None:
+        if isinstance(self._sock, ssl.SSLSocket):
+            from ringmain._tls_receiver import true_error
+
+            error = true_error(error, self._sock)
+        # Whether it said goodbye matters to those who read; a goodbye that comes after ours is raised, not returned.
+        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            self.peer_ended = True
+            return
+        self.failure = error
+        if self.on_failure is not None:
+            self.on_failure()
