@@ -50,11 +50,16 @@ def let_in(sock: socket.socket) -> None:
 
 
 async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
+    """Listen at every address of the endpoint, for one client at a time; raise ResolveError or BindError."""
+    return Gate(await open_listeners(endpoint, settings), settings)
+
+
+async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
     """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
-            return Gate(_open_all(rows, v6_only=len(rows) > 1 or settings.family == 6), settings)
+            return _open_all(rows, v6_only=len(rows) > 1 or settings.family == 6)
         except OSError as error:
             # A free port taken at the first address may be in use at the second: another one is tried.
             if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
@@ -66,6 +71,11 @@ async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
             }.get(error.errno or 0, "choose another address")
             raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
     raise AssertionError("the last attempt raises")
+
+
+def addresses_of(sockets: list[socket.socket]) -> list[str]:
+    """Return where sockets listen, as "127.0.0.1:43211" or "[::1]:43211"."""
+    return [host_and_port(*sock.getsockname()[:2]) for sock in sockets]
 
 
 def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.socket]:
@@ -129,7 +139,7 @@ class Gate:
     @property
     def addresses(self) -> list[str]:
         """The addresses listened at, as "127.0.0.1:43211" or "[::1]:43211"."""
-        return [host_and_port(*sock.getsockname()[:2]) for sock in self._sockets]
+        return addresses_of(self._sockets)
 
     @property
     def port(self) -> int:

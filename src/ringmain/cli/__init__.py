@@ -6,6 +6,7 @@ import sys
 import click
 
 from ringmain import __version__
+from ringmain.cli.bench import bench
 from ringmain.cli.load import load
 from ringmain.cli.nics import nics
 from ringmain.cli.relay import relay
@@ -22,6 +23,7 @@ def cli() -> None:
     ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive
     ringmain save tcp://127.0.0.1:8000 < events.ndjson     send
     ringmain relay tcp://:9000 tcps://example.org:4000     relay both ways
+    ringmain bench                                         measure this machine
 
     Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
     """
@@ -30,6 +32,7 @@ def cli() -> None:
 cli.add_command(load)
 cli.add_command(save)
 cli.add_command(relay)
+cli.add_command(bench)
 cli.add_command(nics)
 
 

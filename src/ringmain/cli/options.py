@@ -39,6 +39,37 @@ class Linger(Duration):
         return 0.0 if value == "0" else super().convert(value, param, ctx) or 0.0
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes: 1500, 64K, 1M, 10G, in powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", value)
+        size = int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")) if match else 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size: write 1500, 64K, 1M or 10G", param, ctx)
+        return size
+
+
+class Percentage(click.ParamType[float]):
+    """5%, which converts to 0.05."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the part of one."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
+        if match is None or not 0 < float(match[1]) < 100:
+            self.fail(f"{value!r} is not a percentage: write 5%", param, ctx)
+        return float(match[1]) / 100
+
+
 class Retries(click.ParamType[int]):
     """A count, or forever, which converts to -1."""
 
@@ -83,13 +114,35 @@ _LINGER = click.option(
     show_default=True,
     help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
 )
-_CONNECTION = [
+_TIMEOUTS = [
     click.option(
         "--connect-timeout", type=DURATION, default="5s", show_default=True, help="Limit for resolving and connecting."
     ),
     click.option(
         "--handshake-timeout", type=DURATION, default="5s", show_default=True, help="Limit for TLS handshakes."
     ),
+]
+_TRIES = [
+    click.option(
+        "--retry", type=Retries(), metavar="N|forever", default="0", show_default=True, help="Try to connect again."
+    ),
+    click.option(
+        "--keepalive", type=DURATION, default="60s", show_default=True, help="Probe a silent peer after this."
+    ),
+]
+_PORT_FILE = click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit.")
+_FAMILY = [
+    click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),
+    click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
+]
+_LOUDNESS = [
+    click.option("-q", "--quiet", is_flag=True, help="Errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
+    click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
+    click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
+]
+_CONNECTION = [
+    *_TIMEOUTS,
     click.option(
         "--idle-timeout",
         type=DURATION,
@@ -97,12 +150,7 @@ _CONNECTION = [
         show_default=True,
         help="End a connection whose peer stands still.",
     ),
-    click.option(
-        "--retry", type=Retries(), metavar="N|forever", default="0", show_default=True, help="Try to connect again."
-    ),
-    click.option(
-        "--keepalive", type=DURATION, default="60s", show_default=True, help="Probe a silent peer after this."
-    ),
+    *_TRIES,
     click.option(
         "--gate",
         type=click.Choice(list(GATES)),
@@ -118,14 +166,10 @@ _CONNECTION = [
         show_default=True,
         help="Move bytes inside the kernel (splice, sendfile), or through blocks in memory.",
     ),
-    click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit."),
+    _PORT_FILE,
     click.option("--stats-file", metavar="FILE", help="Append one JSON object here for each connection."),
-    click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),
-    click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
-    click.option("-q", "--quiet", is_flag=True, help="Errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
-    click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
-    click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
+    *_FAMILY,
+    *_LOUDNESS,
 ]
 _TLS = click.option("--tls", is_flag=True, help="Protect the connection with TLS, as a tcps:// endpoint does.")
 
@@ -150,3 +194,9 @@ def two_ends(command: Command) -> Command:
     """Give a command a source and a destination, the TLS of each, and what every connection has."""
     tls = [*_tls_options("source"), *_tls_options("destination")]
     return _decorated(command, [click.argument("source"), click.argument("destination"), *_CONNECTION, *tls])
+
+
+def endpoint_of_bench(command: Command) -> Command:
+    """Give a command an endpoint that may be left out, its TLS, and what a measured connection has."""
+    options = [*_TIMEOUTS, *_TRIES, _PORT_FILE, *_FAMILY, *_LOUDNESS]
+    return _decorated(command, [click.argument("endpoint", required=False), _TLS, *_tls_options(), *options])

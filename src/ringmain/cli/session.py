@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvloop
 
@@ -19,7 +19,6 @@ from ringmain._ring import Counters
 from ringmain.descriptor import ReaderLeft
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, reason
-from ringmain.gate import Listening
 from ringmain.progress import Line, Look, progress_line, show_progress
 
 log = logging.getLogger("ringmain")
@@ -29,17 +28,29 @@ _GRACE = 2.0
 _REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
 
 
+class Listener(Protocol):
+    """What may listen."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as "127.0.0.1:43211"; nothing if it does not."""
+
+    @property
+    def port(self) -> int:
+        """The port listened at."""
+
+
 class Session:
     """What the verbs have in common on the command line."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        report = {name: options.pop(name) for name in _REPORT_OPTIONS}
+        report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
         self._port_file = report["port_file"]
         self._port_file_written = False
         self._stats_fd = _open_stats(report["stats_file"])
         terminal = sys.stderr.isatty()
-        self._progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self._signal = 0
         self.bytes_in = 0
@@ -88,7 +99,7 @@ class Session:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupt, number)
         helpers: list[asyncio.Task[None]] = []
-        if self._progress:
+        if self.shows_progress:
             helpers.append(asyncio.ensure_future(show_progress(look, line)))
         try:
             await task
@@ -114,7 +125,7 @@ class Session:
         task.cancel()
 
     @contextlib.contextmanager
-    def announced(self, *ends: tuple[Listening, Endpoint, bool]) -> Iterator[None]:
+    def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
         """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS."""
         listening = [end for end in ends if end[0].addresses]
         for listener, endpoint, tls in listening:

@@ -1,0 +1,143 @@
+"""Read the counters of streams and the CPU time of this process while they run, and tell what a window of it brought."""
+
+import asyncio
+import resource
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from ringmain._ring import Counters
+
+# How much before its time a timer may fire.
+_EARLY = 0.005
+_COUNTED = ("reads", "writes", "blocks", "stalls", "stalled_seconds")
+
+
+class Sample(NamedTuple):
+    """What was known at one time: seconds since the start, CPU seconds, bytes of each stream, and other counters."""
+
+    at: float
+    user: float
+    system: float
+    sizes: list[int]
+    counted: list[float]
+
+
+class Meter:
+    """Measures what the streams of one process do. Threads that only stand in for someone else's program are left out.
+
+    `sending`: the bytes that count are those that leave.
+    """
+
+    def __init__(self, interval: float, omit: float, *, sending: bool) -> None:
+        self.counters: list[Counters] = []
+        # The CPU seconds of each helping thread so far.
+        self.helpers: list[Callable[[], float]] = []
+        self.on_interval: Callable[[dict[str, Any]], None] = lambda _: None
+        self._samples: list[Sample] = []
+        self._intervals: list[dict[str, Any]] = []
+        self._loop = asyncio.get_running_loop()
+        self._interval = interval
+        self._omit = omit
+        self._sending = sending
+        self._started = 0.0
+        self._round = -1  # of the sample that is due next, after the warm-up
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended: list[bool] = []
+
+    def start(self, streams: int) -> None:
+        """Begin; `streams` of them each call `end` once their last byte has moved."""
+        self._ended = [False] * streams
+        self._started = time.monotonic()
+        self._take()
+        self._wait()
+
+    def end(self, position: int) -> None:
+        """Hear that a stream has moved its last byte; the last of them ends the measurement."""
+        self._ended[position] = True
+        if all(self._ended):
+            self.close()
+            self._take()
+
+    def close(self) -> None:
+        """Take no more samples."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def side(self) -> dict[str, Any]:
+        """Return the figures of what came after the warm-up: one of the two sides of a measurement, or a part of it."""
+        last = self._samples[-1]
+        first = next((it for it in self._samples[:-1] if not self._is_warm_up(it)), self._samples[0])
+        counted = dict(zip(_COUNTED, (b - a for a, b in zip(first.counted, last.counted, strict=True)), strict=True))
+        return {
+            "seconds": last.at - first.at,
+            "sizes": [after - before for before, after in zip(first.sizes, last.sizes, strict=True)],
+            "totals": last.sizes,
+            "user": last.user - first.user,
+            "system": last.system - first.system,
+            **counted,
+            "intervals": self._intervals,
+        }
+
+    def _is_warm_up(self, sample: Sample) -> bool:
+        return sample.at < self._omit - _EARLY
+
+    def _take(self) -> None:
+        # The kernel knows the sum to the nanosecond, but its parts only by estimates that differ from thread to thread.
+        total = time.process_time() - sum(helper() for helper in self.helpers)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        user = total * usage.ru_utime / max(usage.ru_utime + usage.ru_stime, 1e-9)
+        sample = Sample(
+            time.monotonic() - self._started,
+            user,
+            total - user,
+            [it.bytes_out if self._sending else it.bytes_in for it in self.counters],
+            [sum(getattr(it, name) for it in self.counters) for name in _COUNTED],
+        )
+        if self._samples:
+            before = self._samples[-1]
+            interval = {
+                "start": before.at,
+                "end": sample.at,
+                "sizes": [b - a for a, b in zip(before.sizes, sample.sizes, strict=True)],
+                "omitted": self._is_warm_up(before),
+            }
+            self._intervals.append(interval)
+            self.on_interval(interval)
+        self._samples.append(sample)
+
+    def _wait(self) -> None:
+        """Take the next sample when it is due: at the end of the warm-up, and each interval from there."""
+        late = time.monotonic() - self._started - self._omit
+        self._round = max(self._round + 1, int(late / self._interval) + 1 if late > 0 else 0)
+        self._timer = self._loop.call_later(self._round * self._interval - late, self._tick)
+
+    def _tick(self) -> None:
+        self._take()
+        self._wait()
+
+
+def joined(sides: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of several processes as one side's."""
+    if len(sides) == 1:
+        return sides[0]
+    count = max(len(it["intervals"]) for it in sides)
+    intervals = [joined_interval([_interval(it, position) for it in sides]) for position in range(count)]
+    return {
+        **{name: sum(it[name] for it in sides) for name in ("user", "system", *_COUNTED)},
+        "seconds": max(it["seconds"] for it in sides),
+        "sizes": [size for it in sides for size in it["sizes"]],
+        "totals": [size for it in sides for size in it["totals"]],
+        "intervals": intervals,
+    }
+
+
+def joined_interval(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the same interval of several processes as one."""
+    return {**max(parts, key=len), "sizes": [size for part in parts for size in part["sizes"]]}
+
+
+def _interval(it: dict[str, Any], position: int) -> dict[str, Any]:
+    """Return an interval of a process, which may have ended before."""
+    intervals = it["intervals"]
+    return dict(intervals[position]) if position < len(intervals) else {"sizes": [0] * len(it["sizes"])}

@@ -1,0 +1,96 @@
+"""What is to be measured, as both ends know it."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from ringmain.errors import UsageError
+
+# What a server takes on for a client, whoever that is.
+MAX_PARALLEL = 128
+MAX_MESSAGE = 64 << 20
+MAX_SECONDS = 86_400.0
+# A run without an end of its own is looked at this many times at least, and once a second at most.
+_LOOKS = 10
+_KINDS: dict[str, tuple[type, ...]] = {
+    "seconds": (int, float, type(None)),
+    "size": (int, type(None)),
+    "omit": (int, float),
+    "parallel": (int,),
+    "message_size": (int,),
+    "rate": (int, type(None)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One measurement, in seconds and bytes.
+
+    It lasts `seconds`, or until `size` bytes were sent, after a warm-up of `omit` seconds that is left out. `size` and
+    `rate` (bytes a second, None: as fast as it goes) are those of all `parallel` streams together; each has a connection
+    and, with `processes`, at both ends a process of its own. The client sends, or with `reverse` the server. The
+    sender's writes are of `message_size` bytes. `through` is what the client's end reads from or writes to: blocks in
+    memory, or a pipe. `engine` is what moves the bytes: ringmain, or for comparison Python's own sockets.
+    """
+
+    seconds: float | None = 10.0
+    size: int | None = None
+    omit: float = 0.0
+    parallel: int = 1
+    processes: bool = False
+    message_size: int = 1 << 20
+    rate: int | None = None
+    reverse: bool = False
+    through: Literal["blocks", "pipe"] = "blocks"
+    engine: Literal["ringmain", "reference"] = "ringmain"
+
+    def __post_init__(self) -> None:
+        limits = (
+            ("parallel", self.parallel, 1, MAX_PARALLEL, "streams"),
+            ("message_size", self.message_size, 1, MAX_MESSAGE, "bytes"),
+            ("omit", self.omit, 0, MAX_SECONDS, "seconds"),
+            ("seconds", self.seconds, 0.001, MAX_SECONDS, "seconds"),
+            ("size", self.size, self.parallel, 1 << 62, "bytes"),
+            ("rate", self.rate, self.parallel, 1 << 62, "bytes a second"),
+        )
+        for name, value, least, most, unit in limits:
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"{name} {value:g}", "out of range", f"give {least:g} to {most:g} {unit}")
+        if (self.seconds is None) == (self.size is None):
+            raise UsageError("seconds and size", "one of them ends a measurement", "give either")
+
+    @property
+    def interval(self) -> float:
+        """How often the figures are read while it runs, in seconds."""
+        return 1.0 if self.seconds is None else min(1.0, self.seconds / _LOOKS)
+
+    def share(self, position: int) -> Self:
+        """Return the plan of one of the parallel streams."""
+
+        def part(total: int | None) -> int | None:
+            return None if total is None else total // self.parallel + (position < total % self.parallel)
+
+        return dataclasses.replace(self, size=part(self.size), rate=part(self.rate), parallel=1)
+
+    def at_server(self) -> Self:
+        """Return the plan of the server's end."""
+        return dataclasses.replace(self, through="blocks")
+
+    def message(self) -> dict[str, Any]:
+        """Return what goes to the other end."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, message: object) -> Self:
+        """Return the plan that came from the other end; raise UsageError if it is none, or asks too much."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(message, dict) or message.keys() != names:
+            raise UsageError("plan", "not understood", "use the same version of ringmain at both ends")
+        for name, value in message.items():
+            kinds = _KINDS.get(name)
+            if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise UsageError(f"plan: {name}", "not a number", "use the same version of ringmain at both ends")
+        known = message["through"] in ("blocks", "pipe") and message["engine"] in ("ringmain", "reference")
+        if not known or not all(isinstance(message[name], bool) for name in ("processes", "reverse")):
+            raise UsageError("plan", "not understood", "use the same version of ringmain at both ends")
+        return cls(**message)

@@ -1,0 +1,93 @@
+"""What ringmain is measured against in the same rounds: Python's own sockets, on a thread, with nothing clever."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+
+from ringmain._ring import Counters
+from ringmain.bench.engines import Budget
+from ringmain.bench.meter import Meter
+from ringmain.bench.plan import Plan
+from ringmain.connection import Connection
+
+_WINDOW = 256 << 10
+
+
+async def receive(_: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
+    """Receive to the end of a connection, and close it."""
+    count = Counters()
+    meter = counters(count)
+    window = bytearray(_WINDOW)
+
+    def work() -> None:
+        while size := connection.sock.recv_into(window):
+            count.bytes_in += size
+            count.reads += 1
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.unwrap()
+
+    await _on_thread(connection.sock, work)
+    meter.end(position)
+    connection.sock.close()
+
+
+async def send(plan: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
+    """Send what the plan says, end the connection properly, and close it."""
+    count = Counters()
+    meter = counters(count)
+    payload = memoryview(os.urandom(plan.message_size))
+    budget = Budget(plan)
+
+    def work() -> None:
+        while True:
+            size, pause = budget.take()
+            time.sleep(pause)
+            if size == 0:
+                return
+            connection.sock.sendall(payload[:size])
+            count.bytes_out += size
+            count.writes += 1
+
+    def finish() -> None:
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.unwrap()
+        else:
+            connection.sock.shutdown(socket.SHUT_WR)
+            connection.sock.recv(1)  # the end of the other side, which has everything then
+
+    await _on_thread(connection.sock, work)
+    meter.end(position)
+    await _on_thread(connection.sock, finish)
+    connection.sock.close()
+
+
+async def _on_thread(sock: socket.socket, work: Callable[[], None]) -> None:
+    """Let a thread use the socket, and wait for it; when cancelled, break the connection off."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    errors: list[OSError] = []
+
+    def run() -> None:
+        try:
+            sock.setblocking(True)
+            work()
+        except OSError as error:
+            errors.append(error)
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(done.set_result, None)
+
+    threading.Thread(target=run, name="ringmain-bench-reference", daemon=True).start()
+    try:
+        await asyncio.shield(done)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        await done
+        raise
+    if errors:
+        raise errors[0]

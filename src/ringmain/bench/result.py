@@ -1,0 +1,155 @@
+"""A measurement as one JSON object, with iperf3's names for what means the same there; `schema.json` describes it."""
+
+import os
+import platform
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+from ringmain import __version__
+from ringmain.bench.client import Measurement
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures of this machine depend on most, besides its load."""
+    cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "cpu": cpus[0] if cpus else platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "openssl": " ".join(ssl.OPENSSL_VERSION.split()[:2]),
+    }
+
+
+def machine_words(it: dict[str, Any]) -> str:
+    """Return a machine in one line."""
+    return f"{it['system']}, {it['cpus']} x {it['cpu']}, Python {it['python']}, {it['openssl']}"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def about() -> dict[str, Any]:
+    """Return what is known before anything is measured."""
+    now = time.time()
+    return {
+        "version": f"ringmain {__version__}",
+        "system_info": machine_words(machine()),
+        "machine": machine(),
+        "timestamp": {"time": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now)), "timesecs": int(now)},
+    }
+
+
+def test_start(measurement: Measurement) -> dict[str, Any]:
+    """Return what was to be measured, and over which connections."""
+    plan, endpoint = measurement.plan, measurement.endpoint
+    stream = measurement.local["streams"][0]
+    return {
+        **about(),
+        "connecting_to": {"host": endpoint.host, "port": int(stream["remote_port"])},
+        "connected": [
+            {name: it[name] for name in ("socket", "local_host", "local_port", "remote_host", "remote_port")}
+            for it in measurement.local["streams"]
+        ],
+        "tls": {"version": stream["tls"], "cipher": stream["cipher"]} if stream["tls"] else None,
+        "test_start": {
+            "protocol": "TCP",
+            "num_streams": plan.parallel,
+            "blksize": plan.message_size,
+            "omit": plan.omit,
+            "duration": plan.seconds or 0,
+            "bytes": plan.size or 0,
+            "target_bitrate": 8 * (plan.rate or 0),
+            "reverse": int(plan.reverse),
+            "processes": plan.processes,
+            "through": plan.through,
+        },
+    }
+
+
+def result_of(measurement: Measurement) -> dict[str, Any]:
+    """Return the whole object."""
+    sockets = [it["socket"] for it in measurement.local["streams"]]
+    sending = not measurement.plan.reverse
+    return {
+        "start": test_start(measurement),
+        "intervals": [interval_of(it, sockets, sending) for it in measurement.local["intervals"]],
+        "end": _end(measurement, sockets),
+    }
+
+
+def interval_of(interval: dict[str, Any], sockets: list[int], sending: bool) -> dict[str, Any]:
+    """Return what an interval brought: each stream, and their sum."""
+    start, end, omitted = interval["start"], interval["end"], interval["omitted"]
+    sizes = interval["sizes"]
+    return {
+        "streams": [
+            {"socket": sock, **_span(start, end, size, sending), "omitted": omitted}
+            for sock, size in zip(sockets, sizes, strict=True)
+        ],
+        "sum": {**_span(start, end, sum(sizes), sending), "omitted": omitted},
+    }
+
+
+def _span(start: float, end: float, size: int, sending: bool) -> dict[str, Any]:
+    seconds = max(end - start, 1e-9)
+    return {
+        "start": round(start, 6),
+        "end": round(end, 6),
+        "seconds": round(seconds, 6),
+        "bytes": size,
+        "bits_per_second": 8 * size / seconds,
+        "sender": sending,
+    }
+
+
+def _end(measurement: Measurement, sockets: list[int]) -> dict[str, Any]:
+    sender, receiver = measurement.sender, measurement.receiver
+    sending = not measurement.plan.reverse
+    host, remote = _work(measurement.local), _work(measurement.remote)
+    return {
+        "streams": [
+            {
+                "sender": {"socket": sock, **_span(0, sender["seconds"], sent, sending)},
+                "receiver": {"socket": sock, **_span(0, receiver["seconds"], got, sending)},
+            }
+            for sock, sent, got in zip(sockets, sender["sizes"], receiver["sizes"], strict=True)
+        ],
+        "sum_sent": _span(0, sender["seconds"], sum(sender["sizes"]), sending),
+        "sum_received": _span(0, receiver["seconds"], sum(receiver["sizes"]), sending),
+        "cpu_utilization_percent": {
+            f"{name}_{kind}": 100 * it[f"cpu_{kind}_seconds"] / max(it["seconds"], 1e-9)
+            for name, it in (("host", host), ("remote", remote))
+            for kind in ("total", "user", "system")
+        },
+        "host": host,
+        "remote": remote,
+    }
+
+
+def _work(side: dict[str, Any]) -> dict[str, Any]:
+    """Return what a side did for its bytes."""
+    size, cpu = sum(side["sizes"]), side["user"] + side["system"]
+    calls = side["reads"] or side["writes"]
+    return {
+        "seconds": side["seconds"],
+        "bytes": size,
+        "total_bytes": sum(side["totals"]),
+        "cpu_total_seconds": cpu,
+        "cpu_user_seconds": side["user"],
+        "cpu_system_seconds": side["system"],
+        "cpu_seconds_per_gb": cpu / size * 1e9 if size else None,
+        "reads": side["reads"],
+        "writes": side["writes"],
+        "average_call": size / calls if calls else None,
+        "blocks": side["blocks"],
+        "average_block": size / side["blocks"] if side["blocks"] else None,
+        "stalls": side["stalls"],
+        "stalled_seconds": side["stalled_seconds"],
+    }

@@ -1,0 +1,141 @@
+"""Rounds of a measurement that alternate with a reference, a baseline made of them, and the verdict on new ones.
+
+A machine is not as fast today as it was yesterday. So each round also measures a transfer that ringmain has no part in
+(Python's own sockets), and what is kept and compared is the ratio of the two.
+"""
+
+import dataclasses
+import json
+import random
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ringmain.bench.client import Measurement
+from ringmain.bench.plan import Plan
+from ringmain.bench.result import machine
+from ringmain.errors import InputError, OutputError, UsageError, reason
+
+# What is compared, and whether more is better.
+FIGURES = {"gb_per_second": True, "cpu_seconds_per_gb": False}
+CONFIDENCE = 0.99
+_RESAMPLES = 4000
+_FORMAT = 1
+# What makes results of two machines incomparable.
+_MACHINE = ("cpu", "cpus", "system")
+
+
+async def alternate(
+    measure: Callable[[Plan], Awaitable[Measurement]], plan: Plan, rounds: int, on_round: Callable[[int], None]
+) -> tuple[list[Measurement], list[dict[str, Any]]]:
+    """Measure in rounds, ringmain and the reference in turns; return ringmain's measurements, and the rounds."""
+    reference = dataclasses.replace(plan, engine="reference", through="blocks")
+    measurements, table = [], []
+    for number in range(rounds):
+        on_round(number)
+        order = (plan, reference) if number % 2 == 0 else (reference, plan)
+        done = {it.engine: await measure(it) for it in order}
+        measurements.append(done["ringmain"])
+        table.append({"ringmain": _figures(done["ringmain"]), "reference": _figures(done["reference"])})
+    return measurements, table
+
+
+def _figures(measurement: Measurement) -> dict[str, float]:
+    local, receiver = measurement.local, measurement.receiver
+    return {
+        "gb_per_second": sum(receiver["sizes"]) / max(receiver["seconds"], 1e-9) / 1e9,
+        "cpu_seconds_per_gb": (local["user"] + local["system"]) / max(1, sum(local["sizes"])) * 1e9,
+    }
+
+
+def middle(measurements: Sequence[Measurement]) -> Measurement:
+    """Return the measurement with the median throughput, the lower one of two."""
+    ordered = sorted(measurements, key=lambda it: _figures(it)["gb_per_second"])
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def ratios(rounds: Sequence[dict[str, Any]], figure: str) -> list[float]:
+    """Return ringmain's figure over the reference's, of each round."""
+    return [it["ringmain"][figure] / max(it["reference"][figure], 1e-12) for it in rounds]
+
+
+def compare(then: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], threshold: float) -> dict[str, Any]:
+    """Return the verdict on rounds: for each figure the ratio of now to then with an interval, and all of it in a word.
+
+    A figure is a regression if all of its interval is worse by more than the threshold, ok if none is.
+    """
+    figures = {}
+    for figure, more_is_better in FIGURES.items():
+        old, new = ratios(then, figure), ratios(now, figure)
+        low, high = _interval(old, new)
+        worst, best = (low, high) if more_is_better else (1 / max(high, 1e-12), 1 / max(low, 1e-12))
+        bar = 1 - threshold
+        verdict = "regression" if best < bar else "ok" if worst >= bar else "inconclusive"
+        ratio = statistics.median(new) / max(statistics.median(old), 1e-12)
+        figures[figure] = {"ratio": ratio, "low": low, "high": high, "verdict": verdict}
+    return {
+        "noise_threshold": threshold,
+        "confidence": CONFIDENCE,
+        "figures": figures,
+        "verdict": overall(it["verdict"] for it in figures.values()),
+    }
+
+
+def overall(verdicts: Any) -> str:
+    """Return the worst of several verdicts."""
+    found = set(verdicts)
+    return next((it for it in ("regression", "inconclusive") if it in found), "ok")
+
+
+def _interval(old: list[float], new: list[float]) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of the ratio of two medians."""
+    chance = random.Random(0)  # the same rounds always get the same verdict
+
+    def resampled(values: list[float]) -> float:
+        return statistics.median(chance.choices(values, k=len(values)))
+
+    found = sorted(resampled(new) / max(resampled(old), 1e-12) for _ in range(_RESAMPLES))
+    tail = int((1 - CONFIDENCE) / 2 * _RESAMPLES)
+    return found[tail], found[-1 - tail]
+
+
+def save_baseline(path: str, tests: dict[str, dict[str, Any]]) -> None:
+    """Write what later rounds are compared with: for each test its `settings` and `rounds`."""
+    text = json.dumps({"ringmain_baseline": _FORMAT, "machine": machine(), "tests": tests}, indent=1)
+    try:
+        Path(path).write_text(text + "\n")
+    except OSError as error:
+        raise OutputError(f"write {path}", reason(error), "choose another --save-baseline") from error
+
+
+def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool) -> dict[str, list[dict[str, Any]]]:
+    """Return the rounds of each test; refuse a baseline of another machine, or of other settings, unless forced."""
+    try:
+        baseline = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"read {path}", reason(error), "make one with --save-baseline") from error
+    except ValueError as error:
+        raise InputError(f"baseline {path}", "it is not JSON", "make one with --save-baseline") from error
+    if not isinstance(baseline, dict) or baseline.get("ringmain_baseline") != _FORMAT:
+        raise InputError(f"baseline {path}", "it is not one of this version", "make one with --save-baseline")
+    here = machine()
+    differing = [
+        f"{name} {baseline['machine'].get(name)!r} there, {here[name]!r} here"
+        for name in _MACHINE
+        if baseline["machine"].get(name) != here[name]
+    ]
+    for test, mine in settings.items():
+        theirs = baseline["tests"].get(test)
+        if theirs is None:
+            raise InputError(f"baseline {path}", f"it has no test {test!r}", "make one with the same options")
+        both = {**theirs["settings"], **mine}
+        differing += [
+            f"{name} {theirs['settings'].get(name)!r} there, {mine.get(name)!r} here"
+            for name in both
+            if theirs["settings"].get(name) != mine.get(name)
+        ]
+    if differing and not force:
+        remedy = "make one here with --save-baseline, or compare all the same with --force"
+        raise UsageError(f"baseline {path}", "; ".join(dict.fromkeys(differing)), remedy)
+    return {test: baseline["tests"][test]["rounds"] for test in settings}

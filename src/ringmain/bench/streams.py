@@ -1,0 +1,229 @@
+"""All streams of one end of a measurement, in this process or each in its own."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ringmain._ring import Counters
+from ringmain.bench import engines, reference
+from ringmain.bench.meter import Meter, joined, joined_interval
+from ringmain.bench.plan import Plan
+from ringmain.connection import Connection, shake_hands
+from ringmain.errors import RingmainError
+from ringmain.settings import Settings
+
+OnInterval = Callable[[dict[str, Any]], None]
+Ready = Callable[[], Awaitable[None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """One end of a measurement: its streams go `sending` or receive, under the TLS of `settings` if `tls`.
+
+    `peer` is what the other end is called; as the one who listens it is the server of TLS.
+    """
+
+    plan: Plan
+    settings: Settings
+    peer: str
+    host: str | None  # what the client wants the certificate to name; None at the server
+    sending: bool
+    tls: bool
+
+    async def run(self, socks: list[socket.socket], ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
+        """Move the bytes of all streams, whose sockets are closed then; return the figures of this side.
+
+        `ready` is awaited once all have shaken hands: it returns when the other side is ready too.
+        """
+        if not self.plan.processes:
+            return await self.run_here(socks, ready, on_interval)
+        start = _Start(len(socks), ready)
+        intervals = _Intervals(len(socks), on_interval)
+        ends = [dataclasses.replace(self, plan=self.plan.share(position)) for position in range(len(socks))]
+        works = [
+            _in_process(end, sock, start.wait, intervals.of(at))
+            for at, (end, sock) in enumerate(zip(ends, socks, strict=True))
+        ]
+        try:
+            sides = await together(works)
+        finally:
+            for sock in socks:
+                sock.close()
+        return {**joined(sides), "streams": [stream for side in sides for stream in side["streams"]]}
+
+    async def run_here(self, socks: list[socket.socket], ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
+        """Do so in this process."""
+        connections: list[Connection] = []
+        try:
+            await together([self._connect(sock, connections) for sock in socks])
+            streams = [_described(connection) for connection in connections]
+            await ready()
+            side = await self._move(connections, on_interval)
+        finally:
+            for sock in (*socks, *(connection.sock for connection in connections)):
+                sock.close()
+        return {**side, "streams": streams}
+
+    async def _move(self, connections: list[Connection], on_interval: OnInterval) -> dict[str, Any]:
+        meter = Meter(self.plan.interval, self.plan.omit, sending=self.sending)
+        meter.on_interval = on_interval
+        engine = reference if self.plan.engine == "reference" else engines
+        move = engine.send if self.sending else engine.receive
+
+        def counted(counters: Counters) -> Meter:
+            meter.counters.append(counters)
+            if len(meter.counters) == len(connections):
+                meter.start(len(connections))
+            return meter
+
+        try:
+            await together(
+                [move(self.plan.share(at), connection, counted, at) for at, connection in enumerate(connections)]
+            )
+        finally:
+            meter.close()
+        return meter.side()
+
+    async def _connect(self, sock: socket.socket, connections: list[Connection]) -> None:
+        """Shake hands, if that is wanted, and add the connection."""
+        if self.tls:
+            from ringmain.tls import client_context, server_context
+
+            context = server_context(self.settings) if self.host is None else client_context(self.settings)
+            name = self.host and (self.settings.server_name or self.host)
+            sock = await shake_hands(sock, context, self.settings, self.peer, name)
+        connections.append(Connection.of(sock, self.peer))
+
+
+def _described(connection: Connection) -> dict[str, Any]:
+    local, remote = connection.sock.getsockname(), connection.sock.getpeername()
+    return {
+        "socket": connection.sock.fileno(),
+        "local_host": local[0],
+        "local_port": local[1],
+        "remote_host": remote[0],
+        "remote_port": remote[1],
+        "tls": connection.tls_version,
+        "cipher": connection.cipher,
+    }
+
+
+async def together(works: list[Any]) -> list[Any]:
+    """Await all; when one fails, cancel the others and raise its error."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Start:
+    """Lets all streams begin once each is ready, and the other side as well."""
+
+    def __init__(self, count: int, ready: Ready) -> None:
+        self._missing = count
+        self._ready = ready
+        self._go = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when it begins."""
+        self._missing -= 1
+        if self._missing == 0:
+            await self._ready()
+            self._go.set()
+        await self._go.wait()
+
+
+class _Intervals:
+    """Passes an interval on once every process has told its own."""
+
+    def __init__(self, count: int, on_interval: OnInterval) -> None:
+        self._waiting: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        self._on_interval = on_interval
+
+    def of(self, position: int) -> OnInterval:
+        def add(interval: dict[str, Any]) -> None:
+            self._waiting[position].append(interval)
+            while all(self._waiting):
+                self._on_interval(joined_interval([queue.pop(0) for queue in self._waiting]))
+
+        return add
+
+
+async def _in_process(end: End, sock: socket.socket, ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
+    """Run one stream in a process of its own."""
+    task = {**dataclasses.asdict(end), "plan": end.plan.message(), "settings": dataclasses.asdict(end.settings)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ringmain.bench.worker",
+        str(sock.fileno()),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[sock.fileno()],
+        limit=1 << 26,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(task).encode() + b"\n")
+        async for line in process.stdout:
+            message = json.loads(line)
+            if "ready" in message:
+                await ready()
+                process.stdin.write(b"go\n")
+            elif "interval" in message:
+                on_interval(message["interval"])
+            elif "error" in message:
+                raise _Failed(message["error"], message["exit_code"])
+            else:
+                return dict(message["side"])
+        raise _Failed("a process of the measurement has ended before its stream; see standard error", 1)
+    finally:
+        process.stdin.close()  # whoever still runs ends then
+        await process.wait()
+
+
+class _Failed(RingmainError):
+    """What went wrong in a process of its own."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+async def serve_parent(fd: int) -> None:
+    """Run the one stream that a parent has told of on standard input, on the socket it has left open."""
+    loop = asyncio.get_running_loop()
+    task = json.loads(sys.stdin.buffer.readline())
+    end = End(**{**task, "plan": Plan(**task["plan"]), "settings": Settings(**task["settings"])})
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    go = asyncio.Event()
+
+    def hear() -> None:
+        if not os.read(0, 1 << 10):  # the parent is gone, or wants no more
+            os._exit(1)
+        go.set()
+
+    def say(message: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+    async def ready() -> None:
+        say({"ready": True})
+        await go.wait()
+
+    loop.add_reader(0, hear)
+    try:
+        say({"side": await end.run_here([sock], ready, lambda interval: say({"interval": interval}))})
+    except RingmainError as error:
+        say({"error": str(error), "exit_code": error.exit_code})

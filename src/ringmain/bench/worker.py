@@ -1,0 +1,12 @@
+"""python -m ringmain.bench.worker FD: one stream of a measurement, in a process of its own."""
+
+import logging
+import sys
+
+import uvloop
+
+from ringmain.bench.streams import serve_parent
+
+if __name__ == "__main__":
+    logging.getLogger("ringmain").setLevel(logging.ERROR)  # the parent has warned already
+    uvloop.run(serve_parent(int(sys.argv[1])))

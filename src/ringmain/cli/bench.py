@@ -1,0 +1,123 @@
+"""ringmain bench."""
+
+import contextlib
+from collections.abc import Iterator
+from json import dumps
+from typing import Any
+
+import click
+
+from ringmain.cli.options import DURATION, Linger, Percentage, Size, endpoint_of_bench
+from ringmain.errors import RingmainError, UsageError
+
+# As iperf3's: a hole in a firewall for the one is good for the other.
+_PORT = 5201
+_MEASURING = ("reverse", "time", "bytes", "omit", "parallel", "processes", "message_size", "limit")
+_REPORTING = ("json", "json_stream", "save_baseline", "baseline")
+_GATING = ("rounds", "noise_threshold", "fail_on_regression", "force")
+
+
+class _Bench(click.Command):
+    """A command whose failures are JSON as well, where that is what it prints."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the arguments."""
+        with _told("--json" in args, "--json-stream" in args):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Do what they say."""
+        with _told(ctx.params["json"], ctx.params["json_stream"]):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told(json: bool, json_stream: bool) -> Iterator[None]:
+    """Print an error as JSON too, on standard output; it still becomes a line on stderr and an exit code."""
+    try:
+        yield
+    except (click.UsageError, RingmainError, KeyboardInterrupt) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        words = "interrupted" if interrupted else getattr(error, "message", str(error))
+        if json_stream:
+            click.echo(dumps({"event": "error", "data": words}))
+            click.echo(dumps({"event": "result", "data": {"error": words}}))
+        elif json:
+            click.echo(dumps({"error": words}))
+        if interrupted:
+            raise click.Abort from error
+        raise
+
+
+@click.command(name="bench", cls=_Bench)
+@click.option("--server", is_flag=True, help=f"Serve those who measure, at ENDPOINT or tcp://:{_PORT}.")
+@click.option("-o", "--listen-once", is_flag=True, help="With --server: end after the first measurement.")
+@click.option("-R", "--reverse", is_flag=True, help="The server sends.")
+@click.option(
+    "-t", "--time", type=DURATION, help="How long to measure: 10s; on loopback 2s each, in rounds 1s.", metavar="DURATION"
+)
+@click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
+@click.option("-O", "--omit", type=Linger(), help="Warm-up, which is left out: 500ms; with --bytes 0.", metavar="DURATION")
+@click.option("-P", "--parallel", type=click.IntRange(1, 128), default=1, show_default=True, help="Streams at once.")
+@click.option("--processes", is_flag=True, help="Each stream in a process of its own, at both ends.")
+@click.option("-l", "--message-size", type=Size(), help="What the sender writes at once: 1M.")
+@click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
+@click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names.")
+@click.option("--json-stream", is_flag=True, help="Print JSON events, a line each; the last one is the whole result.")
+@click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with.")
+@click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those.")
+@click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both.")
+@click.option(
+    "--noise-threshold", type=Percentage(), default="5%", show_default=True, help="How much worse is not worse."
+)
+@click.option("--fail-on-regression", is_flag=True, help="Exit with 1 for a regression, with 75 if inconclusive.")
+@click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or of other options.")
+@endpoint_of_bench
+@click.pass_context
+def bench(context: click.Context, endpoint: str | None, server: bool, **options: Any) -> int:
+    """Measure this machine, or the way to another one.
+
+    \b
+    ringmain bench                                       this machine with itself, plain and TLS: 20 s
+    ringmain bench --server                              on one host
+    ringmain bench tcp://10.0.0.5:5201 -P 4 --reverse    on the other
+    ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
+    ringmain bench --save-baseline before.json           then, after a change:
+    ringmain bench --baseline before.json --fail-on-regression
+    """
+    given = {
+        name
+        for name in options
+        if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
+    }
+    # Imported when it is used: --help and --version need neither the event loop nor sockets.
+    from ringmain.bench.run import Gate
+    from ringmain.cli.instrument import run_bench, run_server
+
+    if server:
+        _refuse(given, (*_MEASURING, *_REPORTING, *_GATING), "with --server", "give it to the client")
+        for name in (*_MEASURING, *_REPORTING, *_GATING):
+            del options[name]
+        return run_server(endpoint or f"tcp://:{_PORT}", **options)
+    if endpoint is None:
+        _refuse(given, ("reverse", "bytes", "parallel", "processes"), "without an ENDPOINT", "give a bench --server's")
+    _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
+    if {"time", "bytes"} <= given:
+        raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
+    if {"json", "json_stream"} <= given:
+        raise UsageError("--json with --json-stream", "both are for standard output", "leave one of them out")
+    if options["fail_on_regression"] and options["baseline"] is None:
+        raise UsageError("--fail-on-regression", "there is nothing to compare with", "add --baseline FILE")
+    for name in ("listen_once", "port_file"):
+        del options[name]
+    gate = Gate(**{name: options.pop(name) for name in ("save_baseline", "baseline", *_GATING)})
+    return run_bench(endpoint, json_=options.pop("json"), gate=gate, **options)
+
+
+def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) -> None:
+    """Raise UsageError for the first of some options that was given."""
+    for name in names:
+        if name in given:
+            raise UsageError(f"--{name.replace('_', '-')} {where}", "it makes no sense there", remedy)

@@ -1,0 +1,79 @@
+"""`ringmain bench` with what the command line adds: forms of output, signals. Returns exit codes."""
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import uvloop
+
+from ringmain.bench.plan import Plan
+from ringmain.bench.run import Gate, Run, Teller
+from ringmain.bench.server import Server
+from ringmain.cli.session import Session
+from ringmain.endpoint import Endpoint
+from ringmain.settings import Settings
+
+# What is left out at the beginning of a measurement, in seconds, and how long it then takes.
+_WARM_UP = 0.25
+_SECONDS, _LOOPBACK_SECONDS, _ROUND_SECONDS = 10.0, 2.0, 1.0
+# A limited sender writes this often at least, so that its rate is a steady one.
+_WRITES_A_SECOND = 20
+
+
+def run_bench(endpoint: str | None, *, json_: bool, json_stream: bool, gate: Gate, **options: Any) -> int:
+    """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
+    plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else _SECONDS)
+    session = Session(options)
+    settings = Settings(**options)
+    run = Run(gate, Teller(stream=json_stream, show=session.shows_progress))
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        if endpoint is None:
+            await run.of_loopback(plan)
+        else:
+            await run.of_endpoint(Endpoint.parse(endpoint), settings, plan)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    if json_stream:
+        print(json.dumps({"event": "result", "data": run.whole()}))
+    else:
+        print(json.dumps(run.whole(), indent=1) if json_ else run.text())
+    return run.exit_code
+
+
+def _plan(options: dict[str, Any], seconds: float) -> Plan:
+    """Take what is to be measured out of the options."""
+    time, size, omit, rate = (options.pop(name) for name in ("time", "bytes", "omit", "limit"))
+    message_size = options.pop("message_size")
+    if message_size is None:
+        message_size = 1 << 20 if rate is None else min(1 << 20, max(1, rate // _WRITES_A_SECOND))
+    return Plan(
+        seconds=None if size is not None else time or seconds,
+        size=size,
+        omit=omit if omit is not None else _WARM_UP if size is None else 0.0,
+        rate=rate,
+        message_size=message_size,
+        **{name: options.pop(name) for name in ("parallel", "processes", "reverse")},
+    )
+
+
+def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
+    """Run `ringmain bench --server`; return the exit code."""
+    session = Session(options)
+    settings = Settings(**options)
+    server = Server(Endpoint.parse(endpoint), settings, listen_once=listen_once)
+
+    async def work() -> None:
+        async with server:
+            with session.announced((server, server.endpoint, server.tls)):
+                await server.serve()
+
+    return session.run(work, lambda: False, lambda: (0, 0, 0.0))
