@@ -1,4 +1,4 @@
-"""Read the counters of streams and the CPU time of this process while they run, and tell what a window of it brought."""
+"""Read the counters of streams and the CPU time of this process while they run; tell what a window of it brought."""
 
 import asyncio
 import resource
@@ -134,7 +134,7 @@ def joined(sides: list[dict[str, Any]]) -> dict[str, Any]:
 
 def joined_interval(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the same interval of several processes as one."""
-    return {**max(parts, key=len), "sizes": [size for part in parts for size in part["sizes"]]}
+    return {**max(parts, key=lambda part: len(part)), "sizes": [size for part in parts for size in part["sizes"]]}
 
 
 def _interval(it: dict[str, Any], position: int) -> dict[str, Any]:

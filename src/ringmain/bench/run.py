@@ -1,9 +1,7 @@
 """One run of `ringmain bench`: measure, tell about it in the form that was asked for, and return the exit code."""
 
 import dataclasses
-import json
-import sys
-from typing import Any
+from typing import Any, Protocol
 
 from ringmain.bench.client import Measurement, measure
 from ringmain.bench.loopback import Measure, loopback
@@ -35,22 +33,14 @@ class Gate:
         return self.save_baseline is not None or self.baseline is not None
 
 
-class Teller:
-    """Tells of a run while it goes on: events for machines, a line on a terminal for people."""
-
-    def __init__(self, *, stream: bool, show: bool) -> None:
-        self._stream = stream
-        self._show = show
+class Teller(Protocol):
+    """Tells of a run while it goes on."""
 
     def event(self, name: str, data: Any, **more: Any) -> None:
-        """Write an event of --json-stream."""
-        if self._stream:
-            print(json.dumps({"event": name, **more, "data": data}), flush=True)
+        """Tell machines."""
 
     def line(self, text: str = "") -> None:
-        """Write over the line on the terminal."""
-        if self._show:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+        """Tell people, in the place of what was told last."""
 
 
 class Run:

@@ -148,7 +148,9 @@ class Server:
             async with asyncio.timeout(PATIENCE):
                 socks = [await self._streams.get() for _ in range(plan.parallel)]
         except TimeoutError as error:
-            raise TimedOutError(f"bench with {peer}", "not all of its streams came", "is a firewall between?") from error
+            raise TimedOutError(
+                f"bench with {peer}", "not all of its streams came", "is a firewall between?"
+            ) from error
         side = await self._run(end, socks, wire)
         await wire.send({"side": side})
         log.info("%s: measured %d streams for %.1f s", peer, plan.parallel, side["seconds"])
@@ -167,8 +169,11 @@ class Server:
             nonlocal moved
             moved = (moved or 0) + sum(interval["sizes"])
 
+        def expire() -> None:
+            moving.cancel()
+
         moving = asyncio.ensure_future(end.run(socks, ready, look))
-        stop = watch_idle(asyncio.get_running_loop(), PATIENCE, lambda: moved, moving.cancel)
+        stop = watch_idle(asyncio.get_running_loop(), PATIENCE, lambda: moved, expire)
         try:
             await asyncio.wait([moving])
         finally:

@@ -183,16 +183,16 @@ async def _in_process(end: End, sock: socket.socket, ready: Ready, on_interval: 
             elif "interval" in message:
                 on_interval(message["interval"])
             elif "error" in message:
-                raise _Failed(message["error"], message["exit_code"])
+                raise _WorkerError(message["error"], message["exit_code"])
             else:
                 return dict(message["side"])
-        raise _Failed("a process of the measurement has ended before its stream; see standard error", 1)
+        raise _WorkerError("a process of the measurement has ended before its stream; see standard error", 1)
     finally:
         process.stdin.close()  # whoever still runs ends then
         await process.wait()
 
 
-class _Failed(RingmainError):
+class _WorkerError(RingmainError):
     """What went wrong in a process of its own."""
 
     def __init__(self, message: str, exit_code: int) -> None:

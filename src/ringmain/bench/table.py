@@ -28,7 +28,9 @@ def result_table(result: dict[str, Any]) -> str:
     works = (end["remote"], end["host"]) if test["reverse"] else (end["host"], end["remote"])
     rows = [("", "seconds", "bytes", *_HEAD[1:6], *_HEAD[7:])]
     for (name, total), work in zip(ends, works, strict=True):
-        rows.append((name, f"{total['seconds']:.2f}", size_words(total["bytes"]), *_rates(total), *_cpu(work), *_calls(work)))
+        rows.append(
+            (name, f"{total['seconds']:.2f}", size_words(total["bytes"]), *_rates(total), *_cpu(work), *_calls(work))
+        )
     return f"{peer}, {how}, {streams}\n{_aligned(rows)}"
 
 

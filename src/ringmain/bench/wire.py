@@ -4,6 +4,7 @@ Every connection begins with that line in plain text, before TLS, so that it can
 """
 
 import asyncio
+import functools
 import json
 import socket
 import ssl
@@ -54,8 +55,8 @@ class Wire:
         """Send an object."""
         view = memoryview(json.dumps(message).encode() + b"\n")
         while len(view):
-            piece = view[: 1 << 16]  # OpenSSL wants the same bytes again after it had to wait
-            view = view[await self._retried(lambda piece=piece: self._sock.send(piece), writing=True) :]
+            # By pieces: after it had to wait, OpenSSL wants the same bytes again.
+            view = view[await self._retried(functools.partial(self._sock.send, view[: 1 << 16]), writing=True) :]
 
     async def receive(self) -> dict[str, Any]:
         """Return the next object; raise ReceiveError when there is none."""

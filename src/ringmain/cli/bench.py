@@ -56,10 +56,16 @@ def _told(json: bool, json_stream: bool) -> Iterator[None]:
 @click.option("-o", "--listen-once", is_flag=True, help="With --server: end after the first measurement.")
 @click.option("-R", "--reverse", is_flag=True, help="The server sends.")
 @click.option(
-    "-t", "--time", type=DURATION, help="How long to measure: 10s; on loopback 2s each, in rounds 1s.", metavar="DURATION"
+    "-t",
+    "--time",
+    type=DURATION,
+    help="How long to measure: 10s; on loopback 2s each, in rounds 1s.",
+    metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
-@click.option("-O", "--omit", type=Linger(), help="Warm-up, which is left out: 500ms; with --bytes 0.", metavar="DURATION")
+@click.option(
+    "-O", "--omit", type=Linger(), help="Warm-up, which is left out: 500ms; with --bytes 0.", metavar="DURATION"
+)
 @click.option("-P", "--parallel", type=click.IntRange(1, 128), default=1, show_default=True, help="Streams at once.")
 @click.option("--processes", is_flag=True, help="Each stream in a process of its own, at both ends.")
 @click.option("-l", "--message-size", type=Size(), help="What the sender writes at once: 1M.")
@@ -76,7 +82,7 @@ def _told(json: bool, json_stream: bool) -> Iterator[None]:
 @click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or of other options.")
 @endpoint_of_bench
 @click.pass_context
-def bench(context: click.Context, endpoint: str | None, server: bool, **options: Any) -> int:
+def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
     """Measure this machine, or the way to another one.
 
     \b
@@ -88,9 +94,7 @@ def bench(context: click.Context, endpoint: str | None, server: bool, **options:
     ringmain bench --baseline before.json --fail-on-regression
     """
     given = {
-        name
-        for name in options
-        if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
+        name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
     # Imported when it is used: --help and --version need neither the event loop nor sockets.
     from ringmain.bench.run import Gate

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import signal
+import sys
 from typing import Any
 
 import uvloop
 
 from ringmain.bench.plan import Plan
-from ringmain.bench.run import Gate, Run, Teller
+from ringmain.bench.run import Gate, Run
 from ringmain.bench.server import Server
 from ringmain.cli.session import Session
 from ringmain.endpoint import Endpoint
@@ -21,12 +22,31 @@ _SECONDS, _LOOPBACK_SECONDS, _ROUND_SECONDS = 10.0, 2.0, 1.0
 _WRITES_A_SECOND = 20
 
 
+class Teller:
+    """Writes events of --json-stream to standard output, and a line that changes to a terminal."""
+
+    def __init__(self, *, stream: bool, show: bool) -> None:
+        self._stream = stream
+        self._show = show
+
+    def event(self, name: str, data: Any, **more: Any) -> None:
+        """Write an event, if they are wanted."""
+        if self._stream:
+            print(json.dumps({"event": name, **more, "data": data}), flush=True)
+
+    def line(self, text: str = "") -> None:
+        """Write over the line, if it is wanted."""
+        if self._show:
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def run_bench(endpoint: str | None, *, json_: bool, json_stream: bool, gate: Gate, **options: Any) -> int:
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else _SECONDS)
     session = Session(options)
     settings = Settings(**options)
-    run = Run(gate, Teller(stream=json_stream, show=session.shows_progress))
+    teller = Teller(stream=json_stream, show=session.shows_progress)
+    run = Run(gate, teller)
 
     async def work() -> None:
         task = asyncio.current_task()
@@ -43,7 +63,7 @@ def run_bench(endpoint: str | None, *, json_: bool, json_stream: bool, gate: Gat
     except asyncio.CancelledError:
         raise SystemExit(128 + signal.SIGTERM) from None
     if json_stream:
-        print(json.dumps({"event": "result", "data": run.whole()}))
+        teller.event("result", run.whole())
     else:
         print(json.dumps(run.whole(), indent=1) if json_ else run.text())
     return run.exit_code
