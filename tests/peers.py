@@ -46,6 +46,11 @@ def eventually(condition: Callable[[], Any], what: str = "a condition") -> Any:
     raise AssertionError(f"{what} did not come true in {TIMEOUT} s")
 
 
+def environment() -> dict[str, str]:
+    """Return a copy of what programs inherit."""
+    return dict(os.environ)
+
+
 def free_port() -> int:
     """Return a port that nothing listens at."""
     with socket.socket() as sock:
@@ -138,6 +143,10 @@ class Bench:
         """Start a relay that listens at a free port; return it and the port."""
         return self._listening("relay", *arguments, f"{scheme}://127.0.0.1:0", destination)
 
+    def serving_measurements(self, *arguments: Any, scheme: str = "tcp") -> tuple[Program, int]:
+        """Start a server of `ringmain bench` that listens at a free port; return it and the port."""
+        return self._listening("bench", "--server", *arguments, f"{scheme}://127.0.0.1:0")
+
     def _listening(self, *arguments: Any, **popen: Any) -> tuple[Program, int]:
         port_file = self.folder / f"port-{len(self.programs)}"
         program = self.ringmain(*arguments, "--port-file", port_file, **popen)
@@ -202,6 +211,12 @@ def states(port: int) -> set[str]:
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
     rows = [line.split() for line in lines]
     return {names.get(row[3], row[3]) for row in rows if row[1].endswith(f":{port:04X}")}
+
+
+def established(port: int) -> int:
+    """Return how many ends of established connections a port has part in, on either side."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[3] == "01" and (row[1] + row[2]).count(f":{port:04X}") > 0 for row in rows)
 
 
 def connect(port: int, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> socket.socket:

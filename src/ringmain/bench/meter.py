@@ -14,9 +14,13 @@ _COUNTED = ("reads", "writes", "blocks", "stalls", "stalled_seconds")
 
 
 class Sample(NamedTuple):
-    """What was known at one time: seconds since the start, CPU seconds, bytes of each stream, and other counters."""
+    """What was known at one time: seconds since the start, CPU seconds, bytes of each stream, and other counters.
+
+    `cpu` is exact, and without the helpers; `user` and `system` are the kernel's estimates for all threads.
+    """
 
     at: float
+    cpu: float
     user: float
     system: float
     sizes: list[int]
@@ -69,12 +73,15 @@ class Meter:
         last = self._samples[-1]
         first = next((it for it in self._samples[:-1] if not self._is_warm_up(it)), self._samples[0])
         counted = dict(zip(_COUNTED, (b - a for a, b in zip(first.counted, last.counted, strict=True)), strict=True))
+        cpu = max(0.0, last.cpu - first.cpu)
+        user, system = last.user - first.user, last.system - first.system
+        user = cpu * user / max(user + system, 1e-9)
         return {
             "seconds": last.at - first.at,
             "sizes": [after - before for before, after in zip(first.sizes, last.sizes, strict=True)],
             "totals": last.sizes,
-            "user": last.user - first.user,
-            "system": last.system - first.system,
+            "user": user,
+            "system": cpu - user,
             **counted,
             "intervals": self._intervals,
         }
@@ -83,14 +90,12 @@ class Meter:
         return sample.at < self._omit - _EARLY
 
     def _take(self) -> None:
-        # The kernel knows the sum to the nanosecond, but its parts only by estimates that differ from thread to thread.
-        total = time.process_time() - sum(helper() for helper in self.helpers)
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        user = total * usage.ru_utime / max(usage.ru_utime + usage.ru_stime, 1e-9)
         sample = Sample(
             time.monotonic() - self._started,
-            user,
-            total - user,
+            time.process_time() - sum(helper() for helper in self.helpers),
+            usage.ru_utime,
+            usage.ru_stime,
             [it.bytes_out if self._sending else it.bytes_in for it in self.counters],
             [sum(getattr(it, name) for it in self.counters) for name in _COUNTED],
         )
@@ -134,7 +139,8 @@ def joined(sides: list[dict[str, Any]]) -> dict[str, Any]:
 
 def joined_interval(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the same interval of several processes as one."""
-    return {**max(parts, key=lambda part: len(part)), "sizes": [size for part in parts for size in part["sizes"]]}
+    longest: dict[str, Any] = max(parts, key=len)
+    return {**longest, "sizes": [size for part in parts for size in part["sizes"]]}
 
 
 def _interval(it: dict[str, Any], position: int) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Plan:
     It lasts `seconds`, or until `size` bytes were sent, after a warm-up of `omit` seconds that is left out. `size` and
     `rate` (bytes a second, None: as fast as it goes) are those of all `parallel` streams together; each has a
     connection and, with `processes`, at both ends a process of its own. The client sends, or with `reverse` the server.
-    The sender's writes are of `message_size` bytes. `through` is what the client's end reads from or writes to: blocks in
-    memory, or a pipe. `engine` is what moves the bytes: ringmain, or for comparison Python's own sockets.
+    The sender's writes are of `message_size` bytes. `through` is what the client's end reads from or writes to: blocks
+    in memory, or a pipe. `engine` is what moves the bytes: ringmain, or for comparison Python's own sockets.
     """
 
     seconds: float | None = 10.0

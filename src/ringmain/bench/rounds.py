@@ -100,6 +100,15 @@ def _interval(old: list[float], new: list[float]) -> tuple[float, float]:
     return found[tail], found[-1 - tail]
 
 
+def try_to_write(path: str) -> None:
+    """Raise OutputError if a baseline cannot be written there; one that is there stays as it is."""
+    try:
+        with Path(path).open("a"):
+            pass
+    except OSError as error:
+        raise OutputError(f"write {path}", reason(error), "choose another --save-baseline") from error
+
+
 def save_baseline(path: str, tests: dict[str, dict[str, Any]]) -> None:
     """Write what later rounds are compared with: for each test its `settings` and `rounds`."""
     text = json.dumps({"ringmain_baseline": _FORMAT, "machine": machine(), "tests": tests}, indent=1)
@@ -117,25 +126,30 @@ def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool
         raise InputError(f"read {path}", reason(error), "make one with --save-baseline") from error
     except ValueError as error:
         raise InputError(f"baseline {path}", "it is not JSON", "make one with --save-baseline") from error
-    if not isinstance(baseline, dict) or baseline.get("ringmain_baseline") != _FORMAT:
-        raise InputError(f"baseline {path}", "it is not one of this version", "make one with --save-baseline")
-    here = machine()
-    differing = [
-        f"{name} {baseline['machine'].get(name)!r} there, {here[name]!r} here"
-        for name in _MACHINE
-        if baseline["machine"].get(name) != here[name]
-    ]
-    for test, mine in settings.items():
-        theirs = baseline["tests"].get(test)
-        if theirs is None:
-            raise InputError(f"baseline {path}", f"it has no test {test!r}", "make one with the same options")
-        both = {**theirs["settings"], **mine}
-        differing += [
-            f"{name} {theirs['settings'].get(name)!r} there, {mine.get(name)!r} here"
-            for name in both
-            if theirs["settings"].get(name) != mine.get(name)
-        ]
+    try:
+        differing = _different(baseline, settings)
+        rounds: dict[str, list[dict[str, Any]]] = {test: baseline["tests"][test]["rounds"] for test in settings}
+        for figure in FIGURES:
+            for it in rounds.values():
+                ratios(it, figure)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        what, why = f"baseline {path}", "it has not what these options measure"
+        raise InputError(what, why, "make one with --save-baseline and the same options") from error
     if differing and not force:
         remedy = "make one here with --save-baseline, or compare all the same with --force"
         raise UsageError(f"baseline {path}", "; ".join(dict.fromkeys(differing)), remedy)
-    return {test: baseline["tests"][test]["rounds"] for test in settings}
+    return rounds
+
+
+def _different(baseline: dict[str, Any], settings: dict[str, dict[str, Any]]) -> list[str]:
+    """Return in what a baseline differs from this machine and these tests; raise where it is none."""
+    if baseline["ringmain_baseline"] != _FORMAT:
+        raise KeyError
+    pairs = [({name: it[name] for name in _MACHINE if name in it}) for it in (baseline["machine"], machine())]
+    both = [(pairs[0], pairs[1]), *((baseline["tests"][test]["settings"], mine) for test, mine in settings.items())]
+    return [
+        f"{name} {theirs.get(name)!r} there, {mine.get(name)!r} here"
+        for theirs, mine in both
+        for name in {**theirs, **mine}
+        if theirs.get(name) != mine.get(name)
+    ]

@@ -7,7 +7,7 @@ from ringmain.bench.client import Measurement, measure
 from ringmain.bench.loopback import Measure, loopback
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import about, interval_of, machine_words, result_of
-from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline
+from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline, try_to_write
 from ringmain.bench.table import comparison_table, result_table, tests_table
 from ringmain.endpoint import Endpoint
 from ringmain.settings import Settings
@@ -82,8 +82,11 @@ class Run:
     async def _all(self, tests: dict[str, tuple[Plan, Measure]], common: dict[str, Any]) -> None:
         settings = {name: {**plan.message(), **common} for name, (plan, _) in tests.items()}
         gate, then = self._gate, None
-        if gate.baseline is not None:  # refused before anything is measured
+        # What cannot be read or written is found out before anything is measured.
+        if gate.baseline is not None:
             then = load_baseline(gate.baseline, settings, force=gate.force)
+        if gate.save_baseline is not None:
+            try_to_write(gate.save_baseline)
         for at, (name, (plan, run)) in enumerate(tests.items()):
             count = f"{at + 1} of {len(tests)}: {name}" if name else ""
             self.results[name] = await self._one(plan, run, count)
@@ -95,7 +98,6 @@ class Run:
                 }
             if name:
                 self._teller.event("end", self.results[name]["end"], test=name)
-        self._teller.line()
         if gate.save_baseline is not None:
             kept = {name: {"settings": settings[name], "rounds": it["rounds"]} for name, it in self.results.items()}
             save_baseline(gate.save_baseline, kept)

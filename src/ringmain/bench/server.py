@@ -11,7 +11,7 @@ from typing import Any, Self
 from ringmain.bench.plan import Plan
 from ringmain.bench.streams import End
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
-from ringmain.connection import Connection, prepare, reset, shake_hands, watch_idle
+from ringmain.connection import Connection, finish, prepare, reset, shake_hands, watch_idle
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, reason
 from ringmain.gate import addresses_of, open_listeners
@@ -78,13 +78,17 @@ class Server:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        warned = False
         while True:
             try:
                 sock, address = await loop.sock_accept(listener)
             except OSError as error:
-                log.warning("cannot accept a client: %s", reason(error))
+                if not warned:
+                    log.warning("cannot accept a client: %s; waiting until that changes", reason(error))
+                warned = True
                 await asyncio.sleep(0.1)
                 continue
+            warned = False
             task = asyncio.ensure_future(self._welcome(sock, host_and_port(*address[:2])))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -126,7 +130,7 @@ class Server:
             await self._tell(wire, {"error": str(error)})
         else:
             if self.listen_once:
-                self._over.set_result(None)
+                finish(self._over)
         finally:
             self._token = ""
             while not self._streams.empty():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ringmain.cli.options import DURATION, Linger, Percentage, Size, endpoint_of_bench
+from ringmain.cli.options import DURATION, TLS_OPTIONS, Linger, Percentage, Size, endpoint_of_bench
 from ringmain.errors import RingmainError, UsageError
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
@@ -38,16 +38,13 @@ def _told(json: bool, json_stream: bool) -> Iterator[None]:
     """Print an error as JSON too, on standard output; it still becomes a line on stderr and an exit code."""
     try:
         yield
-    except (click.UsageError, RingmainError, KeyboardInterrupt) as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        words = "interrupted" if interrupted else getattr(error, "message", str(error))
+    except (click.UsageError, RingmainError, SystemExit) as error:
+        words = "interrupted" if isinstance(error, SystemExit) else getattr(error, "message", str(error))
         if json_stream:
             click.echo(dumps({"event": "error", "data": words}))
             click.echo(dumps({"event": "result", "data": {"error": words}}))
         elif json:
             click.echo(dumps({"error": words}))
-        if interrupted:
-            raise click.Abort from error
         raise
 
 
@@ -106,7 +103,8 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
             del options[name]
         return run_server(endpoint or f"tcp://:{_PORT}", **options)
     if endpoint is None:
-        _refuse(given, ("reverse", "bytes", "parallel", "processes"), "without an ENDPOINT", "give a bench --server's")
+        names = ("reverse", "bytes", "parallel", "processes", "tls", *TLS_OPTIONS, "retry")
+        _refuse(given, names, "without an ENDPOINT", "give a bench --server's")
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
         raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Coroutine
 from typing import Any
 
 import uvloop
@@ -12,6 +13,7 @@ from ringmain.bench.plan import Plan
 from ringmain.bench.run import Gate, Run
 from ringmain.bench.server import Server
 from ringmain.cli.session import Session
+from ringmain.cli.verbs import uses_tls
 from ringmain.endpoint import Endpoint
 from ringmain.settings import Settings
 
@@ -44,29 +46,53 @@ def run_bench(endpoint: str | None, *, json_: bool, json_stream: bool, gate: Gat
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else _SECONDS)
     session = Session(options)
+    if endpoint is not None:
+        uses_tls(Endpoint.parse(endpoint), options)
     settings = Settings(**options)
     teller = Teller(stream=json_stream, show=session.shows_progress)
     run = Run(gate, teller)
 
     async def work() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         if endpoint is None:
             await run.of_loopback(plan)
         else:
             await run.of_endpoint(Endpoint.parse(endpoint), settings, plan)
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work())
-    except asyncio.CancelledError:
-        raise SystemExit(128 + signal.SIGTERM) from None
+        _until_signal(work())
+    finally:
+        teller.line()
     if json_stream:
         teller.event("result", run.whole())
     else:
         print(json.dumps(run.whole(), indent=1) if json_ else run.text())
     return run.exit_code
+
+
+def _until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end; raise SystemExit when a signal ends it."""
+    got = 0
+
+    async def supervised() -> None:
+        task = asyncio.ensure_future(work)
+
+        def interrupt(number: int) -> None:
+            nonlocal got
+            got = number
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
+        await asyncio.wait([task])
+        if not got:
+            task.result()
+
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
+    runner.run(supervised())
+    if got:
+        raise SystemExit(128 + got)
+    runner.close()
 
 
 def _plan(options: dict[str, Any], seconds: float) -> Plan:
@@ -88,6 +114,7 @@ def _plan(options: dict[str, Any], seconds: float) -> Plan:
 def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
     """Run `ringmain bench --server`; return the exit code."""
     session = Session(options)
+    uses_tls(Endpoint.parse(endpoint), options)
     settings = Settings(**options)
     server = Server(Endpoint.parse(endpoint), settings, listen_once=listen_once)
 

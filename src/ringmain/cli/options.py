@@ -1,5 +1,6 @@
 """The options that the verbs share, and the types of their values."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ringmain import __version__
-from ringmain.settings import GATES
+from ringmain.settings import GATES, TlsSettings
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -85,6 +86,7 @@ class Retries(click.ParamType[int]):
 
 
 DURATION = Duration()
+TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings)]
 
 
 def _tls_options(whose: str = "") -> list[Decorator]:

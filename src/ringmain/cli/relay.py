@@ -1,16 +1,13 @@
 """ringmain relay."""
 
-import dataclasses
 from typing import Any
 
 import click
 
-from ringmain.cli.options import linger, two_ends
+from ringmain.cli.options import TLS_OPTIONS, linger, two_ends
 from ringmain.errors import UsageError
-from ringmain.settings import TlsSettings
 
 _ENDS = ("source", "destination")
-_TLS = [field.name for field in dataclasses.fields(TlsSettings)]
 
 
 @click.command()
@@ -35,7 +32,7 @@ def relay(source: str, destination: str, **options: Any) -> int:
 
     Either end may be - (standard input or output) or a file or FIFO, whose name has a slash in it: ./events.ndjson.
     """
-    tls = {end: {name: options.pop(f"{end}_{name}") for name in _TLS} for end in _ENDS}
+    tls = {end: {name: options.pop(f"{end}_{name}") for name in TLS_OPTIONS} for end in _ENDS}
     # Imported when it is used: --help and --version need neither the event loop nor sockets.
     from ringmain.cli.verbs import run_load, run_relay, run_save
 

@@ -28,7 +28,7 @@ _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not f
 def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
     """Run `ringmain load`; return the exit code."""
     session = Session(options)
-    tls = _uses_tls(Endpoint.parse(endpoint), options)
+    tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = load(endpoint, **options)
     sink = open_output(output)
     kernel.may_pump(path, sink, tls=tls)
@@ -65,7 +65,7 @@ def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
 def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once: bool, **options: Any) -> int:
     """Run `ringmain save`; return the exit code."""
     session = Session(options)
-    tls = _uses_tls(Endpoint.parse(endpoint), options)
+    tls = uses_tls(Endpoint.parse(endpoint), options)
     settings = Settings(**options)
     saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
     source = open_input(input_)
@@ -166,7 +166,7 @@ def _figures(connection: Connection, counters: Counters, size: int) -> dict[str,
     }
 
 
-def _uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
+def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
     """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
     tls = bool(options["tls"] or endpoint.tls)
     if not tls:

@@ -1,0 +1,339 @@
+"""`ringmain bench`: what is measured, how it is told, and what becomes of bad peers and arguments."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import time
+from typing import Any
+
+import iperf3
+import jsonschema
+import peers
+import pytest
+from conftest import Certificates
+from measuring import SCHEMA, measured, serving
+
+from ringmain.bench.client import Measurement, measure
+from ringmain.bench.engines import Budget
+from ringmain.bench.plan import Plan
+from ringmain.bench.server import Server
+from ringmain.bench.wire import CONTROL
+from ringmain.endpoint import Endpoint
+from ringmain.errors import ReceiveError, UsageError
+from ringmain.settings import Settings
+
+SIZE = 64_000_001
+WAYS = [(), ("--reverse",), ("--parallel", "3"), ("--parallel", "2", "--processes", "--reverse")]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+@pytest.mark.parametrize("scheme", ["tcp", "tcps"])
+def test_as_many_bytes_as_were_asked_for_are_counted_at_both_ends(
+    bench: peers.Bench, certificates: Certificates, scheme: str, way: tuple[str, ...]
+) -> None:
+    tls = ["--certfile", certificates.server] if scheme == "tcps" else []
+    trust = ["--cafile", certificates.ca, "--server-name", "localhost"] if scheme == "tcps" else []
+    result = measured(serving(bench, *tls, scheme=scheme), "-n", SIZE, *way, *trust)
+    start, end = result["start"], result["end"]
+    assert end["sum_sent"]["bytes"] == end["sum_received"]["bytes"] == SIZE
+    for side in ("sender", "receiver"):
+        assert sum(stream[side]["bytes"] for stream in end["streams"]) == SIZE
+    assert sum(interval["sum"]["bytes"] for interval in result["intervals"]) == SIZE
+    assert len(start["connected"]) == len(end["streams"]) == start["test_start"]["num_streams"]
+    receiver, sender = (end["host"], end["remote"]) if "--reverse" in way else (end["remote"], end["host"])
+    assert receiver["reads"] >= receiver["blocks"] > 0 == receiver["writes"]
+    assert receiver["average_block"] == SIZE / receiver["blocks"]
+    assert sender["writes"] > 0 == sender["reads"]
+    assert 0 < receiver["cpu_seconds_per_gb"] == receiver["cpu_total_seconds"] / SIZE * 1e9
+    assert (start["tls"] is not None and start["tls"]["version"] == "TLSv1.3") == (scheme == "tcps")
+
+
+def test_iperf3s_readers_read_the_result(bench: peers.Bench) -> None:
+    result = measured(serving(bench), "-t", "300ms", "-P", "2", "--reverse")
+    read = iperf3.TestResult(json.dumps(result))
+    assert read.error is None
+    assert (read.type, read.reverse, read.protocol, read.num_streams) == ("client", True, "TCP", 2)
+    assert read.sent_bytes == result["end"]["sum_sent"]["bytes"] > 0
+    assert read.received_MB_s > 0
+    assert read.local_cpu_total == result["end"]["cpu_utilization_percent"]["host_total"]
+    assert read.remote_host == "127.0.0.1"
+    assert iperf3.TestResult(json.dumps(measured("tcp://127.0.0.1:1", code=7))).error.startswith("connect to 127.0.0.1")
+
+
+def test_the_warm_up_is_left_out(bench: peers.Bench) -> None:
+    result = measured(serving(bench), "-t", "400ms", "--omit", "200ms")
+    warm_up = [it["sum"] for it in result["intervals"] if it["sum"]["omitted"]]
+    rest = [it["sum"]["bytes"] for it in result["intervals"] if not it["sum"]["omitted"]]
+    host = result["end"]["host"]
+    assert len(warm_up) == 1
+    assert warm_up[0]["bytes"] > 0
+    assert host["total_bytes"] == warm_up[0]["bytes"] + host["bytes"]
+    assert result["end"]["sum_sent"]["bytes"] == host["bytes"] == sum(rest)
+    assert len(rest) > 3
+
+
+def test_a_limited_sender_never_exceeds_its_rate(bench: peers.Bench) -> None:
+    rate = 5 << 20
+    for reverse in ((), ("--reverse",)):
+        result = measured(serving(bench), "-n", "2M", "--limit", rate, "-P", "2", *reverse)
+        sent = result["end"]["sum_sent"]
+        assert sent["bytes"] == 2 << 20
+        # What the bucket holds, and a message more of each stream, may go out at once.
+        assert sent["bytes"] <= rate * (sent["seconds"] + 0.1) + 2 * result["start"]["test_start"]["blksize"]
+
+
+def test_a_budget_gives_no_more_than_its_rate_and_its_size() -> None:
+    budget = Budget(Plan(seconds=None, size=10_500, rate=1_000_000, message_size=1000))
+    taken, waited = [], 0.0
+    while (message := budget.take())[0]:
+        taken.append(message[0])
+        waited = max(waited, message[1])
+    assert sum(taken) == 10_500
+    assert taken[-1] == 500
+    assert 0.005 < waited < 0.0105  # the tenth message waits for nine others
+
+
+def test_the_writes_are_of_the_size_that_was_asked_for(bench: peers.Bench) -> None:
+    result = measured(serving(bench), "-n", "4M", "-l", "64K", "-R")
+    assert result["end"]["remote"]["writes"] >= 64
+    assert result["start"]["test_start"]["blksize"] == 1 << 16
+
+
+def test_events_end_with_the_whole_result(bench: peers.Bench) -> None:
+    command = [*peers.RINGMAIN, "bench", serving(bench), "-t", "400ms", "-P", "2", "--processes", "--json-stream"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["start", "result"]
+    result = events[-1]["data"]
+    jsonschema.validate(result, SCHEMA)
+    intervals = [event["data"] for event in events[1:-1]]
+    assert {event["event"] for event in events[1:-1]} == {"interval"}
+    assert 1 < len(intervals) <= len(result["intervals"])
+    assert [it["sum"]["bytes"] for it in intervals] == [
+        it["sum"]["bytes"] for it in result["intervals"][: len(intervals)]
+    ]
+
+
+def test_loopback_measures_both_ways_plain_and_tls_to_blocks_and_pipes() -> None:
+    result = measured("-t", "100ms", "--omit", "50ms")
+    names = {
+        f"{verb} {tls} {to} {through}"
+        for verb, to in (("receive", "to"), ("send", "from"))
+        for tls in ("plain", "TLS")
+        for through in ("blocks", "pipe")
+    }
+    assert set(result["tests"]) == names
+    for name, test in result["tests"].items():
+        assert test["end"]["sum_received"]["bytes"] > 0, name
+        assert (test["start"]["tls"] is not None) == ("TLS" in name)
+        blocks = test["end"]["host"]["blocks"]
+        assert (blocks > 0) == (name.startswith("receive") and "plain to pipe" not in name), name
+
+
+def test_people_get_a_table(bench: peers.Bench) -> None:
+    command = [*peers.RINGMAIN, "bench", serving(bench), "-n", "10M"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    head, columns, sent, received = done.stdout.splitlines()
+    assert head.endswith("plain, 1 stream")
+    assert columns.split()[:3] == ["seconds", "bytes", "GB/s"]
+    assert sent.split()[:1] + sent.split()[2:4] == ["sent", "10.00", "MiB"]
+    assert received.split()[:1] + received.split()[2:4] == ["received", "10.00", "MiB"]
+
+
+BAD = [
+    (["--server", "-R"], 2, "--reverse with --server"),
+    (["--server", "--json"], 2, "--json with --server"),
+    (["-R"], 2, "--reverse without an ENDPOINT"),
+    (["--cafile", "ca.pem"], 2, "--cafile without an ENDPOINT"),
+    (["--listen-once"], 2, "--listen-once without --server"),
+    (["tcp://127.0.0.1:1", "-t", "1s", "-n", "1M"], 2, "--time with --bytes"),
+    (["tcp://127.0.0.1:1", "--fail-on-regression"], 2, "add --baseline"),
+    (["tcp://127.0.0.1:1", "-n", "many"], 2, "is not a size"),
+    (["tcp://127.0.0.1:1", "-P", "1000"], 2, "1<=x<=128"),
+    (["tcp://127.0.0.1:1", "--noise-threshold", "5"], 2, "is not a percentage"),
+    (["tcp://127.0.0.1:1", "--unknown"], 2, "--unknown"),
+    (["tcp://127.0.0.1:1", "-n", "1", "-P", "2"], 2, "size 1: out of range"),
+    (["tcp://127.0.0.1:1"], 7, "connection refused"),
+    (["nonsense"], 2, "nonsense"),
+    (["--baseline", "/nonexistent"], 26, "make one with --save-baseline"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), BAD, ids=[" ".join(it[0]) for it in BAD])
+def test_failures_are_a_line_an_exit_code_and_json(arguments: list[str], code: int, words: str) -> None:
+    assert words in measured(*arguments, code=code)["error"]
+    command = [*peers.RINGMAIN, "bench", *arguments]
+    done = subprocess.run([*command, "--json-stream"], capture_output=True, text=True, timeout=60, check=False)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events[-2:]] == ["error", "result"]
+    assert words in events[-1]["data"]["error"]
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_untrusted_server_is_refused(bench: peers.Bench, certificates: Certificates) -> None:
+    endpoint = serving(bench, "--certfile", certificates.stranger, scheme="tcps")
+    assert "--cafile" in measured(endpoint, "--cafile", certificates.ca, code=60)["error"]
+
+
+def test_a_client_without_a_certificate_is_refused_and_the_next_one_served(
+    bench: peers.Bench, certificates: Certificates
+) -> None:
+    endpoint = serving(bench, "--certfile", certificates.server, "--client-ca", certificates.ca, scheme="tcps")
+    trust = ["--cafile", certificates.ca, "-n", "1M", "--processes"]
+    assert "error" in measured(endpoint, *trust, code=56)
+    assert measured(endpoint, *trust, "--certfile", certificates.client)["end"]["sum_received"]["bytes"] == 1 << 20
+
+
+def test_one_measurement_at_a_time(bench: peers.Bench) -> None:
+    endpoint = serving(bench)
+    first = bench.start([*peers.RINGMAIN, "bench", endpoint, "-t", "30s"])
+    port = int(endpoint.rpartition(":")[2])
+    # Two connections of the first client, each with an end here.
+    peers.eventually(lambda: peers.established(port) >= 4, "the first client's streams")
+    assert "busy" in measured(endpoint, "-n", "1M", code=56)["error"]
+    first.signal(signal.SIGINT)
+    assert first.wait() == 130
+    peers.eventually(lambda: peers.established(port) == 0, "the end of the first")
+    peers.eventually(lambda: "end" in _tried(endpoint), "a measurement")
+
+
+def _tried(endpoint: str) -> dict[str, Any]:
+    command = [*peers.RINGMAIN, "bench", endpoint, "-n", "1M", "--json"]
+    result: dict[str, Any] = json.loads(
+        subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    )
+    return result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda it: it.name)
+@pytest.mark.parametrize("processes", [(), ("--processes",)], ids=["one process", "processes"])
+def test_a_signal_ends_a_client_with_json(bench: peers.Bench, number: int, processes: tuple[str, ...]) -> None:
+    endpoint = serving(bench)
+    port = int(endpoint.rpartition(":")[2])
+    command = [*peers.RINGMAIN, "bench", endpoint, "-t", "30s", "--json", *processes]
+    client = bench.start(command, stdout=subprocess.PIPE)
+    peers.eventually(lambda: peers.established(port) >= 4, "the streams")
+    client.signal(number)
+    assert client.wait() == 128 + number
+    assert client.process.stdout is not None
+    assert "interrupted" in json.loads(client.process.stdout.read())["error"]
+    assert client.stderr == ""
+    peers.eventually(lambda: peers.established(port) == 0, "the end of its streams")
+
+
+def test_a_server_that_dies_is_an_error(bench: peers.Bench) -> None:
+    server, port = bench.serving_measurements()
+    client = bench.start([*peers.RINGMAIN, "bench", f"127.0.0.1:{port}", "-t", "30s", "--json"], stdout=subprocess.PIPE)
+    peers.eventually(lambda: peers.established(port) >= 4, "the streams")
+    server.signal(signal.SIGKILL)
+    assert client.wait() in (55, 56)
+    assert client.process.stdout is not None
+    assert json.loads(client.process.stdout.read()).keys() == {"error"}
+    assert len(client.stderr.splitlines()) == 1
+
+
+def test_bad_peers_do_not_stop_a_server(bench: peers.Bench, certificates: Certificates) -> None:
+    for scheme, tls in (("tcp", ()), ("tcps", ("--certfile", certificates.server))):
+        server, port = bench.serving_measurements("--handshake-timeout", "300ms", *tls, scheme=scheme)
+        control = b"ringmain bench 1 " + CONTROL.encode() + b"\n"
+        stranger = b"ringmain bench 1 " + b"f" * 32 + b"\n"
+        for words in (
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"ringmain",
+            b"",
+            stranger,
+            control + b"\x16\x03\x01\xff\xff",
+            control,
+        ):
+            with peers.connect(port) as sock:
+                sock.sendall(words)
+                sock.shutdown(socket.SHUT_WR)
+                _until_closed(sock)
+        for words in (control + b"[]\n", control + b'{"seconds": 1}\n', control + b"{" * 100 + b"\n"):
+            if scheme == "tcp":
+                with peers.connect(port) as sock:
+                    sock.sendall(words)
+                    assert b"error" in peers.read_all(sock)
+        with peers.connect(port) as silent, peers.connect(port) as reset:
+            peers.close_with_reset(reset)
+            _until_closed(silent)
+        trust = ("--cafile", certificates.ca, "--server-name", "localhost")
+        result = measured(f"{scheme}://127.0.0.1:{port}", "-n", "1M", *(trust if tls else ()))
+        assert result["end"]["sum_received"]["bytes"] == 1 << 20
+        assert server.process.poll() is None
+        assert "Traceback" not in server.stderr
+
+
+def _until_closed(sock: socket.socket) -> None:
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        pass
+
+
+def test_a_server_can_be_told_to_serve_once(bench: peers.Bench) -> None:
+    server, port = bench.serving_measurements("--listen-once")
+    assert "ended" not in measured(f"127.0.0.1:{port}", "-n", "1M")
+    assert server.wait() == 0
+
+
+def test_lost_bytes_are_no_result(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Measurement.__init__
+
+    def lose_one(self: Measurement, *arguments: Any) -> None:
+        whole(self, *arguments)
+        self.receiver["totals"][0] -= 1
+
+    async def main() -> None:
+        async with Server(Endpoint.parse("tcp://127.0.0.1:0"), Settings(), listen_once=True) as server:
+            serving = asyncio.ensure_future(server.serve())
+            with pytest.raises(ReceiveError, match="1048576 bytes were sent and 1048575 received"):
+                await measure(Endpoint("127.0.0.1", str(server.port)), Settings(), Plan(seconds=None, size=1 << 20))
+            await serving
+
+    monkeypatch.setattr(Measurement, "__init__", lose_one)
+    run(main())
+
+
+def test_a_server_reads_no_plan_that_is_none() -> None:
+    good = Plan().message()
+    assert Plan.read(good) == Plan()
+    for name, value in (
+        ("parallel", 1 << 20),
+        ("parallel", True),
+        ("message_size", 1 << 40),
+        ("seconds", "1"),
+        ("seconds", float("nan")),
+        ("size", 5),
+        ("rate", 0),
+        ("through", "tape"),
+        ("engine", None),
+        ("reverse", 1),
+        ("omit", -1),
+    ):
+        with pytest.raises(UsageError):
+            Plan.read({**good, name: value})
+    for other in (None, [], {}, {**good, "more": 1}):
+        with pytest.raises(UsageError):
+            Plan.read(other)
+
+
+def test_an_idle_stream_is_given_up(bench: peers.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes the server for itself and sends nothing is told so, and makes room for others."""
+    server, port = bench.serving_measurements()
+    with peers.connect(port) as control, peers.connect(port) as stream:
+        control.sendall(b"ringmain bench 1 " + CONTROL.encode() + b"\n")
+        control.sendall(json.dumps(Plan(seconds=None, size=1 << 40).message()).encode() + b"\n")
+        token = json.loads(control.makefile().readline())["token"]
+        stream.sendall(b"ringmain bench 1 " + token.encode() + b"\n")
+        control.sendall(b'{"go": true}\n')
+        since = time.monotonic()
+        assert b"no byte moved" in peers.read_all(control)
+        assert time.monotonic() - since < peers.TIMEOUT
+    assert measured(f"127.0.0.1:{port}", "-n", "1M")["end"]["sum_sent"]["bytes"] == 1 << 20
+    assert server.process.poll() is None
