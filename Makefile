@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
-PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4
+PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3
 
 # What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
-RIVALS := $(PEERS) iperf3 libssl-dev
+RIVALS := $(PEERS) libssl-dev
 
 # Install the packages $(1) if one of the programs $(2) is missing and that can be done.
 define bring
@@ -52,7 +52,7 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/installed $(VENV)/testing
-	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel)
+	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching

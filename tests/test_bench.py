@@ -62,6 +62,34 @@ def test_iperf3s_readers_read_the_result(bench: peers.Bench) -> None:
     assert iperf3.TestResult(json.dumps(measured("tcp://127.0.0.1:1", code=7))).error.startswith("connect to 127.0.0.1")
 
 
+def test_names_are_iperf3s(bench: peers.Bench) -> None:
+    iperf3_port = peers.free_port()
+    bench.start([peers.need("iperf3"), "--server", "--one-off", "--port", str(iperf3_port)])
+    peers.wait_for_port(iperf3_port)
+    command = ["iperf3", "--client", "127.0.0.1", "--port", str(iperf3_port), "--bytes", "4M", "--parallel", "2"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=True)
+    theirs, ours = json.loads(done.stdout), measured(serving(bench), "-n", "4M", "-P", "2")
+    for path, own in (
+        (("start",), {"machine", "tls"}),
+        (("start", "timestamp"), set()),
+        (("start", "connecting_to"), set()),
+        (("start", "connected", 0), set()),
+        (("start", "test_start"), {"processes", "through", "target_bitrate"}),  # the last: only newer ones have it
+        (("intervals", 0, "streams", 0), set()),
+        (("intervals", 0, "sum"), set()),
+        (("end",), {"host", "remote"}),
+        (("end", "streams", 0, "sender"), set()),
+        (("end", "sum_sent"), set()),
+        (("end", "sum_received"), set()),
+        (("end", "cpu_utilization_percent"), set()),
+    ):
+        known, named = theirs, ours
+        for step in path:
+            known, named = known[step], named[step]
+        assert set(named) - set(known) == own - set(known), path
+    assert ours["end"]["sum_sent"]["bytes"] == 4 << 20
+
+
 def test_the_warm_up_is_left_out(bench: peers.Bench) -> None:
     result = measured(serving(bench), "-t", "400ms", "--omit", "200ms")
     warm_up = [it["sum"] for it in result["intervals"] if it["sum"]["omitted"]]

@@ -56,7 +56,7 @@ def _told(json: bool, json_stream: bool) -> Iterator[None]:
     "-t",
     "--time",
     type=DURATION,
-    help="How long to measure: 10s; on loopback 2s each, in rounds 1s.",
+    help="How long to measure: 10s; on loopback 2s, in rounds 500ms.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")

@@ -19,7 +19,7 @@ from ringmain.settings import Settings
 
 # What is left out at the beginning of a measurement, in seconds, and how long it then takes.
 _WARM_UP = 0.25
-_SECONDS, _LOOPBACK_SECONDS, _ROUND_SECONDS = 10.0, 2.0, 1.0
+_SECONDS, _LOOPBACK_SECONDS, _ROUND_SECONDS = 10.0, 2.0, 0.5
 # A limited sender writes this often at least, so that its rate is a steady one.
 _WRITES_A_SECOND = 20
 
