@@ -139,9 +139,11 @@ class Bench:
         """Start a ringmain that listens at a free port; return it and the port."""
         return self._listening(verb, *arguments, f"tcp://{host}:0", **popen)
 
-    def relaying(self, destination: str, *arguments: Any, scheme: str = "tcp") -> tuple[Program, int]:
+    def relaying(
+        self, destination: str, *arguments: Any, scheme: str = "tcp", host: str = "127.0.0.1"
+    ) -> tuple[Program, int]:
         """Start a relay that listens at a free port; return it and the port."""
-        return self._listening("relay", *arguments, f"{scheme}://127.0.0.1:0", destination)
+        return self._listening("relay", *arguments, f"{scheme}://{host}:0", destination)
 
     def serving_measurements(self, *arguments: Any, scheme: str = "tcp") -> tuple[Program, int]:
         """Start a server of `ringmain bench` that listens at a free port; return it and the port."""

@@ -111,6 +111,28 @@ def test_where_only_the_destination_listens_each_of_its_clients_gets_a_source(be
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_both_ends_may_be_ipv6(bench: peers.Bench, path: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        listener.settimeout(peers.TIMEOUT)
+        stats, there = bench.folder / "stats", listener.getsockname()[1]
+        options = ("-o", "--path", path, "--stats-file", stats)
+        relay, port = bench.relaying(f"tcp://[::1]:{there}", *options, host="[::1]")
+        with peers.connect(port, "::1") as client:
+            server, _ = listener.accept()
+            server.settimeout(peers.TIMEOUT)
+            with server:
+                for sender, receiver, data in ((client, server, DATA), (server, client, ANSWER)):
+                    with sending(sender, data):
+                        assert peers.sha256(read(receiver, len(data))) == peers.sha256(data)
+                    sender.shutdown(socket.SHUT_WR)
+                    assert receiver.recv(1) == b""
+            assert relay.wait() == 0, relay.stderr
+    row = json.loads(stats.read_text())
+    assert row["destination"]["peer"] == f"[::1]:{there}"
+    assert row["source"]["peer"].startswith("[::1]:")
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_one_way_drops_what_the_destination_answers(bench: peers.Bench, path: str) -> None:
     with pair(bench, "-o", "--one-way", "--path", path) as it:
         it.server.sendall(ANSWER)

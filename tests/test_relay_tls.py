@@ -7,13 +7,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import peers
 import pytest
 from conftest import Certificates
 from relays import ANSWER, DATA, is_reset, small_client
-from streams import echo, exchange, read, server_at
+from streams import echo, exchange, read, sending, server_at
 
 import ringmain
 
@@ -48,6 +49,40 @@ def test_tls_is_ended_and_added(
     for side, scheme in zip(("source", "destination"), ends, strict=True):
         assert row[side]["tls"] == (f"TLSv{version}" if scheme == "tcps" else None)
         assert row[side]["bytes"] == len(DATA)
+
+
+@pytest.mark.parametrize("ends", [("tcps", "tcp"), ("tcp", "tcps"), ("tcps", "tcps")])
+def test_one_way_drops_answers_under_tls_too(
+    bench: peers.Bench, certificates: Certificates, ends: tuple[str, str]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+    options = ["--source-certfile", certificates.server] if ends[0] == "tcps" else []
+    if ends[1] == "tcps":
+        options += ["--destination-cafile", certificates.ca, "--destination-server-name", "localhost"]
+    with server_at() as listener, ThreadPoolExecutor() as pool:
+        url = f"{ends[1]}://127.0.0.1:{listener.getsockname()[1]}"
+        relay, port = bench.relaying(url, "-o", "--one-way", *options, scheme=ends[0])
+
+        def serve() -> socket.socket:
+            sock, _ = listener.accept()
+            sock.settimeout(peers.TIMEOUT)
+            if ends[1] == "tcps":
+                sock = context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
+            sock.sendall(ANSWER)
+            return sock
+
+        serving = pool.submit(serve)
+        client = peers.connect(port) if ends[0] == "tcp" else peers.connect_tls(port, certificates.ca)
+        with client, serving.result() as server, sending(client, DATA):
+            assert peers.sha256(read(server, len(DATA))) == peers.sha256(DATA)
+            if isinstance(client, ssl.SSLSocket):
+                client.unwrap()
+            else:
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b""
+            assert server.recv(1) == b""
+        assert relay.wait() == 0, relay.stderr
 
 
 @pytest.mark.parametrize("has_libssl", [True, False])
