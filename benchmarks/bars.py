@@ -129,6 +129,18 @@ BARS = [
         _median_ratio("ping-pong", "ringmain", "socat", "median µs"),
     ),
     Bar("1 KiB ping-pong, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("ping-pong")),
+    Bar("relay / socat, GB/s", "at least", 3, "x", _median_ratio("relay", "ringmain", "socat", "GB/s")),
+    *_pair("relay / C splice", "relay", "C splice", 0.9, 1.2),
+    _cpu("relay that ends TLS / stunnel", "below", 1.0, "relay-tls", "stunnel"),
+    _cpu("relay that ends TLS / haproxy", "below", 1.0, "relay-tls", "haproxy"),
+    _cpu("relay that ends TLS / socat", "below", 1.0, "relay-tls", "socat"),
+    Bar(
+        "1 KiB through a relay and back / socat, median",
+        "at most",
+        1.3,
+        "x",
+        _median_ratio("relay-latency", "ringmain", "socat", "median µs"),
+    ),
     Bar(
         "start to listening / import asyncio",
         "below",

@@ -206,6 +206,87 @@ PING_PONG = Bench(
     measure=others.ping_pong,
 )
 
+_RELAY = "{ringmain} relay --listen-once --stats-file {report} "
+_SOCAT_RELAY = Contender("socat", "socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr TCP:127.0.0.1:{to}", FEW)
+_HAPROXY = """
+global
+    nbthread 1
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+{options}
+listen relay
+    bind 127.0.0.1:{{port}}{tls}
+    server there 127.0.0.1:{{to}}
+"""
+_STUNNEL = """
+foreground = yes
+debug = err
+pid =
+[relay]
+accept = 127.0.0.1:{port}
+connect = 127.0.0.1:{to}
+cert = {cert}
+sslVersionMin = TLSv1.3
+"""
+
+
+def _haproxy(name: str, size: float, options: str = "", tls: str = "") -> Contender:
+    return Contender(name, "haproxy -f {config}", size, config=_HAPROXY.format(options=options, tls=tls))
+
+
+RELAY = Bench(
+    "relay",
+    "Relay a stream to another connection: `ringmain relay` and others",
+    "C splice + mark",
+    Shape(relays=True),
+    [
+        Contender("C splice + mark", "{c}/relay mark {port} {to}", PLENTY / 2),
+        Contender("C splice", "{c}/relay splice {port} {to}", PLENTY / 2),
+        Contender("ringmain", _RELAY + "tcp://127.0.0.1:{port} tcp://127.0.0.1:{to}", PLENTY / 2),
+        Contender("ringmain --path block", _RELAY + "--path block tcp://127.0.0.1:{port} tcp://127.0.0.1:{to}", SOME),
+        _SOCAT_RELAY,
+        _haproxy("haproxy", SOME),
+        _haproxy("haproxy splice", SOME, "    option splice-auto"),
+    ],
+)
+
+RELAY_TLS = Bench(
+    "relay-tls",
+    "End TLS 1.3: `ringmain relay tcps://... tcp://...` and others",
+    "stunnel",
+    Shape(relays=True, tls=True),
+    [
+        Contender("stunnel", "stunnel {config}", SOME, config=_STUNNEL),
+        _haproxy("haproxy", SOME, tls=" ssl crt {cert} ssl-min-ver TLSv1.3"),
+        Contender(
+            "socat",
+            "socat OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,cert={cert},verify=0 TCP:127.0.0.1:{to}",
+            SOME,
+        ),
+        Contender(
+            "ringmain",
+            _RELAY + "--source-certfile {cert} tcps://127.0.0.1:{port} tcp://127.0.0.1:{to}",
+            SOME,
+        ),
+    ],
+)
+
+RELAY_LATENCY = Bench(
+    "relay-latency",
+    "Latency of 1 KiB through a relay to a server and back",
+    "socat",
+    Shape(relays=True),
+    [
+        replace(contender, size=0)
+        for contender in RELAY.contenders
+        if contender.name in ("socat", "ringmain", "ringmain --path block", "haproxy")
+    ],
+    measure=others.relay_latency,
+)
+
 START = Bench(
     "start",
     "From the start of the process to its listening socket",
@@ -244,4 +325,5 @@ IPERF = Bench(
 )
 
 _ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
+_ALL += [RELAY, RELAY_TLS, RELAY_LATENCY]
 BENCHES = {bench.name: bench for bench in [*_ALL, MESSAGES, GROW_PLOT, IPERF]}

@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import time
+from dataclasses import replace
 
 from benchmarks.processes import Processes, free_port, peak_memory
 from benchmarks.transfers import Contender, Sample, Shape, command_line
@@ -20,7 +21,7 @@ def idle_latency(workshop: Workshop, shape: Shape, contender: Contender) -> Samp
     del shape
     with Processes(workshop) as processes:
         port = free_port()
-        command = command_line(processes, contender.command, port)
+        command = command_line(processes, contender, port)
         process = processes.start("contender", command, stdout=subprocess.PIPE)
         processes.wait_for_listener("contender", port)
         probe = [str(workshop.folder / "probe"), str(port), "200", "1", "4000"]
@@ -35,12 +36,30 @@ def ping_pong(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
     load, save = contender.command.split("&&")
     with Processes(workshop) as processes:
         port = free_port()
-        loader = processes.start("contender", command_line(processes, load, port), stdout=subprocess.PIPE)
+        loader = processes.start(
+            "contender", command_line(processes, replace(contender, command=load), port), stdout=subprocess.PIPE
+        )
         processes.wait_for_listener("contender", port)
-        saver = processes.start("saver", command_line(processes, save, port), stdin=subprocess.PIPE)
+        saver = processes.start(
+            "saver", command_line(processes, replace(contender, command=save), port), stdin=subprocess.PIPE
+        )
         probe = [str(workshop.folder / "probe"), "0", "2000", "1024", "0"]
         processes.start("probe", probe, stdin=loader.stdout, stdout=saver.stdin)
         saver.stdin.close()
+        processes.wait("probe")
+        return _latency(processes)
+
+
+def relay_latency(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
+    """Send 1 KiB at a time through a relay to a server that sends it back."""
+    del shape
+    with Processes(workshop) as processes:
+        port, to = free_port(), free_port()
+        processes.start("echo", [str(workshop.folder / "echo"), str(to)])
+        processes.wait_for_listener("echo", to)
+        processes.start("contender", command_line(processes, contender, port, to))
+        processes.wait_for_listener("contender", port)
+        processes.start("probe", [str(workshop.folder / "probe"), str(port), "5000", "1024", "0", "echo"])
         processes.wait("probe")
         return _latency(processes)
 
@@ -56,7 +75,7 @@ def start_up(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
     del shape
     with Processes(workshop) as processes:
         port = free_port()
-        command = command_line(processes, contender.command, port)
+        command = command_line(processes, contender, port)
         started = time.monotonic()
         process = processes.start("contender", command)
         if "{port}" not in contender.command:
@@ -77,7 +96,7 @@ def stalled_memory(workshop: Workshop, shape: Shape, contender: Contender) -> Sa
     del shape
     with Processes(workshop) as processes:
         port = free_port()
-        command = command_line(processes, contender.command, port)
+        command = command_line(processes, contender, port)
         processes.start("contender", command, measured=True, stdout=subprocess.PIPE)
         processes.wait_for_listener("contender", port)
         processes.start("source", [str(workshop.folder / "send"), str(port), str(GB), str(256 << 10), "0"])
@@ -90,7 +109,7 @@ def iperf(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
     del shape
     with Processes(workshop) as processes:
         port = free_port()
-        processes.start("contender", command_line(processes, contender.command, port))
+        processes.start("contender", command_line(processes, contender, port))
         processes.wait_for_listener("contender", port)
         client = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", "2", "-J"]
         done = subprocess.run(client, capture_output=True, text=True, timeout=30, check=False)

@@ -76,6 +76,15 @@ class Processes:
         """Return where a process writes its report."""
         return self._folder / f"{name}.json"
 
+    @property
+    def config_path(self) -> Path:
+        """Where a contender's configuration is."""
+        return self._folder / "config"
+
+    def stop(self, name: str) -> None:
+        """Tell the process that a measuring parent watches to end."""
+        os.kill(self.pid(name), signal.SIGTERM)
+
     def wait(self, name: str) -> None:
         """Wait until a process ends, for TIMEOUT."""
         try:

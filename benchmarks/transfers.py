@@ -25,8 +25,10 @@ class Contender:
     """A program that moves a stream, and the stream it is given in a round.
 
     `command` is split at blanks, then words in braces are filled in: {c} the folder of the baselines, {python},
-    {ringmain}, {port}, {cert} a file with key and certificate, {report} where to write JSON with `bytes` and `reads`.
-    `size` is in GB. `message` is the size of the source's writes, `rate` its limit in bytes a second (0: none).
+    {ringmain}, {port}, {to} the port that a relay connects to, {cert} a file with key and certificate, {config} a file
+    with the text of `config`, {report} where to write JSON with `bytes` and `reads`. A contender with a configuration
+    is a server that runs until it is told to end. `size` is in GB. `message` is the size of the source's writes, `rate`
+    its limit in bytes a second (0: none).
     """
 
     name: str
@@ -34,17 +36,19 @@ class Contender:
     size: float
     message: int = 256 << 10
     rate: float = 0
+    config: str = ""
 
 
 @dataclass(frozen=True)
 class Shape:
     """What stands at either side of a contender.
 
-    `saves`: standard input to a connection, else a connection that it listens for. `piped`: the other side is a pipe;
-    else a file when saving, and nothing when loading.
+    `saves`: standard input to a connection, else a connection that it listens for. `relays`: that connection to another
+    one. `piped`: the other side is a pipe; else a file when saving, and nothing when loading.
     """
 
     saves: bool = False
+    relays: bool = False
     piped: bool = False
     tls: bool = False
 
@@ -58,9 +62,14 @@ def measure(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
             _start_sink(processes, port := free_port())
             _start_saver(processes, shape, contender, size, port)
         else:
-            started = _start_loader(processes, shape, contender, port := free_port())
+            to = free_port() if shape.relays else 0
+            if shape.relays:
+                _start_sink(processes, to)
+            started = _start_loader(processes, shape, contender, port := free_port(), to)
             _start_source(processes, shape, contender, size, port)
         for name in processes.names:
+            if name == "contender" and contender.config:
+                processes.stop(name)
             processes.wait(name)
         return _sample(processes, shape, size, started)
 
@@ -69,9 +78,14 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
     """Move `size` bytes and compare their SHA-256 at both ends; raise BenchError if they differ."""
     expected = _digest_of_pattern(workshop, size)
     with Processes(workshop) as processes:
-        if shape.saves:
+        if shape.saves or shape.relays:
             with listening_socket() as listener:
-                _start_saver(processes, shape, contender, size, listener.getsockname()[1], compared=True)
+                there = listener.getsockname()[1]
+                if shape.saves:
+                    _start_saver(processes, shape, contender, size, there, compared=True)
+                else:
+                    _start_loader(processes, shape, contender, port := free_port(), there)
+                    _start_source(processes, shape, contender, size, port)
                 connection: socket.socket = listener.accept()[0]
             with connection:
                 digest = _digest(connection.fileno())
@@ -84,10 +98,12 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
             raise BenchError(f"{contender.name}: other bytes came than were sent; {processes.complaint('contender')}")
 
 
-def command_line(processes: Processes, template: str, port: int) -> list[str]:
-    """Fill in the words in braces; see `Contender`."""
+def command_line(processes: Processes, contender: Contender, port: int, to: int = 0) -> list[str]:
+    """Fill in the words in braces, and write the configuration; see `Contender`."""
     words = processes.workshop.words | {"port": str(port), "report": str(processes.report_path("contender"))}
-    return [word.format_map(words) for word in template.split()]
+    words |= {"to": str(to), "config": str(processes.config_path)}
+    processes.config_path.write_text(contender.config.format_map(words))
+    return [word.format_map(words) for word in contender.command.split()]
 
 
 def _start_sink(processes: Processes, port: int) -> None:
@@ -99,7 +115,7 @@ def _start_saver(
     processes: Processes, shape: Shape, contender: Contender, size: int, port: int, *, compared: bool = False
 ) -> None:
     path = processes.workshop.file(size)
-    command = command_line(processes, contender.command, port)
+    command = command_line(processes, contender, port)
     with path.open("rb") as file:
         if shape.piped:
             feed = [str(processes.workshop.folder / "save"), "feed", "0"]
@@ -111,11 +127,11 @@ def _start_saver(
 
 
 def _start_loader(
-    processes: Processes, shape: Shape, contender: Contender, port: int, *, compared: bool = False
+    processes: Processes, shape: Shape, contender: Contender, port: int, to: int = 0, *, compared: bool = False
 ) -> float:
     """Start a contender that loads, and what it writes to; return its CPU seconds until it listened."""
     piped = subprocess.PIPE if shape.piped or compared else subprocess.DEVNULL
-    command = command_line(processes, contender.command, port)
+    command = command_line(processes, contender, port, to)
     process = processes.start(
         "contender", command, measured=True, copying=compared, cores=CONTENDER_CORES, stdout=piped
     )
@@ -139,6 +155,7 @@ def _start_source(processes: Processes, shape: Shape, contender: Contender, size
 
 def _sample(processes: Processes, shape: Shape, size: int, started: float) -> Sample:
     own, source, sink = (processes.report(name) for name in ("contender", "source", "sink"))
+    own = own.get("source", own)  # ringmain relay tells of both sides
     far_end: dict[str, Any] = sink or own
     if far_end.get("bytes", far_end.get("bytes_in")) != size or sink.get("bad"):
         complaint = processes.complaint("contender")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(SOURCES))
 
 from benchmarks import transfers  # noqa: E402
 from benchmarks.bars import BARS, bars_table, verdicts  # noqa: E402
-from benchmarks.benches import BENCHES, IDLE, PING_PONG, STALLED, START, Bench  # noqa: E402
+from benchmarks.benches import BENCHES, IDLE, PING_PONG, RELAY_LATENCY, STALLED, START, Bench  # noqa: E402
 from benchmarks.plots import draw  # noqa: E402
 from benchmarks.tables import table  # noqa: E402
 from benchmarks.workshop import BenchError, Workshop  # noqa: E402
@@ -56,7 +56,7 @@ def test_a_measured_transfer_tells_what_it_took(workshop: Workshop, bench: Bench
     assert all(value >= 0 for value in sample.values())
 
 
-@pytest.mark.parametrize("bench", [IDLE, PING_PONG, START, STALLED], ids=lambda bench: bench.name)
+@pytest.mark.parametrize("bench", [IDLE, PING_PONG, RELAY_LATENCY, START, STALLED], ids=lambda bench: bench.name)
 def test_what_is_no_stream_can_be_measured(workshop: Workshop, bench: Bench) -> None:
     for contender in bench.contenders:
         need(workshop, bench, contender)

@@ -1,18 +1,19 @@
-/* How long a message takes through others: probe PORT COUNT SIZE GAP
+/* How long a message takes through others: probe PORT COUNT SIZE GAP [echo]
  *
  * Sends COUNT messages of SIZE bytes to PORT of the loopback, or to standard output for port 0, each once the last one
- * has come back by standard input and GAP microseconds have passed. Reports the times in microseconds.
+ * has come back and GAP microseconds have passed. They come back by standard input, or with "echo" by the same
+ * connection. Reports the times in microseconds.
  */
 #include "common.h"
 
 int main(int argc, char **argv) {
-    if (argc != 5)
-        return fputs("usage: probe PORT COUNT SIZE GAP\n", stderr), 2;
+    if (argc != 5 && argc != 6)
+        return fputs("usage: probe PORT COUNT SIZE GAP [echo]\n", stderr), 2;
     int port = atoi(argv[1]), count = atoi(argv[2]), size = atoi(argv[3]), on = 1;
     useconds_t gap = atoi(argv[4]);
     char *sent = calloc(1, size), *seen = calloc(1, size), *text = malloc(count * 16 + 1);
     size_t length = 0;
-    int fd = port ? connect_to(port) : 1;
+    int fd = port ? connect_to(port) : 1, back = argc == 6 ? fd : 0;
     if (port)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     usleep(200000);
@@ -22,7 +23,7 @@ int main(int argc, char **argv) {
         double start = now();
         write_all(fd, sent, size);
         for (int got = 0; got < size;) {
-            ssize_t part = read(0, seen + got, size - got);
+            ssize_t part = read(back, seen + got, size - got);
             if (part <= 0)
                 fail("probe");
             got += part;
