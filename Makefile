@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
-PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3
+PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 valgrind
 
 # What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
 RIVALS := $(PEERS) libssl-dev
@@ -19,12 +19,13 @@ if [ -n "$$missing" ] && command -v apt-get > /dev/null; then \
 	|| echo "could not install $(1): what needs a missing one is skipped, with CI=true its test fails"; fi
 endef
 
-.PHONY: help demo test bench lint sanitize clean
+.PHONY: help demo test bench bench-instructions lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
 	@echo "make test   install, bring the peers, and run the tests"
 	@echo "make bench  measure against C, Python and other programs, some minutes long"
+	@echo "make bench-instructions  count the core's instructions under callgrind, and compare with those kept"
 	@echo "make lint   formatting, types, stubs, compiler warnings"
 	@echo "make sanitize  the tests of memory and system calls under gcc's sanitizers"
 	@echo "make clean  remove what the others made"
@@ -52,13 +53,18 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/installed $(VENV)/testing
-	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3)
+	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 valgrind)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching
 	@[ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd iperf3)
 	$(BIN)/python -m pytest -q --benchmark-columns=min,median,iqr,rounds benchmarks/test_micro.py
 	$(BIN)/python -m benchmarks run --json benchmarks/results.json $(BENCH_ARGS)
+
+# UPDATE=1 makes the baseline anew.
+bench-instructions: $(VENV)/installed $(VENV)/benching
+	@$(call bring,valgrind,valgrind)
+	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
 
 lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff format --check .
