@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import peers
@@ -20,12 +19,12 @@ if not (SOURCES / "benchmarks" / "instructions.py").exists() or not (SOURCES / "
 
 
 @pytest.fixture(scope="module")
-def baseline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     peers.need("valgrind")
     path = tmp_path_factory.mktemp("instructions") / "baseline.json"
     done = gate(path, "--update")
     assert done.returncode == 0, done.stderr
-    yield path
+    return path
 
 
 def gate(baseline: Path, *arguments: str, package: Path | None = None) -> "subprocess.CompletedProcess[str]":
