@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
-PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 valgrind
+PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 valgrind chromium
 
 # What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
 RIVALS := $(PEERS) libssl-dev
@@ -53,7 +53,7 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/installed $(VENV)/testing
-	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 valgrind)
+	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 valgrind chromium)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching

@@ -173,6 +173,7 @@ def test_people_get_a_table(bench: peers.Bench) -> None:
 
 BAD = [
     (["--server", "-R"], 2, "--reverse with --server"),
+    (["--report", "/nonexistent/out.html"], 23, "choose another --report"),
     (["--server", "--json"], 2, "--json with --server"),
     (["-R"], 2, "--reverse without an ENDPOINT"),
     (["--cafile", "ca.pem"], 2, "--cafile without an ENDPOINT"),

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ringmain.bench.client import Measurement
+from ringmain.bench.files import write
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import machine
-from ringmain.errors import InputError, OutputError, UsageError, reason
+from ringmain.errors import InputError, UsageError, reason
 
 # What is compared, and whether more is better.
 FIGURES = {"gb_per_second": True, "cpu_seconds_per_gb": False}
@@ -100,22 +101,10 @@ def _interval(old: list[float], new: list[float]) -> tuple[float, float]:
     return found[tail], found[-1 - tail]
 
 
-def try_to_write(path: str) -> None:
-    """Raise OutputError if a baseline cannot be written there; one that is there stays as it is."""
-    try:
-        with Path(path).open("a"):
-            pass
-    except OSError as error:
-        raise OutputError(f"write {path}", reason(error), "choose another --save-baseline") from error
-
-
 def save_baseline(path: str, tests: dict[str, dict[str, Any]]) -> None:
     """Write what later rounds are compared with: for each test its `settings` and `rounds`."""
     text = json.dumps({"ringmain_baseline": _FORMAT, "machine": machine(), "tests": tests}, indent=1)
-    try:
-        Path(path).write_text(text + "\n")
-    except OSError as error:
-        raise OutputError(f"write {path}", reason(error), "choose another --save-baseline") from error
+    write(path, text + "\n", "--save-baseline")
 
 
 def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool) -> dict[str, list[dict[str, Any]]]:

@@ -4,10 +4,11 @@ import dataclasses
 from typing import Any, Protocol
 
 from ringmain.bench.client import Measurement, measure
+from ringmain.bench.files import try_to_write
 from ringmain.bench.loopback import Measure, loopback
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import about, interval_of, machine_words, result_of
-from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline, try_to_write
+from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline
 from ringmain.bench.table import comparison_table, result_table, tests_table
 from ringmain.endpoint import Endpoint
 from ringmain.settings import Settings
@@ -86,7 +87,7 @@ class Run:
         if gate.baseline is not None:
             then = load_baseline(gate.baseline, settings, force=gate.force)
         if gate.save_baseline is not None:
-            try_to_write(gate.save_baseline)
+            try_to_write(gate.save_baseline, "--save-baseline")
         for at, (name, (plan, run)) in enumerate(tests.items()):
             count = f"{at + 1} of {len(tests)}: {name}" if name else ""
             self.results[name] = await self._one(plan, run, count)

@@ -19,19 +19,25 @@ def tests_table(results: dict[str, dict[str, Any]]) -> str:
 
 def result_table(result: dict[str, Any]) -> str:
     """Return both ends of one test, a row each, and what it was."""
-    start, end = result["start"], result["end"]
+    start = result["start"]
     test, connected, tls = start["test_start"], start["connected"][0], start["tls"]
     streams = f"{test['num_streams']} stream{'s' if test['num_streams'] > 1 else ''}"
     peer = f"{connected['remote_host']}:{connected['remote_port']}"
     how = f"{tls['version']}, {tls['cipher']}" if tls else "plain"
+    return f"{peer}, {how}, {streams}\n{_aligned(cells_of(result))}"
+
+
+def cells_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the head and both ends of one test."""
+    end, test = result["end"], result["start"]["test_start"]
     ends = ("sent", end["sum_sent"]), ("received", end["sum_received"])
     works = (end["remote"], end["host"]) if test["reverse"] else (end["host"], end["remote"])
-    rows = [("", "seconds", "bytes", *_HEAD[1:6], *_HEAD[7:])]
+    rows: list[tuple[str, ...]] = [("", "seconds", "bytes", *_HEAD[1:6], *_HEAD[7:])]
     for (name, total), work in zip(ends, works, strict=True):
         rows.append(
             (name, f"{total['seconds']:.2f}", size_words(total["bytes"]), *_rates(total), *_cpu(work), *_calls(work))
         )
-    return f"{peer}, {how}, {streams}\n{_aligned(rows)}"
+    return rows
 
 
 def comparison_table(comparisons: dict[str, dict[str, Any]]) -> str:

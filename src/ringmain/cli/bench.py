@@ -13,7 +13,7 @@ from ringmain.errors import RingmainError, UsageError
 # As iperf3's: a hole in a firewall for the one is good for the other.
 _PORT = 5201
 _MEASURING = ("reverse", "time", "bytes", "omit", "parallel", "processes", "message_size", "limit")
-_REPORTING = ("json", "json_stream", "save_baseline", "baseline")
+_REPORTING = ("json", "json_stream", "report", "save_baseline", "baseline")
 _GATING = ("rounds", "noise_threshold", "fail_on_regression", "force")
 
 
@@ -69,6 +69,7 @@ def _told(json: bool, json_stream: bool) -> Iterator[None]:
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
 @click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names.")
 @click.option("--json-stream", is_flag=True, help="Print JSON events, a line each; the last one is the whole result.")
+@click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
 @click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with.")
 @click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those.")
 @click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both.")

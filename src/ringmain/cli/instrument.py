@@ -9,7 +9,9 @@ from typing import Any
 
 import uvloop
 
+from ringmain.bench.files import try_to_write, write
 from ringmain.bench.plan import Plan
+from ringmain.bench.report import page
 from ringmain.bench.run import Gate, Run
 from ringmain.bench.server import Server
 from ringmain.cli.session import Session
@@ -42,7 +44,9 @@ class Teller:
             print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def run_bench(endpoint: str | None, *, json_: bool, json_stream: bool, gate: Gate, **options: Any) -> int:
+def run_bench(
+    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: Gate, **options: Any
+) -> int:
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else _SECONDS)
     session = Session(options)
@@ -58,10 +62,14 @@ def run_bench(endpoint: str | None, *, json_: bool, json_stream: bool, gate: Gat
         else:
             await run.of_endpoint(Endpoint.parse(endpoint), settings, plan)
 
+    if report is not None:
+        try_to_write(report, "--report")
     try:
         _until_signal(work())
     finally:
         teller.line()
+    if report is not None:
+        write(report, page(run.whole()), "--report")
     if json_stream:
         teller.event("result", run.whole())
     else:
