@@ -68,6 +68,7 @@ MAY_IMPORT = {
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": {
         "_pump",
+        "_records",
         "_ring",
         "bench",
         "connection",

@@ -123,7 +123,7 @@ class Rows:
         """Draw a line across a row."""
         x = self.at(value)
         self._parts.append(
-            f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{34 * row + 16}" y2="{34 * row + 35}"/>'
+            f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{34 * row + 18}" y2="{34 * row + 33}"/>'
         )
 
     def svg(self) -> str:

@@ -80,7 +80,7 @@ class Helper(threading.Thread):
             os.close(self._fd)
 
 
-class _Nobody:
+class Nobody:
     """The owner of a stream that is measured."""
 
     def retire(self, _: Stream) -> None:
@@ -94,7 +94,7 @@ class _Nobody:
 async def receive(plan: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
     """Receive to the end of a connection, and close it."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
-    stream = Stream(connection, flow, None, _Nobody(), verb="bench")
+    stream = Stream(connection, flow, None, Nobody(), verb="bench")
     meter = counters(stream.counters)
     try:
         if plan.through == "pipe":

@@ -5,10 +5,13 @@ import platform
 import ssl
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringmain import __version__
-from ringmain.bench.client import Measurement
+from ringmain.connection import Connection
+
+if TYPE_CHECKING:
+    from ringmain.bench.client import Measurement
 
 
 def machine() -> dict[str, Any]:
@@ -46,7 +49,26 @@ def about() -> dict[str, Any]:
     }
 
 
-def test_start(measurement: Measurement) -> dict[str, Any]:
+def described(connection: Connection) -> dict[str, Any]:
+    """Return the addresses of a connection, and how it is protected."""
+    local, remote = connection.sock.getsockname(), connection.sock.getpeername()
+    return {
+        "socket": connection.sock.fileno(),
+        "local_host": local[0],
+        "local_port": local[1],
+        "remote_host": remote[0],
+        "remote_port": remote[1],
+        "tls": connection.tls_version,
+        "cipher": connection.cipher,
+    }
+
+
+def tls_of(stream: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how a described connection is protected, if it is."""
+    return {"version": stream["tls"], "cipher": stream["cipher"]} if stream["tls"] else None
+
+
+def test_start(measurement: "Measurement") -> dict[str, Any]:
     """Return what was to be measured, and over which connections."""
     plan, endpoint = measurement.plan, measurement.endpoint
     stream = measurement.local["streams"][0]
@@ -57,7 +79,7 @@ def test_start(measurement: Measurement) -> dict[str, Any]:
             {name: it[name] for name in ("socket", "local_host", "local_port", "remote_host", "remote_port")}
             for it in measurement.local["streams"]
         ],
-        "tls": {"version": stream["tls"], "cipher": stream["cipher"]} if stream["tls"] else None,
+        "tls": tls_of(stream),
         "test_start": {
             "protocol": "TCP",
             "num_streams": plan.parallel,
@@ -73,7 +95,7 @@ def test_start(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def result_of(measurement: Measurement) -> dict[str, Any]:
+def result_of(measurement: "Measurement") -> dict[str, Any]:
     """Return the whole object."""
     sockets = [it["socket"] for it in measurement.local["streams"]]
     sending = not measurement.plan.reverse
@@ -90,14 +112,15 @@ def interval_of(interval: dict[str, Any], sockets: list[int], sending: bool) -> 
     sizes = interval["sizes"]
     return {
         "streams": [
-            {"socket": sock, **_span(start, end, size, sending), "omitted": omitted}
+            {"socket": sock, **span(start, end, size, sending), "omitted": omitted}
             for sock, size in zip(sockets, sizes, strict=True)
         ],
-        "sum": {**_span(start, end, sum(sizes), sending), "omitted": omitted},
+        "sum": {**span(start, end, sum(sizes), sending), "omitted": omitted},
     }
 
 
-def _span(start: float, end: float, size: int, sending: bool) -> dict[str, Any]:
+def span(start: float, end: float, size: int, sending: bool) -> dict[str, Any]:
+    """Return what moved in a time."""
     seconds = max(end - start, 1e-9)
     return {
         "start": round(start, 6),
@@ -109,20 +132,20 @@ def _span(start: float, end: float, size: int, sending: bool) -> dict[str, Any]:
     }
 
 
-def _end(measurement: Measurement, sockets: list[int]) -> dict[str, Any]:
+def _end(measurement: "Measurement", sockets: list[int]) -> dict[str, Any]:
     sender, receiver = measurement.sender, measurement.receiver
     sending = not measurement.plan.reverse
-    host, remote = _work(measurement.local), _work(measurement.remote)
+    host, remote = work_of(measurement.local), work_of(measurement.remote)
     return {
         "streams": [
             {
-                "sender": {"socket": sock, **_span(0, sender["seconds"], sent, sending)},
-                "receiver": {"socket": sock, **_span(0, receiver["seconds"], got, sending)},
+                "sender": {"socket": sock, **span(0, sender["seconds"], sent, sending)},
+                "receiver": {"socket": sock, **span(0, receiver["seconds"], got, sending)},
             }
             for sock, sent, got in zip(sockets, sender["sizes"], receiver["sizes"], strict=True)
         ],
-        "sum_sent": _span(0, sender["seconds"], sum(sender["sizes"]), sending),
-        "sum_received": _span(0, receiver["seconds"], sum(receiver["sizes"]), sending),
+        "sum_sent": span(0, sender["seconds"], sum(sender["sizes"]), sending),
+        "sum_received": span(0, receiver["seconds"], sum(receiver["sizes"]), sending),
         "cpu_utilization_percent": {
             f"{name}_{kind}": 100 * it[f"cpu_{kind}_seconds"] / max(it["seconds"], 1e-9)
             for name, it in (("host", host), ("remote", remote))
@@ -133,7 +156,7 @@ def _end(measurement: Measurement, sockets: list[int]) -> dict[str, Any]:
     }
 
 
-def _work(side: dict[str, Any]) -> dict[str, Any]:
+def work_of(side: dict[str, Any]) -> dict[str, Any]:
     """Return what a side did for its bytes."""
     size, cpu = sum(side["sizes"]), side["user"] + side["system"]
     calls = side["reads"] or side["writes"]

@@ -18,7 +18,7 @@ EXIT_CODES = {"ok": 0, "regression": REGRESSION, "inconclusive": INCONCLUSIVE}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gate:
+class Rounds:
     """What is done with rounds, of which there are `rounds` then."""
 
     rounds: int
@@ -40,6 +40,9 @@ class Teller(Protocol):
     def event(self, name: str, data: Any, **more: Any) -> None:
         """Tell machines."""
 
+    def interval(self, interval: dict[str, Any]) -> None:
+        """Tell of an interval."""
+
     def line(self, text: str = "") -> None:
         """Tell people, in the place of what was told last."""
 
@@ -47,7 +50,7 @@ class Teller(Protocol):
 class Run:
     """Measures one test or several and keeps what came of them."""
 
-    def __init__(self, gate: Gate, teller: Teller) -> None:
+    def __init__(self, gate: Rounds, teller: Teller) -> None:
         self._gate = gate
         self._teller = teller
         self.results: dict[str, dict[str, Any]] = {}
@@ -62,7 +65,7 @@ class Run:
                 settings,
                 it,
                 lambda: self._teller.event("start", about()),
-                lambda interval: self._interval(interval_of(interval, sockets, not it.reverse)),
+                lambda interval: self._teller.interval(interval_of(interval, sockets, not it.reverse)),
             )
 
         tls = endpoint.tls or settings.tls
@@ -73,12 +76,6 @@ class Run:
         self._teller.event("start", about())
         async with loopback(plan) as tests:
             await self._all(tests, {"endpoint": "loopback"})
-
-    def _interval(self, interval: dict[str, Any]) -> None:
-        self._teller.event("interval", interval)
-        total = interval["sum"]
-        words = "  (warm-up)" if total["omitted"] else ""
-        self._teller.line(f"{total['end']:.1f} s  {total['bits_per_second'] / 8e9:.3f} GB/s{words}")
 
     async def _all(self, tests: dict[str, tuple[Plan, Measure]], common: dict[str, Any]) -> None:
         settings = {name: {**plan.message(), **common} for name, (plan, _) in tests.items()}

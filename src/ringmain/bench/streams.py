@@ -14,6 +14,7 @@ from ringmain._ring import Counters
 from ringmain.bench import engines, reference
 from ringmain.bench.meter import Meter, joined, joined_interval
 from ringmain.bench.plan import Plan
+from ringmain.bench.result import described
 from ringmain.connection import Connection, shake_hands
 from ringmain.errors import RingmainError
 from ringmain.settings import Settings
@@ -62,7 +63,7 @@ class End:
         connections: list[Connection] = []
         try:
             await together([self._connect(sock, connections) for sock in socks])
-            streams = [_described(connection) for connection in connections]
+            streams = [described(connection) for connection in connections]
             await ready()
             side = await self._move(connections, on_interval)
         finally:
@@ -99,19 +100,6 @@ class End:
             name = self.host and (self.settings.server_name or self.host)
             sock = await shake_hands(sock, context, self.settings, self.peer, name)
         connections.append(Connection.of(sock, self.peer))
-
-
-def _described(connection: Connection) -> dict[str, Any]:
-    local, remote = connection.sock.getsockname(), connection.sock.getpeername()
-    return {
-        "socket": connection.sock.fileno(),
-        "local_host": local[0],
-        "local_port": local[1],
-        "remote_host": remote[0],
-        "remote_port": remote[1],
-        "tls": connection.tls_version,
-        "cipher": connection.cipher,
-    }
 
 
 async def together(works: list[Any]) -> list[Any]:

@@ -40,6 +40,23 @@ def cells_of(result: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def replay_table(result: dict[str, Any]) -> str:
+    """Return what got through in a load test of someone else's program."""
+    peer, tls, end = result["start"]["connected"][0], result["start"]["tls"], result["end"]
+    how = f"{tls['version']}, {tls['cipher']}" if tls else "plain"
+    rows: list[tuple[str, ...]] = [("", "seconds", "bytes", "records", "records/s", *_HEAD[1:6], *_HEAD[7:])]
+    sent = "sum_sent" in end
+    for name, key in (("sent", "sum_sent"), ("acknowledged" if sent else "received", "sum_received")):
+        if key not in end:
+            continue
+        it = end[key]
+        row = (name, f"{it['seconds']:.2f}", size_words(it["bytes"]), str(it["records"]))
+        work = ("", "", "", "", "") if sent and key == "sum_received" else (*_cpu(end["host"]), *_calls(end["host"]))
+        rows.append((*row, f"{it['records_per_second']:.0f}", *_rates(it), *work))
+    where = f"{peer['remote_host']}:{peer['remote_port']}"
+    return f"{where}, {how}: {result['verdict']}\n{_aligned(rows)}"
+
+
 def comparison_table(comparisons: dict[str, dict[str, Any]]) -> str:
     """Return a row for each test and figure: how it compares with the baseline, and the verdict."""
     rows = [("", "", "ratio to baseline", "interval", "verdict")]

@@ -1,14 +1,13 @@
 """ringmain bench."""
 
-import contextlib
-from collections.abc import Iterator
-from json import dumps
 from typing import Any
 
 import click
 
 from ringmain.cli.options import DURATION, TLS_OPTIONS, Linger, Percentage, Size, endpoint_of_bench
-from ringmain.errors import RingmainError, UsageError
+from ringmain.cli.replay import bench_load, bench_save
+from ringmain.cli.telling import JsonCommand
+from ringmain.errors import UsageError
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
 _PORT = 5201
@@ -17,35 +16,20 @@ _REPORTING = ("json", "json_stream", "report", "save_baseline", "baseline")
 _GATING = ("rounds", "noise_threshold", "fail_on_regression", "force")
 
 
-class _Bench(click.Command):
-    """A command whose failures are JSON as well, where that is what it prints."""
+class _Bench(JsonCommand):
+    """`bench`, and behind it `bench load` and `bench save`: it may have an endpoint instead of a command."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Read the arguments."""
-        with _told("--json" in args, "--json-stream" in args):
+        """Read the arguments, here or as the other command's."""
+        other = {"load": bench_load, "save": bench_save}.get(args[0] if args else "")
+        if other is None:
             return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Do what they say."""
-        with _told(ctx.params["json"], ctx.params["json_stream"]):
-            return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _told(json: bool, json_stream: bool) -> Iterator[None]:
-    """Print an error as JSON too, on standard output; it still becomes a line on stderr and an exit code."""
-    try:
-        yield
-    except (click.UsageError, RingmainError, SystemExit) as error:
-        words = "interrupted" if isinstance(error, SystemExit) else getattr(error, "message", str(error))
-        if json_stream:
-            click.echo(dumps({"event": "error", "data": words}))
-            click.echo(dumps({"event": "result", "data": {"error": words}}))
-        elif json:
-            click.echo(dumps({"error": words}))
-        raise
+        prefix = getattr(parent, "auto_envvar_prefix", None)
+        if prefix is not None:
+            extra["auto_envvar_prefix"] = f"{prefix}_BENCH_{args[0].upper()}"
+        return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
 @click.command(name="bench", cls=_Bench)
@@ -78,7 +62,7 @@ def _told(json: bool, json_stream: bool) -> Iterator[None]:
 )
 @click.option("--fail-on-regression", is_flag=True, help="Exit with 1 for a regression, with 75 if inconclusive.")
 @click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or of other options.")
-@endpoint_of_bench
+@endpoint_of_bench(required=False)
 @click.pass_context
 def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
     """Measure this machine, or the way to another one.
@@ -90,12 +74,16 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
     ringmain bench --save-baseline before.json           then, after a change:
     ringmain bench --baseline before.json --fail-on-regression
+
+    \b
+    ringmain bench save ENDPOINT --input FILE            load-test someone else's receiver
+    ringmain bench load ENDPOINT                         or sender; see their --help
     """
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
     # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.bench.run import Gate
+    from ringmain.bench.run import Rounds
     from ringmain.cli.instrument import run_bench, run_server
 
     if server:
@@ -115,7 +103,7 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
         raise UsageError("--fail-on-regression", "there is nothing to compare with", "add --baseline FILE")
     for name in ("listen_once", "port_file"):
         del options[name]
-    gate = Gate(**{name: options.pop(name) for name in ("save_baseline", "baseline", *_GATING)})
+    gate = Rounds(**{name: options.pop(name) for name in ("save_baseline", "baseline", *_GATING)})
     return run_bench(endpoint, json_=options.pop("json"), gate=gate, **options)
 
 

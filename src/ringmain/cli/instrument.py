@@ -1,23 +1,31 @@
 """`ringmain bench` with what the command line adds: forms of output, signals. Returns exit codes."""
 
 import asyncio
-import json
+import contextlib
+import logging
 import signal
-import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
 
 from ringmain.bench.files import try_to_write, write
+from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan
+from ringmain.bench.replay import Recording, connected, receive, send
 from ringmain.bench.report import page
-from ringmain.bench.run import Gate, Run
+from ringmain.bench.result import about
+from ringmain.bench.run import Rounds, Run
 from ringmain.bench.server import Server
+from ringmain.bench.table import replay_table
 from ringmain.cli.session import Session
+from ringmain.cli.telling import Teller
 from ringmain.cli.verbs import uses_tls
 from ringmain.endpoint import Endpoint
+from ringmain.gate import Gate
 from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
 
 # What is left out at the beginning of a measurement, in seconds, and how long it then takes.
 _WARM_UP = 0.25
@@ -26,26 +34,8 @@ _SECONDS, _LOOPBACK_SECONDS, _ROUND_SECONDS = 10.0, 2.0, 0.5
 _WRITES_A_SECOND = 20
 
 
-class Teller:
-    """Writes events of --json-stream to standard output, and a line that changes to a terminal."""
-
-    def __init__(self, *, stream: bool, show: bool) -> None:
-        self._stream = stream
-        self._show = show
-
-    def event(self, name: str, data: Any, **more: Any) -> None:
-        """Write an event, if they are wanted."""
-        if self._stream:
-            print(json.dumps({"event": name, **more, "data": data}), flush=True)
-
-    def line(self, text: str = "") -> None:
-        """Write over the line, if it is wanted."""
-        if self._show:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def run_bench(
-    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: Gate, **options: Any
+    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: Rounds, **options: Any
 ) -> int:
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else _SECONDS)
@@ -53,7 +43,7 @@ def run_bench(
     if endpoint is not None:
         uses_tls(Endpoint.parse(endpoint), options)
     settings = Settings(**options)
-    teller = Teller(stream=json_stream, show=session.shows_progress)
+    teller = Teller(as_events=json_stream, show=session.shows_progress)
     run = Run(gate, teller)
 
     async def work() -> None:
@@ -65,20 +55,19 @@ def run_bench(
     if report is not None:
         try_to_write(report, "--report")
     try:
-        _until_signal(work())
+        number = _until_signal(work())
     finally:
         teller.line()
+    if number:
+        raise SystemExit(128 + number)
     if report is not None:
         write(report, page(run.whole()), "--report")
-    if json_stream:
-        teller.event("result", run.whole())
-    else:
-        print(json.dumps(run.whole(), indent=1) if json_ else run.text())
+    teller.result(run.whole(), run.text(), as_json=json_)
     return run.exit_code
 
 
-def _until_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end; raise SystemExit when a signal ends it."""
+def _until_signal(work: Coroutine[Any, Any, None]) -> int:
+    """Run a coroutine to its end; a signal cancels it, whose number is returned then, else 0."""
     got = 0
 
     async def supervised() -> None:
@@ -98,9 +87,9 @@ def _until_signal(work: Coroutine[Any, Any, None]) -> None:
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
     runner.run(supervised())
-    if got:
-        raise SystemExit(128 + got)
-    runner.close()
+    if not got:
+        runner.close()
+    return got
 
 
 def _plan(options: dict[str, Any], seconds: float) -> Plan:
@@ -132,3 +121,81 @@ def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
                 await server.serve()
 
     return session.run(work, lambda: False, lambda: (0, 0, 0.0))
+
+
+def run_save_test(
+    endpoint: str,
+    *,
+    listen: bool,
+    input_: str,
+    time: float | None,
+    bytes_: int | None,
+    records_per_second: float | None,
+    **options: Any,
+) -> int:
+    """Run `ringmain bench save`; return the exit code."""
+    plan = Plan(seconds=None if bytes_ is not None else time or _SECONDS, size=bytes_)
+    recording = Recording(input_, whole=records_per_second is not None)
+
+    async def work(test: Test, idle_timeout: float | None) -> None:
+        await send(test, recording, plan, records_per_second, idle_timeout)
+
+    told = {
+        "duration": plan.seconds or 0,
+        "bytes": plan.size or 0,
+        "blksize": plan.message_size,
+        "records_per_second": records_per_second,
+    }
+    return _test(endpoint, work, told, listening=listen, **options)
+
+
+def run_load_test(endpoint: str, *, connect: bool, time: float | None, **options: Any) -> int:
+    """Run `ringmain bench load`; return the exit code."""
+
+    async def work(test: Test, idle_timeout: float | None) -> None:
+        await receive(test, time, idle_timeout)
+
+    return _test(endpoint, work, {"duration": time or 0}, listening=not connect, **options)
+
+
+def _test(
+    endpoint: str,
+    work: Callable[[Test, float | None], Coroutine[Any, Any, None]],
+    told: dict[str, Any],
+    *,
+    listening: bool,
+    json_: bool,
+    json_stream: bool,
+    **options: Any,
+) -> int:
+    """Run a load test over one connection; tell what got through, also when it fails or a signal ends it."""
+    session = Session(options)
+    where = Endpoint.parse(endpoint)
+    tls = uses_tls(where, options)
+    settings = Settings(**options)
+    teller = Teller(as_events=json_stream, show=session.shows_progress)
+    tests: list[Test] = []
+
+    async def run() -> None:
+        def announced(gate: Gate) -> contextlib.AbstractContextManager[None]:
+            return session.announced((gate, where, tls))
+
+        async with connected(where, settings, listening=listening, announced=announced) as connection:
+            tests.append(Test(connection, teller.interval))
+            teller.event("start", about())
+            await work(tests[0], settings.idle_timeout)
+
+    try:
+        number = _until_signal(run())
+    finally:
+        teller.line()
+    if not tests:  # nobody came before the signal
+        raise SystemExit(128 + number)
+    whole = tests[0].whole(**told)
+    if number:
+        whole["error"] = "interrupted"
+    teller.result(whole, replay_table(whole), as_json=json_)
+    error = tests[0].error
+    if error is not None:
+        log.error("%s", error)
+    return 128 + number if number else 0 if error is None else error.exit_code

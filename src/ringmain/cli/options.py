@@ -198,7 +198,11 @@ def two_ends(command: Command) -> Command:
     return _decorated(command, [click.argument("source"), click.argument("destination"), *_CONNECTION, *tls])
 
 
-def endpoint_of_bench(command: Command) -> Command:
-    """Give a command an endpoint that may be left out, its TLS, and what a measured connection has."""
+def endpoint_of_bench(*, required: bool) -> Callable[[Command], Command]:
+    """Give a command an endpoint, its TLS, and what a measured connection has."""
     options = [*_TIMEOUTS, *_TRIES, _PORT_FILE, *_FAMILY, *_LOUDNESS]
-    return _decorated(command, [click.argument("endpoint", required=False), _TLS, *_tls_options(), *options])
+
+    def decorate(command: Command) -> Command:
+        return _decorated(command, [click.argument("endpoint", required=required), _TLS, *_tls_options(), *options])
+
+    return decorate

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def after(data: Buffer, delimiter: int, start: int, count: int) -> tuple[int, int]: ...

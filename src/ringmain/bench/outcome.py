@@ -1,0 +1,74 @@
+"""What became of a load test of someone else's program: figures of one end, as JSON and as a table."""
+
+from typing import Any
+
+from ringmain._ring import Counters
+from ringmain.bench.meter import Meter
+from ringmain.bench.result import about, described, interval_of, span, tls_of, work_of
+from ringmain.bench.streams import OnInterval
+from ringmain.connection import Connection
+from ringmain.errors import RingmainError
+
+
+class Test:
+    """A load test over one connection, while it runs and afterwards.
+
+    `acknowledged` is how many bytes of what was sent the peer's kernel is known to have, None if that is not known:
+    under TLS, if the connection broke.
+    """
+
+    def __init__(self, connection: Connection, on_interval: OnInterval) -> None:
+        self.connection = connection
+        self.verdict = "stopped"
+        self.error: RingmainError | None = None
+        self.records = 0
+        self.acknowledged: int | None = None
+        self.acknowledged_records: int | None = None
+        self._stream = described(connection)
+        self._on_interval = on_interval
+
+    def measured(self, counters: Counters, interval: float, *, sending: bool) -> Meter:
+        """Begin to measure."""
+        self._sending = sending
+        self._meter = Meter(interval, 0.0, sending=sending)
+        self._meter.counters.append(counters)
+        self._meter.on_interval = lambda it: self._on_interval(interval_of(it, [self._stream["socket"]], sending))
+        self._meter.start(1)
+        return self._meter
+
+    def fail(self, verdict: str, error: RingmainError) -> None:
+        """Note how the test has failed."""
+        self.verdict, self.error = verdict, error
+
+    def whole(self, **options: Any) -> dict[str, Any]:
+        """Return everything as one object; `options` are those of the test."""
+        side = self._meter.side()
+        size, seconds = sum(side["sizes"]), side["seconds"]
+
+        def total(size: int, records: int) -> dict[str, Any]:
+            per_second = records / max(seconds, 1e-9)
+            return {**span(0, seconds, size, self._sending), "records": records, "records_per_second": per_second}
+
+        sums = {"sum_sent" if self._sending else "sum_received": total(size, self.records)}
+        if self._sending and self.acknowledged is not None and self.acknowledged_records is not None:
+            sums["sum_received"] = total(self.acknowledged, self.acknowledged_records)
+        host = work_of(side)
+        return {
+            "start": {
+                **about(),
+                "connected": [{name: value for name, value in self._stream.items() if name not in ("tls", "cipher")}],
+                "tls": tls_of(self._stream),
+                "test_start": {"protocol": "TCP", "num_streams": 1, "reverse": int(not self._sending), **options},
+            },
+            "intervals": [interval_of(it, [self._stream["socket"]], self._sending) for it in side["intervals"]],
+            "end": {
+                **sums,
+                "cpu_utilization_percent": {
+                    f"host_{kind}": 100 * host[f"cpu_{kind}_seconds"] / max(seconds, 1e-9)
+                    for kind in ("total", "user", "system")
+                },
+                "host": host,
+            },
+            "verdict": self.verdict,
+            **({} if self.error is None else {"error": str(self.error)}),
+        }

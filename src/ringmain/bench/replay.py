@@ -1,0 +1,219 @@
+"""Load-test someone else's receiver with a file in a loop, or someone else's sender, and tell what got through."""
+
+import asyncio
+import contextlib
+import mmap
+import socket
+import ssl
+import struct
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ringmain._records import after
+from ringmain._ring import Ring
+from ringmain.bench.engines import Budget, Nobody
+from ringmain.bench.outcome import Test
+from ringmain.bench.plan import Plan
+from ringmain.connection import Connection, dial, watch_idle
+from ringmain.endpoint import Endpoint
+from ringmain.errors import InputError, TimedOutError, reason
+from ringmain.gate import listen
+from ringmain.sender import Sender, failure_of
+from ringmain.settings import Settings
+from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+
+_NEWLINE = 10
+# How far a paced sender may run ahead after it could not keep up, in seconds.
+_BURST = 0.1
+# A sender whose kernel takes everything at once lets others have the loop this often.
+_TURN = 0.01
+# What a paced sender waits at least: timers are no finer.
+_LEAST_PAUSE = 0.001
+# Where struct tcp_info of <linux/tcp.h> has tcpi_bytes_acked, 64 bits.
+_BYTES_ACKED = 120
+
+
+class Recording:
+    """A file that is sent again and again. `data` is all of it as it is in memory, or with `whole` its whole lines.
+
+    Raises InputError. The memory goes when the last view of it does.
+    """
+
+    def __init__(self, path: str, *, whole: bool) -> None:
+        try:
+            with Path(path).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:  # mmap's way to say so
+            raise InputError(f"read {path}", "it is empty", "choose another --input") from error
+        except OSError as error:
+            raise InputError(f"read {path}", reason(error), "choose a regular file as --input") from error
+        size = mapped.rfind(b"\n") + 1 if whole else len(mapped)
+        if size == 0:
+            raise InputError(f"read {path}", "no line ends in it", "leave out --records-per-second")
+        self.data = memoryview(mapped)[:size]
+        self.records = after(self.data, _NEWLINE, 0, sys.maxsize)[1]
+
+    def records_in(self, size: int) -> int:
+        """Return how many records end within the first `size` bytes that were sent."""
+        times, rest = divmod(size, len(self.data))
+        return times * self.records + after(self.data[:rest], _NEWLINE, 0, sys.maxsize)[1]
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    endpoint: Endpoint, settings: Settings, *, listening: bool, announced: Callable[[Any], Any]
+) -> AsyncIterator[Connection]:
+    """Yield the one connection that is tested; `announced` is entered while it is waited for."""
+    context: ssl.SSLContext | None = None
+    if endpoint.tls or settings.tls:
+        from ringmain.tls import client_context, server_context
+
+        context = (server_context if listening else client_context)(settings)
+    if not listening:
+        yield await dial(endpoint, settings, context)
+        return
+    gate = await listen(endpoint, settings)
+    try:
+        with announced(gate):
+            connection = await gate.next_connection(context)
+        yield connection
+    finally:
+        gate.close()
+
+
+async def send(
+    test: Test, recording: Recording, plan: Plan, records_per_second: float | None, idle_timeout: float | None
+) -> None:
+    """Send a recording in a loop until the plan is over, and end the connection properly."""
+    connection = test.connection
+    sender = Sender(connection)
+    meter = test.measured(sender.counters, plan.interval, sending=True)
+    if records_per_second is None:
+        pieces = _at_full_speed(recording, Budget(plan))
+    else:
+        pieces = _paced(recording, plan, records_per_second)
+    turn = 0.0
+    try:
+        async with _not_idle(sender, idle_timeout):
+            for piece, pause in pieces:
+                if pause or time.monotonic() > turn:
+                    await asyncio.sleep(pause)
+                    turn = time.monotonic() + _TURN
+                if len(piece) and not sender.gather(piece):
+                    await sender.send(piece)
+            await sender.finish()
+        test.verdict = "ended"
+    except TimedOutError as error:
+        test.fail("timed out", error)
+    except OSError as error:
+        test.fail("reset", failure_of(error, f"bench to {connection.peer}"))
+    finally:
+        meter.end(0)
+        size = sender.counters.bytes_out
+        test.records = recording.records_in(size)
+        if test.verdict == "ended":
+            test.acknowledged = size
+        elif connection.tls_version is None:
+            test.acknowledged = _acknowledged(connection.sock, size)
+        if test.acknowledged is not None:
+            test.acknowledged_records = recording.records_in(test.acknowledged)
+        if test.verdict == "ended":
+            sender.close()
+        else:
+            sender.abort()
+
+
+def _at_full_speed(recording: Recording, budget: Budget) -> Iterator[tuple[memoryview, float]]:
+    """Yield what to send next, and how many seconds to wait before that."""
+    position = 0
+    while (size := budget.take()[0]) > 0:
+        while size > 0:
+            piece = recording.data[position : position + size]
+            yield piece, 0.0
+            size -= len(piece)
+            position = (position + len(piece)) % len(recording.data)
+
+
+def _paced(recording: Recording, plan: Plan, rate: float) -> Iterator[tuple[memoryview, float]]:
+    """Yield the same by whole records, so many a second."""
+    origin = time.monotonic()
+    over = None if plan.seconds is None else origin + plan.seconds
+    left = plan.size
+    position = done = 0
+    most = max(1, int(rate * _BURST))
+    while True:
+        now = time.monotonic()
+        if over is not None and now >= over:
+            return
+        due = int((now - origin) * rate) - done
+        if due < 1:
+            yield recording.data[:0], max(_LEAST_PAUSE, (done + 1) / rate - (now - origin))
+            continue
+        if due > most:  # what was missed is not made up for
+            origin += (due - most) / rate
+            due = most
+        end, found = after(recording.data, _NEWLINE, position, due)
+        if left is not None and end - position > left:
+            end = after(recording.data[: position + left], _NEWLINE, position, due)[0]
+            over = now
+        if left is not None:
+            left -= end - position
+        done += found
+        yield recording.data[position:end], 0.0
+        position = end % len(recording.data)
+
+
+@contextlib.asynccontextmanager
+async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None]:
+    """Raise TimedOutError once the peer has taken nothing for so long, although there was something to take."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as limit:
+
+            def moved() -> int | None:
+                return sender.progress() if sender.unacknowledged() else None
+
+            cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
+            try:
+                yield
+            finally:
+                cancel()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        why = f"it took nothing for {timeout:g} s"
+        remedy = "is the peer still reading? else raise --idle-timeout"
+        raise TimedOutError(f"bench to {sender.connection.peer}", why, remedy) from error
+
+
+def _acknowledged(sock: socket.socket, size: int) -> int | None:
+    """Return how many of `size` bytes a peer's kernel has acknowledged, also when the connection is broken."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    if len(info) < _BYTES_ACKED + 8:
+        return None
+    # The SYN of one who dials counts as a byte: at most one too many, never more than were sent.
+    return max(0, min(size, int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) - 1))
+
+
+async def receive(test: Test, seconds: float | None, idle_timeout: float | None) -> None:
+    """Receive into blocks until the sender ends or the time is over."""
+    flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
+    stream = Stream(test.connection, flow, idle_timeout, Nobody(), verb="bench")
+    meter = test.measured(stream.counters, 1.0 if seconds is None else min(1.0, seconds / 10), sending=False)
+    try:
+        async with asyncio.timeout(seconds):
+            while (block := await stream.next_block()) is not None:
+                test.records += after(block, _NEWLINE, 0, sys.maxsize)[1]
+                block.release()
+    except TimeoutError:
+        stream.stop()
+    finally:
+        meter.end(0)
+        error = stream.failure()
+        stream.close()
+        test.verdict = stream.verdict or "stopped"
+        if error is not None:
+            test.fail(test.verdict, error)

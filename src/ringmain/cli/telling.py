@@ -1,0 +1,77 @@
+"""How `bench` tells of a run: JSON, events, a line on a terminal; failures as JSON too."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ringmain.errors import RingmainError
+
+
+class JsonCommand(click.Command):
+    """A command with --json and --json-stream, whose failures are JSON as well, where that is what it prints."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the arguments."""
+        with _told("--json" in args, "--json-stream" in args):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Do what they say."""
+        with _told(ctx.params["json"], ctx.params["json_stream"]):
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told(as_json: bool, as_events: bool) -> Iterator[None]:
+    """Print an error on standard output; it still becomes a line on stderr and an exit code."""
+    try:
+        yield
+    except (click.UsageError, RingmainError, SystemExit) as error:
+        words = "interrupted" if isinstance(error, SystemExit) else str(error)
+        if isinstance(error, click.UsageError):
+            words = error.format_message()
+        if as_events:
+            click.echo(json.dumps({"event": "error", "data": words}))
+            click.echo(json.dumps({"event": "result", "data": {"error": words}}))
+        elif as_json:
+            click.echo(json.dumps({"error": words}))
+        raise
+
+
+class Teller:
+    """Writes events of --json-stream to standard output, and a line that changes to a terminal."""
+
+    def __init__(self, *, as_events: bool, show: bool) -> None:
+        self._as_events = as_events
+        self._show = show
+
+    def event(self, name: str, data: Any, **more: Any) -> None:
+        """Write an event, if they are wanted."""
+        if self._as_events:
+            print(json.dumps({"event": name, **more, "data": data}), flush=True)
+
+    def interval(self, interval: dict[str, Any]) -> None:
+        """Tell of an interval."""
+        self.event("interval", interval)
+        total = interval["sum"]
+        words = "  (warm-up)" if total["omitted"] else ""
+        self.line(f"{total['end']:.1f} s  {total['bits_per_second'] / 8e9:.3f} GB/s{words}")
+
+    def line(self, text: str = "") -> None:
+        """Write over the line, if it is wanted."""
+        if self._show:
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def result(self, whole: dict[str, Any], text: str, *, as_json: bool) -> None:
+        """Print the result in the form that is wanted."""
+        self.line()
+        if self._as_events:
+            self.event("result", whole)
+        else:
+            print(json.dumps(whole, indent=1) if as_json else text)
