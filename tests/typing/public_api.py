@@ -4,6 +4,7 @@ import io
 from typing import assert_type
 
 import ringmain
+from ringmain.testing import Measurement, Peer, PeerConnection, Peers, Throughput
 
 
 async def asynchronous() -> None:
@@ -77,3 +78,18 @@ def failing() -> str:
         assert_type(error.exit_code, int)
         return assert_type(error.why + error.remedy, str)
     return ""
+
+
+def testing(ringmain_peer: Peers, ringmain_throughput: Throughput) -> None:
+    peer = ringmain_peer.saver(memoryview(b"payload"), times=2, tls=True)
+    assert_type(peer, Peer)
+    assert_type((peer.host, peer.port, peer.endpoint, peer.cafile), tuple[str, int, str, str | None])
+    connection = ringmain_peer.loader(digest=False).wait(timeout=1)
+    assert_type(connection, PeerConnection)
+    assert_type((connection.size, connection.verdict, connection.error), tuple[int, str, str | None])
+    assert_type(peer.connections, list[PeerConnection])
+    measurement = ringmain_throughput.receive(lambda peer: peer.size, b"line\n", size=1, rounds=2, tls=True)
+    assert_type(measurement, Measurement)
+    assert_type(measurement.gb_per_second + measurement.rounds[0].cpu_seconds_per_gb, float)
+    assert_type(ringmain_throughput.send(lambda peer: peer.port), Measurement)
+    ringmain_throughput.send(lambda peer: peer.cafile)  # type: ignore[arg-type, return-value]

@@ -1,0 +1,138 @@
+"""The process behind a peer: it listens, serves one client after another, and tells what became of each.
+
+python -m ringmain.testing._listener JSON
+
+JSON are the arguments of `Task`. Standard input brings the payload of a saver, and its end is the end of the process.
+Standard output gets a line of JSON with the port, and one for each connection: the fields of `PeerConnection`.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import sys
+from typing import Any, NamedTuple
+
+import uvloop
+
+from ringmain.connection import Connection
+from ringmain.endpoint import Endpoint
+from ringmain.errors import RingmainError
+from ringmain.gate import listen
+from ringmain.loader import load
+from ringmain.sender import Sender, failure_of
+from ringmain.settings import Settings
+from ringmain.tls import server_context
+
+# Short payloads are sent many at a time, and long ones piece by piece: what stays in the cache is copied faster.
+_PIECE = 256 << 10
+
+
+class Task(NamedTuple):
+    """What to do: `load`, or send `times` a payload of `payload_size` bytes; with the key and certificate in a file."""
+
+    verb: str
+    host: str
+    certfile: str | None
+    payload_size: int
+    times: int
+    digest: bool
+
+
+def _tell(row: dict[str, Any]) -> None:
+    os.write(sys.stdout.fileno(), json.dumps(row).encode() + b"\n")
+
+
+def _tell_of(connection: Connection, size: int, verdict: str | None, error: RingmainError | None, sha256: Any) -> None:
+    _tell(
+        {
+            "peer": connection.peer,
+            "tls": connection.tls_version,
+            "size": size,
+            "verdict": verdict,
+            "error": None if error is None else str(error),
+            "sha256": None if sha256 is None else sha256.hexdigest(),
+        }
+    )
+
+
+class _FailedClients(logging.Handler):
+    """Tells of the clients that the gate only warns of: those that never got ready for data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        failed = {"peer": None, "tls": None, "size": 0, "verdict": "failed", "sha256": None}
+        _tell({**failed, "error": record.getMessage()})
+
+
+async def _load(task: Task) -> None:
+    async with load(_endpoint(task), tls=task.certfile is not None, certfile=task.certfile) as loader:
+        _tell({"port": loader.port})
+        async for stream in loader.connections():
+            error = None
+            sha256 = hashlib.sha256() if task.digest else None
+            try:
+                async for block in stream:
+                    if sha256 is not None:
+                        sha256.update(block)
+            except RingmainError as failure:
+                error = failure
+            _tell_of(stream.connection, stream.counters.bytes_in, stream.verdict, error, sha256)
+
+
+async def _save(task: Task, payload: bytes) -> None:
+    settings = Settings(certfile=task.certfile)
+    context = None if task.certfile is None else server_context(settings)
+    gate = await listen(Endpoint.parse(_endpoint(task)), settings)
+    try:
+        _tell({"port": gate.port})
+        while True:
+            connection = await gate.next_connection(context)
+            sender = Sender(connection)
+            verdict, error = "ended", None
+            try:
+                await _send(sender, payload, task.times)
+                await sender.finish()
+            except OSError as failure:
+                verdict, error = "reset", failure_of(failure, f"save to {connection.peer}")
+            finally:
+                sender.close()
+                gate.done()
+            _tell_of(connection, sender.counters.bytes_out, verdict, error, None)
+    finally:
+        gate.close()
+
+
+async def _send(sender: Sender, payload: bytes, times: int) -> None:
+    """Send the payload that often."""
+    together = max(1, min(times, _PIECE // max(1, len(payload))))
+    batch = memoryview(payload * together)
+    while times > 0:
+        size = min(times, together) * len(payload)
+        for start in range(0, size, _PIECE):
+            await sender.send(batch[start : min(size, start + _PIECE)])
+        times -= together
+
+
+def _endpoint(task: Task) -> str:
+    return str(Endpoint(task.host, "0"))
+
+
+async def _until_input_ends(work: asyncio.Future[None]) -> None:
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), work.cancel)
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.result()
+
+
+async def _main(task: Task, payload: bytes) -> None:
+    work = _load(task) if task.verb == "load" else _save(task, payload)
+    await _until_input_ends(asyncio.ensure_future(work))
+
+
+if __name__ == "__main__":
+    logging.getLogger("ringmain").addHandler(_FailedClients())
+    task = Task(**json.loads(sys.argv[1]))
+    payload = sys.stdin.buffer.read(task.payload_size)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main(task, payload))
