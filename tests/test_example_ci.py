@@ -1,0 +1,123 @@
+"""The example project: its workflow, run as written but for what only the hosting service can do.
+
+Put in place of the service: a repository of two commits, a folder for RUNNER_TEMP, the base commit's id, a `python`
+that is this one, and pip without an index, so that what is installed here has to satisfy the requirements. FAIL_AT is
+raised, since these tests run on machines that have other things to do.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peers
+import pytest
+from feeding import library
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "ci"
+if not EXAMPLE.exists():
+    pytest.skip("the examples are not beside these tests", allow_module_level=True)
+yaml = library("yaml")
+library("pytest_benchmark")
+
+BASE_SHA = "${{ github.event.pull_request.base.sha }}"
+COUNTING = "            counts.update(event.event_type for event in events)\n"
+SLOW_COUNTING = "            for _ in range(50):\n                Counter(event.event_type for event in events)\n"
+
+
+def job() -> dict[str, Any]:
+    workflow = yaml.safe_load((EXAMPLE / ".github" / "workflows" / "throughput.yml").read_text())
+    [it] = workflow["jobs"].values()
+    return dict(it)
+
+
+class Project:
+    """A copy of the example, in a repository with a base commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "project"
+        shutil.copytree(
+            EXAMPLE, self.root, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", ".benchmarks")
+        )
+        (folder / "bin").mkdir()
+        python = folder / "bin" / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+        (folder / "temp").mkdir()
+        self.environment = {
+            **os.environ,
+            **{f"GIT_{who}_{what}": "me@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+            **job()["env"],
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "PIP_NO_INDEX": "1",
+            "RUNNER_TEMP": str(folder / "temp"),
+            "FAIL_AT": "min:500%",
+        }
+        self.run("git init --quiet . && git add --all")
+        self.commit()
+        self.base = self.run("git rev-parse HEAD").strip()
+
+    def commit(self) -> None:
+        self.run("git commit --quiet --all --message=changed")
+
+    def run(self, command: str, **environment: str) -> str:
+        result = subprocess.run(
+            ["bash", "-e", "-c", command],
+            cwd=self.root,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=4 * peers.TIMEOUT,
+        )
+        if result.returncode:
+            raise subprocess.CalledProcessError(result.returncode, command, result.stdout)
+        return result.stdout
+
+    def run_workflow(self) -> dict[str, str]:
+        """Run each step; return what those that have a name print."""
+        printed = {}
+        for step in job()["steps"]:
+            if "uses" in step:
+                continue
+            environment = {name: value.replace(BASE_SHA, self.base) for name, value in step.get("env", {}).items()}
+            assert "${{" not in "".join([step["run"], *environment.values()])
+            printed[step["name"]] = self.run(step["run"], **environment)
+        return printed
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    peers.need("git")
+    return Project(tmp_path)
+
+
+def test_the_workflow_passes_where_nothing_has_become_slower(project: Project) -> None:
+    (project.root / "README.md").write_text("changed")
+    project.commit()
+    printed = project.run_workflow()
+    assert "Requirement already satisfied: ringmain" in printed["Install"]
+    assert "3 passed, 1 skipped" in printed["Test"]
+    compared = printed["Measure this commit and compare"]
+    assert "test_throughput (0001_base)" in compared
+    assert "test_throughput (NOW)" in compared
+
+
+def test_the_workflow_fails_at_a_parser_that_has_become_slower(project: Project) -> None:
+    module = project.root / "src" / "event_counter.py"
+    code = module.read_text()
+    assert COUNTING in code
+    module.write_text(code.replace(COUNTING, SLOW_COUNTING + COUNTING))
+    project.commit()
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        project.run_workflow()
+    assert "--benchmark-compare-fail" in failed.value.cmd
+    assert "Performance has regressed" in failed.value.output
+
+
+def test_hosted_steps_bring_the_code_with_its_history_and_a_python() -> None:
+    hosted = {step["uses"].partition("@")[0]: step["with"] for step in job()["steps"] if "uses" in step}
+    assert set(hosted) == {"actions/checkout", "actions/setup-python"}
+    assert hosted["actions/checkout"] == {"fetch-depth": 0}
