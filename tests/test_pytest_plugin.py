@@ -26,11 +26,11 @@ import socket
 import time
 
 
-def receive(peer, limit=1 << 30):
+def receive(peer):
     time.sleep(float(os.environ.get("DELAY", 0)))
     size = 0
     with socket.create_connection((peer.host, peer.port)) as sock:
-        while size < limit and (data := sock.recv(1 << 16)):
+        while data := sock.recv(1 << 16):
             size += len(data)
     return size
 
@@ -133,6 +133,17 @@ def test_a_handshake_that_fails_is_told_and_the_next_client_served(ringmain_peer
     assert "TLS handshake" in str(connection.error)
     assert receive(peer) == 0 if verb == "save" else send(b"x")(peer)
     assert peer.wait().verdict == "ended"
+
+
+def test_clients_that_come_meanwhile_wait_connected(ringmain_peer: Peers) -> None:
+    peer = ringmain_peer.loader()
+    with dialled(peer) as first, dialled(peer) as second:
+        second.sendall(b"second")
+        second.close()
+        first.sendall(b"first")
+        assert peer.connections == []
+        first.close()
+        assert [peer.wait().size, peer.wait().size] == [5, 6]
 
 
 def test_a_connection_that_stays_open_makes_waiting_time_out(ringmain_peer: Peers) -> None:

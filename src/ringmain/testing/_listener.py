@@ -66,7 +66,8 @@ class _FailedClients(logging.Handler):
 
 
 async def _load(task: Task) -> None:
-    async with load(_endpoint(task), tls=task.certfile is not None, certfile=task.certfile) as loader:
+    tls = task.certfile is not None
+    async with load(_endpoint(task), tls=tls, certfile=task.certfile, gate="queue") as loader:
         _tell({"port": loader.port})
         async for stream in loader.connections():
             error = None
@@ -81,7 +82,7 @@ async def _load(task: Task) -> None:
 
 
 async def _save(task: Task, payload: bytes) -> None:
-    settings = Settings(certfile=task.certfile)
+    settings = Settings(certfile=task.certfile, gate="queue")
     context = None if task.certfile is None else server_context(settings)
     gate = await listen(Endpoint.parse(_endpoint(task)), settings)
     try:

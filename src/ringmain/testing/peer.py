@@ -41,8 +41,9 @@ class PeerConnection(NamedTuple):
 
 
 class Peer:
-    """Something to connect to, at `host` and `port`, or `endpoint` in one; it serves one client after another.
+    """Something to connect to, at `host` and `port`, or `endpoint` in one.
 
+    It serves one client after another; those that come meanwhile wait connected.
     Under TLS `cafile` is the PEM file of the authority to trust, else None. `size` is how many bytes a saver sends to
     each client, 0 for a loader. Everything may be called from any thread, and while an event loop runs: only `wait`
     blocks.
@@ -92,15 +93,12 @@ class Peer:
         Raise `ringmain.TimedOutError`, a TimeoutError, if none has ended after that many seconds. In a coroutine:
         `await asyncio.to_thread(peer.wait)`.
         """
-        self._until(
-            lambda: len(self._connections) > self._given,
-            timeout,
-            f"wait for {self.endpoint}",
-            "no connection has ended",
-        )
         with self._changed:
-            self._given += 1
-            return self._connections[self._given - 1]
+            count = self._given + 1
+            what = f"wait for {self.endpoint}"
+            self._until(lambda: len(self._connections) >= count, timeout, what, "no connection has ended")
+            self._given = count
+            return self._connections[count - 1]
 
     def close(self) -> None:
         """Listen no more and break off what is open; at the end of a test that happens by itself."""
@@ -164,7 +162,7 @@ class Peers:
 
         It is up and listens. What a client sends is read and dropped. `tls` as for `loader`.
         """
-        return self._start("save", bytes(payload), times, tls=tls, digest=False)
+        return self._start("save", memoryview(payload).tobytes(), times, tls=tls, digest=False)
 
     def close(self) -> None:
         """End all peers."""

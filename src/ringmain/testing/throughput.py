@@ -95,7 +95,7 @@ class Throughput:
         Raise AssertionError unless the receiver got every byte and the connection ended properly.
         """
         self._once()
-        payload = random.Random(0).randbytes(1 << 20) if payload is None else memoryview(payload).cast("B")
+        payload = random.Random(0).randbytes(1 << 20) if payload is None else memoryview(payload).tobytes()
         if len(payload) == 0 or size < 1:
             raise UsageError("a throughput without bytes", "there is nothing to measure", "give payload and size")
         peer = self._peers.saver(payload, times=-(-size // len(payload)), tls=tls)
