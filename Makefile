@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
-PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 valgrind chromium
+PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3
+# What the tests look at results with.
+TOOLS := chromium git valgrind
 
 # What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
 RIVALS := $(PEERS) libssl-dev
@@ -53,7 +55,7 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/installed $(VENV)/testing
-	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 valgrind chromium)
+	@$(call bring,$(PEERS) $(TOOLS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 $(TOOLS))
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching

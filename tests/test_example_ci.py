@@ -2,7 +2,8 @@
 
 Put in place of the service: a repository of two commits, a folder for RUNNER_TEMP, the base commit's id, a `python`
 that is this one, and pip without an index, so that what is installed here has to satisfy the requirements. FAIL_AT is
-raised, since these tests run on machines that have other things to do.
+not that of the workflow, since these tests run on machines that have other things to do: slower is tenfold, and what is
+not may be as slow as it likes.
 """
 
 import os
@@ -53,7 +54,6 @@ class Project:
             "PATH": f"{python.parent}:{os.environ['PATH']}",
             "PIP_NO_INDEX": "1",
             "RUNNER_TEMP": str(folder / "temp"),
-            "FAIL_AT": "min:500%",
         }
         self.run("git init --quiet . && git add --all")
         self.commit()
@@ -76,15 +76,15 @@ class Project:
             raise subprocess.CalledProcessError(result.returncode, command, result.stdout)
         return result.stdout
 
-    def run_workflow(self) -> dict[str, str]:
-        """Run each step; return what those that have a name print."""
+    def run_workflow(self, fail_at: str) -> dict[str, str]:
+        """Run each step; return what they print, by their names."""
         printed = {}
         for step in job()["steps"]:
             if "uses" in step:
                 continue
             environment = {name: value.replace(BASE_SHA, self.base) for name, value in step.get("env", {}).items()}
             assert "${{" not in "".join([step["run"], *environment.values()])
-            printed[step["name"]] = self.run(step["run"], **environment)
+            printed[step["name"]] = self.run(step["run"], FAIL_AT=fail_at, **environment)
         return printed
 
 
@@ -97,7 +97,7 @@ def project(tmp_path: Path) -> Project:
 def test_the_workflow_passes_where_nothing_has_become_slower(project: Project) -> None:
     (project.root / "README.md").write_text("changed")
     project.commit()
-    printed = project.run_workflow()
+    printed = project.run_workflow(fail_at="min:10000%")
     assert "Requirement already satisfied: ringmain" in printed["Install"]
     assert "3 passed, 1 skipped" in printed["Test"]
     compared = printed["Measure this commit and compare"]
@@ -112,7 +112,7 @@ def test_the_workflow_fails_at_a_parser_that_has_become_slower(project: Project)
     module.write_text(code.replace(COUNTING, SLOW_COUNTING + COUNTING))
     project.commit()
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        project.run_workflow()
+        project.run_workflow(fail_at="min:50%")
     assert "--benchmark-compare-fail" in failed.value.cmd
     assert "Performance has regressed" in failed.value.output
 
