@@ -59,7 +59,7 @@ test: $(VENV)/installed $(VENV)/testing
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching
-	@[ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd iperf3)
+	@[ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd haproxy stunnel iperf3)
 	$(BIN)/python -m pytest -q --benchmark-columns=min,median,iqr,rounds benchmarks/test_micro.py
 	$(BIN)/python -m benchmarks run --json benchmarks/results.json $(BENCH_ARGS)
 

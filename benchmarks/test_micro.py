@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.micro import WORKLOADS
 
 
-@pytest.mark.parametrize("name", WORKLOADS)  # type: ignore[untyped-decorator]
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_micro(benchmark: BenchmarkFixture, name: str) -> None:
     """Time one operation."""
     with ExitStack() as stack:
