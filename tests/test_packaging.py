@@ -50,14 +50,15 @@ def test_the_sdist_holds_all_that_a_build_needs(packages: Path) -> None:
     assert not [name for name in names if name.endswith((".so", ".c", ".pyc"))]
 
 
-def test_the_wheel_holds_modules_stubs_and_their_marker_only(packages: Path) -> None:
+def test_the_wheel_holds_modules_stubs_their_marker_and_the_schema_only(packages: Path) -> None:
     with zipfile.ZipFile(next(packages.glob("*.whl"))) as wheel:
         names = [Path(name) for name in wheel.namelist()]
         metadata = wheel.read(next(str(name) for name in names if name.name == "METADATA")).decode()
     inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
     assert {name.parts[0] for name in inside} == {"ringmain"}
-    assert {name.suffix for name in inside if name.name != "py.typed"} == {".py", ".pyi", ".so"}
-    assert Path("ringmain/py.typed") in inside
+    data = {Path("ringmain/py.typed"), Path("ringmain/bench/schema.json")}
+    assert {name.suffix for name in inside if name not in data} == {".py", ".pyi", ".so"}
+    assert data <= set(inside)
     compiled = {name.name.partition(".")[0] for name in inside if name.suffix == ".so"}
     assert compiled == {name.stem for name in inside if name.suffix == ".pyi"}
     assert compiled == {path.stem for path in (ROOT / "ext" / "ringmain").glob("*.pyx")}

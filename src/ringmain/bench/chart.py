@@ -8,6 +8,8 @@ from html import escape
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 12, 36
 _TICKS = 4
+# Nearer to a side than this, half of a tick's words would be outside.
+_MARGIN = 24
 Points = Sequence[tuple[float, float]]
 
 
@@ -81,7 +83,7 @@ class Chart:
         labels = self._x_labels or [(value, _number(value)) for value in _ticks(*self._x)]
         for value, words in labels:
             x, _ = self.at(value, self._y[0])
-            self._text(x, bottom + 13, words, "tick middle")
+            self._text(x, bottom + 13, words, f"tick {_side(x)}")
         self._parts.append(
             f'<polyline class="axis" points="{left},{_TOP} {left},{bottom:.1f} {WIDTH - _RIGHT},{bottom:.1f}"/>'
         )
@@ -134,7 +136,7 @@ class Rows:
         for value in _ticks(self._least, self._most):
             x = self.at(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{bottom}"/>')
-            parts.append(f'<text class="tick middle" x="{x:.1f}" y="{bottom + 12}">{_number(value)}</text>')
+            parts.append(f'<text class="tick {_side(x)}" x="{x:.1f}" y="{bottom + 12}">{_number(value)}</text>')
         parts.append(f'<line class="axis" x1="12" x2="{WIDTH - 12}" y1="{bottom}" y2="{bottom}"/>')
         parts += [
             f'<text class="row" x="12" y="{34 * at + 15}">{escape(name)}</text>' for at, name in enumerate(self._rows)
@@ -150,6 +152,11 @@ def _ticks(least: float, most: float) -> list[float]:
     step = steps(most - least)
     first = math.ceil(least / step - 1e-9)
     return [step * number for number in range(first, math.floor(most / step + 1e-9) + 1)]
+
+
+def _side(x: float) -> str:
+    """Return how the words of a tick stand to it: inside of the chart."""
+    return "start" if x < _MARGIN else "end" if x > WIDTH - _MARGIN else "middle"
 
 
 def _number(value: float) -> str:
