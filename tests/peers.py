@@ -145,9 +145,11 @@ class Bench:
         """Start a relay that listens at a free port; return it and the port."""
         return self._listening("relay", *arguments, f"{scheme}://{host}:0", destination)
 
-    def serving_measurements(self, *arguments: Any, scheme: str = "tcp") -> tuple[Program, int]:
+    def serving_measurements(
+        self, *arguments: Any, scheme: str = "tcp", host: str = "127.0.0.1"
+    ) -> tuple[Program, int]:
         """Start a server of `ringmain bench` that listens at a free port; return it and the port."""
-        return self._listening("bench", "--server", *arguments, f"{scheme}://127.0.0.1:0")
+        return self._listening("bench", "--server", *arguments, f"{scheme}://{host}:0")
 
     def _listening(self, *arguments: Any, **popen: Any) -> tuple[Program, int]:
         port_file = self.folder / f"port-{len(self.programs)}"

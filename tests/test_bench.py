@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -160,6 +161,13 @@ def test_loopback_measures_both_ways_plain_and_tls_to_blocks_and_pipes() -> None
         assert (blocks > 0) == (name.startswith("receive") and "plain to pipe" not in name), name
 
 
+def test_ipv6_is_written_as_it_is_read(bench: peers.Bench) -> None:
+    _, port = bench.serving_measurements(host="[::1]")
+    command = [*peers.RINGMAIN, "bench", f"tcp://[::1]:{port}", "-n", "1M"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(f"[::1]:{port}, plain, 1 stream\n")
+
+
 def test_people_get_a_table(bench: peers.Bench) -> None:
     command = [*peers.RINGMAIN, "bench", serving(bench), "-n", "10M"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -240,13 +248,15 @@ def _tried(endpoint: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda it: it.name)
 @pytest.mark.parametrize("processes", [(), ("--processes",)], ids=["one process", "processes"])
-def test_a_signal_ends_a_client_with_json(bench: peers.Bench, number: int, processes: tuple[str, ...]) -> None:
+def test_a_signal_to_all_as_from_a_terminal_ends_a_client_with_json(
+    bench: peers.Bench, number: int, processes: tuple[str, ...]
+) -> None:
     endpoint = serving(bench)
     port = int(endpoint.rpartition(":")[2])
     command = [*peers.RINGMAIN, "bench", endpoint, "-t", "30s", "--json", *processes]
-    client = bench.start(command, stdout=subprocess.PIPE)
+    client = bench.start(command, stdout=subprocess.PIPE, process_group=0)
     peers.eventually(lambda: peers.established(port) >= 4, "the streams")
-    client.signal(number)
+    os.killpg(client.process.pid, number)
     assert client.wait() == 128 + number
     assert client.process.stdout is not None
     assert "interrupted" in json.loads(client.process.stdout.read())["error"]

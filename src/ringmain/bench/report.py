@@ -6,6 +6,7 @@ from typing import Any
 
 from ringmain.bench.chart import Chart, Rows
 from ringmain.bench.table import cells_of
+from ringmain.endpoint import host_and_port
 
 _STYLE = """
 :root { --ground: #fff; --text: #1b1f24; --soft: #57606a; --line: #8c959f; --grid: #e3e6ea; --shade: #eef0f2;
@@ -72,7 +73,8 @@ def _section(name: str, test: dict[str, Any]) -> str:
     peer = start["connected"][0]
     tls = f"{start['tls']['version']}, {start['tls']['cipher']}" if start["tls"] else "plain"
     streams = start["test_start"]["num_streams"]
-    words = f"{peer['remote_host']}:{peer['remote_port']}, {tls}, {streams} stream{'s' if streams > 1 else ''}"
+    where = host_and_port(peer["remote_host"], peer["remote_port"])
+    words = f"{where}, {tls}, {streams} stream{'s' if streams > 1 else ''}"
     head, *rows = cells_of(test)
     table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     heading = "".join(f"<th>{escape(cell)}</th>" for cell in head)

@@ -157,6 +157,7 @@ async def _in_process(end: End, sock: socket.socket, ready: Ready, on_interval: 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=[sock.fileno()],
+        start_new_session=True,  # a terminal's ^C is for the parent alone
         limit=1 << 26,
     )
     assert process.stdin is not None

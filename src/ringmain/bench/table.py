@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ringmain.endpoint import host_and_port
 from ringmain.progress import size_words
 
 _HEAD = ("", "GB/s", "Gbit/s", "CPU s/GB", "user", "system", "peer's CPU s/GB", "bytes a call", "stalls")
@@ -22,7 +23,7 @@ def result_table(result: dict[str, Any]) -> str:
     start = result["start"]
     test, connected, tls = start["test_start"], start["connected"][0], start["tls"]
     streams = f"{test['num_streams']} stream{'s' if test['num_streams'] > 1 else ''}"
-    peer = f"{connected['remote_host']}:{connected['remote_port']}"
+    peer = host_and_port(connected["remote_host"], connected["remote_port"])
     how = f"{tls['version']}, {tls['cipher']}" if tls else "plain"
     return f"{peer}, {how}, {streams}\n{_aligned(cells_of(result))}"
 
@@ -53,7 +54,7 @@ def replay_table(result: dict[str, Any]) -> str:
         row = (name, f"{it['seconds']:.2f}", size_words(it["bytes"]), str(it["records"]))
         work = ("", "", "", "", "") if sent and key == "sum_received" else (*_cpu(end["host"]), *_calls(end["host"]))
         rows.append((*row, f"{it['records_per_second']:.0f}", *_rates(it), *work))
-    where = f"{peer['remote_host']}:{peer['remote_port']}"
+    where = host_and_port(peer["remote_host"], peer["remote_port"])
     return f"{where}, {how}: {result['verdict']}\n{_aligned(rows)}"
 
 
