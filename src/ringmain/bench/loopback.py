@@ -32,7 +32,9 @@ async def loopback(plan: Plan) -> AsyncIterator[dict[str, tuple[Plan, Measure]]]
             try:
                 yield {
                     f"{verb} {name} {preposition} {through}": (
-                        dataclasses.replace(plan, reverse=verb == "receive", through=through, processes=True),
+                        dataclasses.replace(
+                            plan, reverse=verb == "receive", through=through, processes=True, apart=True
+                        ),
                         _measure_with(server),
                     )
                     for verb, preposition in (("receive", "to"), ("send", "from"))

@@ -30,7 +30,8 @@ class Plan:
     `rate` (bytes a second, None: as fast as it goes) are those of all `parallel` streams together; each has a
     connection and, with `processes`, at both ends a process of its own. The client sends, or with `reverse` the server.
     The sender's writes are of `message_size` bytes. `through` is what the client's end reads from or writes to: blocks
-    in memory, or a pipe. `engine` is what moves the bytes: ringmain, or for comparison Python's own sockets.
+    in memory, or a pipe. `engine` is what moves the bytes: ringmain, or for comparison Python's own sockets. `apart`
+    gives the processes of each end half of the machine's cores: for both ends on one machine.
     """
 
     seconds: float | None = 10.0
@@ -43,6 +44,7 @@ class Plan:
     reverse: bool = False
     through: Literal["blocks", "pipe"] = "blocks"
     engine: Literal["ringmain", "reference"] = "ringmain"
+    apart: bool = False
 
     def __post_init__(self) -> None:
         limits = (
@@ -91,6 +93,6 @@ class Plan:
             if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise UsageError(f"plan: {name}", "not a number", "use the same version of ringmain at both ends")
         known = message["through"] in ("blocks", "pipe") and message["engine"] in ("ringmain", "reference")
-        if not known or not all(isinstance(message[name], bool) for name in ("processes", "reverse")):
+        if not known or not all(isinstance(message[name], bool) for name in ("apart", "processes", "reverse")):
             raise UsageError("plan", "not understood", "use the same version of ringmain at both ends")
         return cls(**message)

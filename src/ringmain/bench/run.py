@@ -64,7 +64,7 @@ class Run:
                 endpoint,
                 settings,
                 it,
-                lambda: self._teller.event("start", about()),
+                lambda: self._teller.event("start", about(), engine=it.engine),
                 lambda interval: self._teller.interval(interval_of(interval, sockets, not it.reverse)),
             )
 

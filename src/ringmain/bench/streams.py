@@ -25,9 +25,9 @@ Ready = Callable[[], Awaitable[None]]
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """One end of a measurement: its streams go `sending` or receive, under the TLS of `settings` if `tls`.
+    """One end of a measurement: its streams are `sending` or receive, under the TLS of `settings` if `tls`.
 
-    `peer` is what the other end is called; as the one who listens it is the server of TLS.
+    `peer` is what errors call the other end.
     """
 
     plan: Plan
@@ -189,11 +189,21 @@ class _WorkerError(RingmainError):
         self.exit_code = exit_code
 
 
+def _keep_apart(*, at_server: bool) -> None:
+    """Leave half of the cores to the other end: who shares a core with whom would else be chance, and half the speed."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    if half:
+        os.sched_setaffinity(0, cores[:half] if at_server else cores[half:])
+
+
 async def serve_parent(fd: int) -> None:
     """Run the one stream that a parent has told of on standard input, on the socket it has left open."""
     loop = asyncio.get_running_loop()
     task = json.loads(sys.stdin.buffer.readline())
     end = End(**{**task, "plan": Plan(**task["plan"]), "settings": Settings(**task["settings"])})
+    if end.plan.apart:
+        _keep_apart(at_server=end.host is None)
     sock = socket.socket(fileno=fd)
     sock.setblocking(False)
     go = asyncio.Event()
