@@ -55,7 +55,8 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 test: $(VENV)/installed $(VENV)/testing
-	@$(call bring,$(PEERS) $(TOOLS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 $(TOOLS))
+	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3)
+	@$(foreach tool,$(TOOLS),$(call bring,$(tool),$(tool));)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching

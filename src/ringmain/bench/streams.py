@@ -190,7 +190,7 @@ class _WorkerError(RingmainError):
 
 
 def _keep_apart(*, at_server: bool) -> None:
-    """Leave half of the cores to the other end: who shares a core with whom would else be chance, and half the speed."""
+    """Leave half of the cores to the other end: who shares a core would else be chance, and half the speed."""
     cores = sorted(os.sched_getaffinity(0))
     half = len(cores) // 2
     if half:
