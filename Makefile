@@ -56,7 +56,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed $(VENV)/testing
 	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3)
-	@$(foreach tool,$(TOOLS),$(call bring,$(tool),$(tool));)
+	@$(foreach tool,$(TOOLS),missing=; $(call bring,$(tool),$(tool));)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/installed $(VENV)/benching
