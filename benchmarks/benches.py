@@ -9,7 +9,7 @@ from benchmarks.workshop import GB, Workshop
 
 ROUNDS = 5
 # GB a round: enough for the start-up of a process, which its CPU seconds include, to weigh little; the slow get less.
-# A whole run takes about seven minutes where a core reads 6 GB/s, and must stay below ten.
+# A whole run takes about ten minutes where a core reads 6 GB/s, three of them for the relays.
 PLENTY, TLS_PLENTY, SOME, FEW = 16.0, 4.0, 2.0, 1.0
 SIZES = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20]
 GROWTH = [1, 3, 10, 32]
