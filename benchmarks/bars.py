@@ -94,6 +94,11 @@ def _cpu(what: str, relation: str, limit: float, bench: str, other: str) -> Bar:
     return Bar(f"{what}, CPU s/GB", relation, limit, "x", _median_ratio(bench, "ringmain", other, "CPU s/GB"))
 
 
+def _latency(what: str, bench: str) -> Bar:
+    ratio = _median_ratio(bench, "ringmain", "socat", "median µs")
+    return Bar(f"{what} / socat, median", "at most", 1.3, "x", ratio)
+
+
 BARS = [
     *_pair("receive, `async for` / C read loop", "receive", "C read", 1.15, 0.75),
     *_pair("receive, `async for` / C poll + drain", "receive", "C poll + drain", 0.9, 1.25),
@@ -113,34 +118,16 @@ BARS = [
         _median_ratio("receive", "ringmain-lines", "ringmain", "GB/s"),
     ),
     _cpu("slow stream to a pipe / socat", "at most", 0.5, "slow", "socat"),
-    Bar(
-        "one byte when idle / socat, median",
-        "at most",
-        1.3,
-        "x",
-        _median_ratio("idle", "ringmain", "socat", "median µs"),
-    ),
+    _latency("one byte when idle", "idle"),
     Bar("one byte when idle, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("idle")),
-    Bar(
-        "1 KiB ping-pong / socat, median",
-        "at most",
-        1.3,
-        "x",
-        _median_ratio("ping-pong", "ringmain", "socat", "median µs"),
-    ),
+    _latency("1 KiB ping-pong", "ping-pong"),
     Bar("1 KiB ping-pong, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("ping-pong")),
     Bar("relay / socat, GB/s", "at least", 3, "x", _median_ratio("relay", "ringmain", "socat", "GB/s")),
     *_pair("relay / C splice", "relay", "C splice", 0.9, 1.2),
     _cpu("relay that ends TLS / stunnel", "below", 1.0, "relay-tls", "stunnel"),
     _cpu("relay that ends TLS / haproxy", "below", 1.0, "relay-tls", "haproxy"),
     _cpu("relay that ends TLS / socat", "below", 1.0, "relay-tls", "socat"),
-    Bar(
-        "1 KiB through a relay and back / socat, median",
-        "at most",
-        1.3,
-        "x",
-        _median_ratio("relay-latency", "ringmain", "socat", "median µs"),
-    ),
+    _latency("1 KiB through a relay and back", "relay-latency"),
     Bar(
         "start to listening / import asyncio",
         "below",

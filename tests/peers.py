@@ -46,11 +46,6 @@ def eventually(condition: Callable[[], Any], what: str = "a condition") -> Any:
     raise AssertionError(f"{what} did not come true in {TIMEOUT} s")
 
 
-def environment() -> dict[str, str]:
-    """Return a copy of what programs inherit."""
-    return dict(os.environ)
-
-
 def free_port() -> int:
     """Return a port that nothing listens at."""
     with socket.socket() as sock:

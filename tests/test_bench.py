@@ -22,7 +22,7 @@ from ringmain.bench.plan import Plan
 from ringmain.bench.server import Server
 from ringmain.bench.wire import CONTROL
 from ringmain.endpoint import Endpoint
-from ringmain.errors import ReceiveError, UsageError
+from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.settings import Settings
 
 SIZE = 64_000_001
@@ -140,6 +140,9 @@ def test_events_end_with_the_whole_result(bench: peers.Bench) -> None:
     intervals = [event["data"] for event in events[1:-1]]
     assert {event["event"] for event in events[1:-1]} == {"interval"}
     assert 1 < len(intervals) <= len(result["intervals"])
+    numbers = [[stream["socket"] for stream in it["streams"]] for it in (*intervals, *result["intervals"])]
+    assert numbers == [[1, 2]] * len(numbers)
+    assert [it["socket"] for it in result["start"]["connected"]] == [1, 2]
     assert [it["sum"]["bytes"] for it in intervals] == [
         it["sum"]["bytes"] for it in result["intervals"][: len(intervals)]
     ]
@@ -182,7 +185,7 @@ def test_people_get_a_table(bench: peers.Bench) -> None:
 BAD = [
     (["--server", "-R"], 2, "--reverse with --server"),
     (["--report", "/nonexistent/out.html"], 23, "choose another --report"),
-    (["--server", "--json"], 2, "--json with --server"),
+    (["--server"], 2, " with --server"),
     (["-R"], 2, "--reverse without an ENDPOINT"),
     (["--cafile", "ca.pem"], 2, "--cafile without an ENDPOINT"),
     (["--listen-once"], 2, "--listen-once without --server"),
@@ -209,6 +212,15 @@ def test_failures_are_a_line_an_exit_code_and_json(arguments: list[str], code: i
     assert words in events[-1]["data"]["error"]
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["bench"], ["bench", "load", "127.0.0.1:0"]], ids=" ".join)
+def test_one_form_of_output_at_a_time(command: list[str]) -> None:
+    both = [*peers.RINGMAIN, *command, "--json", "--json-stream"]
+    done = subprocess.run(both, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ringmain: --json with --json-stream: ")
+    assert "--json with --json-stream" in json.loads(done.stdout.splitlines()[-1])["data"]["error"]
 
 
 def test_an_untrusted_server_is_refused(bench: peers.Bench, certificates: Certificates) -> None:
@@ -273,6 +285,24 @@ def test_a_server_that_dies_is_an_error(bench: peers.Bench) -> None:
     assert client.process.stdout is not None
     assert json.loads(client.process.stdout.read()).keys() == {"error"}
     assert len(client.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["sending", "receiving"])
+@pytest.mark.parametrize("processes", [False, True], ids=["one process", "processes"])
+def test_a_server_that_dies_under_the_reference_is_an_error_of_ours(
+    bench: peers.Bench, run: Any, processes: bool, reverse: bool
+) -> None:
+    server, port = bench.serving_measurements()
+    plan = Plan(seconds=20, engine="reference", processes=processes, reverse=reverse)
+
+    async def main() -> None:
+        measuring = asyncio.ensure_future(measure(Endpoint("127.0.0.1", str(port)), Settings(), plan))
+        await asyncio.to_thread(peers.eventually, lambda: peers.established(port) >= 4, "the streams")
+        server.signal(signal.SIGKILL)
+        with pytest.raises(RingmainError, match=f"bench with 127.0.0.1:{port}"):
+            await measuring
+
+    run(main())
 
 
 def test_bad_peers_do_not_stop_a_server(bench: peers.Bench, certificates: Certificates) -> None:

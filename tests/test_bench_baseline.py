@@ -1,6 +1,7 @@
 """The gate of `ringmain bench`: rounds that alternate with a reference, a baseline, and verdicts with exit codes."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_a_receiver_that_sleeps_each_thousand_reads_is_a_regression(bench: peers
     rounds = ("--reverse", "-n", "1001M", "--rounds", "3")
     path = saved(endpoint, tmp_path, *rounds)
     (tmp_path / "sitecustomize.py").write_text(SLEEPY)
-    environment = {**peers.environment(), "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = measured(endpoint, "--baseline", path, "--fail-on-regression", *rounds, code=1, env=environment)
     assert result["verdict"] == "regression"
     assert result["comparison"]["figures"]["gb_per_second"]["verdict"] == "regression"
@@ -103,6 +104,10 @@ def test_a_baseline_of_another_machine_or_of_other_options_is_refused_unless_for
         '{"ringmain_baseline": 1}',
         '{"ringmain_baseline": 1, "machine": {}, "tests": {"": {}}}',
         '{"ringmain_baseline": 1, "machine": {}, "tests": {"": {"settings": {}, "rounds": [{}]}}}',
+        '{"ringmain_baseline": 1, "machine": {}, "tests": {"": {"settings": {}, "rounds": []}}}',
+        '{"ringmain_baseline": 1, "machine": {}, "tests": {"": {"settings": {}, "rounds": ['
+        '{"ringmain": {"gb_per_second": NaN, "cpu_seconds_per_gb": 1}, '
+        '"reference": {"gb_per_second": 1, "cpu_seconds_per_gb": 1}}]}}}',
         '{"ringmain_baseline": 1, "machine": {}, "tests": {"receive plain to blocks": {}}}',
     ],
 )

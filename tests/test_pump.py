@@ -372,6 +372,18 @@ def test_without_a_thread_to_spare_the_pump_is_refused(run: Run, monkeypatch: py
         assert (pump.refused, pump.failed) == (True, None)
 
 
+def test_a_file_goes_once_also_through_a_pipe_of_the_pumps_own(tmp_path: Path) -> None:
+    data = peers.payload(5_000_000)
+    path = tmp_path / "input"
+    path.write_bytes(data)
+    with connection() as (peer, ours), path.open("rb", buffering=0) as source:
+        pump = saving(source, ours, offset=0, through=True)
+        with running(pump) as thread:
+            assert peers.sha256(read(peer, len(data))) == peers.sha256(data)
+            thread.join(peers.TIMEOUT)
+        assert (pump.verdict, moved(pump)) == ("ended", (len(data), len(data)))
+
+
 def test_a_file_goes_from_an_offset_to_its_end_as_it_is_then(tmp_path: Path) -> None:
     data = peers.payload(40_000_000)
     path = tmp_path / "input"

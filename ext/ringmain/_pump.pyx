@@ -204,10 +204,10 @@ cdef class Pump:
         self.counters.reads += 1
         if self.coalescer is not None:
             self.coalescer.arrived(size, monotonic())
-        if self.pipe_in >= 0:
-            return self.push(size)
         if self.offset >= 0:
             self.offset = offset
+        if self.pipe_in >= 0:
+            return self.push(size)
         self.counters.bytes_out += size
         self.counters.writes += 1
         return MOVED

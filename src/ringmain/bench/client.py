@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ringmain.bench.plan import Plan
+from ringmain.bench.result import about
 from ringmain.bench.streams import End, together
-from ringmain.bench.wire import CONTROL, Wire, introduce
+from ringmain.bench.wire import CONTROL, LONGEST_ANSWER, Wire, introduce
 from ringmain.connection import Connection, dial
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
@@ -19,10 +20,16 @@ _PATIENCE = 15.0
 
 
 class Measurement:
-    """What both sides of a measurement tell: `local` and `remote`, as `Meter.side` returns them, and its plan."""
+    """What both sides of a measurement tell: `local` and `remote`, as `Meter.side` returns them.
 
-    def __init__(self, plan: Plan, endpoint: Endpoint, local: dict[str, Any], remote: dict[str, Any]) -> None:
+    `plan` is what was measured, and `about` what was known before.
+    """
+
+    def __init__(
+        self, plan: Plan, endpoint: Endpoint, started: dict[str, Any], local: dict[str, Any], remote: dict[str, Any]
+    ) -> None:
         self.plan = plan
+        self.about = started
         self.endpoint = endpoint
         self.local = local
         self.remote = remote
@@ -33,33 +40,33 @@ async def measure(
     endpoint: Endpoint,
     settings: Settings,
     plan: Plan,
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[dict[str, Any]], None] = lambda _: None,
     on_interval: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Measurement:
     """Measure with the server at the endpoint; raise a RingmainError when that fails, or bytes were lost."""
+    started = about()
     tls = endpoint.tls or settings.tls
-    wire = Wire(await _open(endpoint, settings, CONTROL, tls=tls))
+    wire = Wire(await _open(endpoint, settings, CONTROL, tls=tls), LONGEST_ANSWER)
     peer = wire.connection.peer
     end = End(plan, settings, peer, endpoint.host, sending=not plan.reverse, tls=tls)
 
     async def ready() -> None:
         await _hear(wire, "ready")
         await wire.send({"go": True})
-        on_start()
+        on_start(started)
 
     try:
         await wire.send(plan.message())
         token = await _hear(wire, "token")
         opened = await together([_open(endpoint, settings, token, tls=False) for _ in range(plan.parallel)])
-        moving = asyncio.ensure_future(end.run([connection.sock for connection in opened], ready, on_interval))
         try:
-            local = await moving
+            local = await end.run([connection.sock for connection in opened], ready, on_interval)
         except RingmainError as error:
             raise await _cause(wire, error) from error
         remote = await _hear(wire, "side")
     finally:
         wire.close()
-    measurement = Measurement(plan, endpoint, local, remote)
+    measurement = Measurement(plan, endpoint, started, local, remote)
     sent, received = sum(measurement.sender["totals"]), sum(measurement.receiver["totals"])
     if sent != received:
         what = f"bench with {peer}"
@@ -75,7 +82,7 @@ async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool
         context = client_context(settings)
 
     async def preface(sock: Any, peer: str) -> str:
-        await introduce(sock, token)
+        await introduce(sock, token, peer)
         return peer
 
     return await dial(endpoint, settings, context, preface)

@@ -14,8 +14,7 @@ from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
 from ringmain.connection import Connection
 from ringmain.descriptor import Input, Output
-from ringmain.errors import RingmainError
-from ringmain.sender import Sender, failure_of
+from ringmain.sender import Sender
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 # How far a sender may run ahead after a pause, and what it does not pause for, in seconds.
@@ -133,8 +132,6 @@ async def send(plan: Plan, connection: Connection, counters: Callable[[Counters]
         await (_from_pipe if plan.through == "pipe" else _from_blocks)(sender, payload, Budget(plan), meter)
         meter.end(position)
         await sender.finish()
-    except OSError as error:
-        raise error if isinstance(error, RingmainError) else failure_of(error, f"bench to {connection.peer}") from error
     finally:
         sender.close()
 

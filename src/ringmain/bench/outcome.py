@@ -4,7 +4,7 @@ from typing import Any
 
 from ringmain._ring import Counters
 from ringmain.bench.meter import Meter
-from ringmain.bench.result import about, described, interval_of, span, tls_of, work_of
+from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
 from ringmain.bench.streams import OnInterval
 from ringmain.connection import Connection
 from ringmain.errors import RingmainError
@@ -24,6 +24,7 @@ class Test:
         self.records = 0
         self.acknowledged: int | None = None
         self.acknowledged_records: int | None = None
+        self._about = about()
         self._stream = described(connection)
         self._on_interval = on_interval
 
@@ -32,7 +33,7 @@ class Test:
         self._sending = sending
         self._meter = Meter(interval, 0.0, sending=sending)
         self._meter.counters.append(counters)
-        self._meter.on_interval = lambda it: self._on_interval(interval_of(it, [self._stream["socket"]], sending))
+        self._meter.on_interval = lambda it: self._on_interval(interval_of(it, sending))
         self._meter.start(1)
         return self._meter
 
@@ -55,12 +56,12 @@ class Test:
         host = work_of(side)
         return {
             "start": {
-                **about(),
-                "connected": [{name: value for name, value in self._stream.items() if name not in ("tls", "cipher")}],
+                **self._about,
+                "connected": connected_of([self._stream]),
                 "tls": tls_of(self._stream),
                 "test_start": {"protocol": "TCP", "num_streams": 1, "reverse": int(not self._sending), **options},
             },
-            "intervals": [interval_of(it, [self._stream["socket"]], self._sending) for it in side["intervals"]],
+            "intervals": [interval_of(it, self._sending) for it in side["intervals"]],
             "end": {
                 **sums,
                 "cpu_utilization_percent": {

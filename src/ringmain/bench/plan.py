@@ -10,7 +10,7 @@ from ringmain.errors import UsageError
 MAX_PARALLEL = 128
 MAX_MESSAGE = 64 << 20
 MAX_SECONDS = 86_400.0
-# A run without an end of its own is looked at this many times at least, and once a second at most.
+# How often the figures are read while it runs, at least; and once a second.
 _LOOKS = 10
 _KINDS: dict[str, tuple[type, ...]] = {
     "seconds": (int, float, type(None)),
@@ -20,6 +20,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "message_size": (int,),
     "rate": (int, type(None)),
 }
+
+
+def interval_for(seconds: float | None) -> float:
+    """Return how often to read the figures of what takes so many seconds, if that is known."""
+    return 1.0 if seconds is None else min(1.0, seconds / _LOOKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class Plan:
     @property
     def interval(self) -> float:
         """How often the figures are read while it runs, in seconds."""
-        return 1.0 if self.seconds is None else min(1.0, self.seconds / _LOOKS)
+        return interval_for(self.seconds)
 
     def share(self, position: int) -> Self:
         """Return the plan of one of the parallel streams."""

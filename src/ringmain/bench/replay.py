@@ -16,7 +16,7 @@ from ringmain._records import after
 from ringmain._ring import Ring
 from ringmain.bench.engines import Budget, Nobody
 from ringmain.bench.outcome import Test
-from ringmain.bench.plan import Plan
+from ringmain.bench.plan import Plan, interval_for
 from ringmain.connection import Connection, dial, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
@@ -202,7 +202,7 @@ async def receive(test: Test, seconds: float | None, idle_timeout: float | None)
     """Receive into blocks until the sender ends or the time is over."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
     stream = Stream(test.connection, flow, idle_timeout, Nobody(), verb="bench")
-    meter = test.measured(stream.counters, 1.0 if seconds is None else min(1.0, seconds / 10), sending=False)
+    meter = test.measured(stream.counters, interval_for(seconds), sending=False)
     try:
         async with asyncio.timeout(seconds):
             while (block := await stream.next_block()) is not None:

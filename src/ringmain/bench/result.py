@@ -1,5 +1,7 @@
 """A measurement as one JSON object, with iperf3's names for what means the same there; `schema.json` describes it."""
 
+import contextlib
+import functools
 import os
 import platform
 import ssl
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ringmain.bench.client import Measurement
 
 
+@functools.cache
 def machine() -> dict[str, Any]:
     """Return what the figures of this machine depend on most, besides its load."""
     cpus = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -39,7 +42,7 @@ def _lines(path: str) -> list[str]:
 
 
 def about() -> dict[str, Any]:
-    """Return what is known before anything is measured."""
+    """Return what is known before anything is measured, the time included."""
     now = time.time()
     return {
         "version": f"ringmain {__version__}",
@@ -51,9 +54,10 @@ def about() -> dict[str, Any]:
 
 def described(connection: Connection) -> dict[str, Any]:
     """Return the addresses of a connection, and how it is protected."""
-    local, remote = connection.sock.getsockname(), connection.sock.getpeername()
+    local, remote = connection.sock.getsockname(), ("", 0)
+    with contextlib.suppress(OSError):  # the peer has left already
+        remote = connection.sock.getpeername()
     return {
-        "socket": connection.sock.fileno(),
         "local_host": local[0],
         "local_port": local[1],
         "remote_host": remote[0],
@@ -68,17 +72,20 @@ def tls_of(stream: dict[str, Any]) -> dict[str, Any] | None:
     return {"version": stream["tls"], "cipher": stream["cipher"]} if stream["tls"] else None
 
 
+def connected_of(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the addresses of described connections. `socket` numbers the streams: some are in other processes."""
+    names = ("local_host", "local_port", "remote_host", "remote_port")
+    return [{"socket": at + 1, **{name: it[name] for name in names}} for at, it in enumerate(streams)]
+
+
 def test_start(measurement: "Measurement") -> dict[str, Any]:
     """Return what was to be measured, and over which connections."""
     plan, endpoint = measurement.plan, measurement.endpoint
     stream = measurement.local["streams"][0]
     return {
-        **about(),
+        **measurement.about,
         "connecting_to": {"host": endpoint.host, "port": int(stream["remote_port"])},
-        "connected": [
-            {name: it[name] for name in ("socket", "local_host", "local_port", "remote_host", "remote_port")}
-            for it in measurement.local["streams"]
-        ],
+        "connected": connected_of(measurement.local["streams"]),
         "tls": tls_of(stream),
         "test_start": {
             "protocol": "TCP",
@@ -97,23 +104,21 @@ def test_start(measurement: "Measurement") -> dict[str, Any]:
 
 def result_of(measurement: "Measurement") -> dict[str, Any]:
     """Return the whole object."""
-    sockets = [it["socket"] for it in measurement.local["streams"]]
     sending = not measurement.plan.reverse
     return {
         "start": test_start(measurement),
-        "intervals": [interval_of(it, sockets, sending) for it in measurement.local["intervals"]],
-        "end": _end(measurement, sockets),
+        "intervals": [interval_of(it, sending) for it in measurement.local["intervals"]],
+        "end": _end(measurement),
     }
 
 
-def interval_of(interval: dict[str, Any], sockets: list[int], sending: bool) -> dict[str, Any]:
+def interval_of(interval: dict[str, Any], sending: bool) -> dict[str, Any]:
     """Return what an interval brought: each stream, and their sum."""
     start, end, omitted = interval["start"], interval["end"], interval["omitted"]
     sizes = interval["sizes"]
     return {
         "streams": [
-            {"socket": sock, **span(start, end, size, sending), "omitted": omitted}
-            for sock, size in zip(sockets, sizes, strict=True)
+            {"socket": at + 1, **span(start, end, size, sending), "omitted": omitted} for at, size in enumerate(sizes)
         ],
         "sum": {**span(start, end, sum(sizes), sending), "omitted": omitted},
     }
@@ -132,17 +137,17 @@ def span(start: float, end: float, size: int, sending: bool) -> dict[str, Any]:
     }
 
 
-def _end(measurement: "Measurement", sockets: list[int]) -> dict[str, Any]:
+def _end(measurement: "Measurement") -> dict[str, Any]:
     sender, receiver = measurement.sender, measurement.receiver
     sending = not measurement.plan.reverse
     host, remote = work_of(measurement.local), work_of(measurement.remote)
     return {
         "streams": [
             {
-                "sender": {"socket": sock, **span(0, sender["seconds"], sent, sending)},
-                "receiver": {"socket": sock, **span(0, receiver["seconds"], got, sending)},
+                "sender": {"socket": at + 1, **span(0, sender["seconds"], sent, sending)},
+                "receiver": {"socket": at + 1, **span(0, receiver["seconds"], got, sending)},
             }
-            for sock, sent, got in zip(sockets, sender["sizes"], receiver["sizes"], strict=True)
+            for at, (sent, got) in enumerate(zip(sender["sizes"], receiver["sizes"], strict=True))
         ],
         "sum_sent": span(0, sender["seconds"], sum(sender["sizes"]), sending),
         "sum_received": span(0, receiver["seconds"], sum(receiver["sizes"]), sending),

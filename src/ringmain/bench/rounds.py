@@ -6,6 +6,7 @@ A machine is not as fast today as it was yesterday. So each round also measures 
 
 import dataclasses
 import json
+import math
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
@@ -118,16 +119,20 @@ def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool
     try:
         differing = _different(baseline, settings)
         rounds: dict[str, list[dict[str, Any]]] = {test: baseline["tests"][test]["rounds"] for test in settings}
-        for figure in FIGURES:
-            for it in rounds.values():
-                ratios(it, figure)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        if not all(_is_measured(it) for it in rounds.values()):
+            raise ValueError
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         what, why = f"baseline {path}", "it has not what these options measure"
         raise InputError(what, why, "make one with --save-baseline and the same options") from error
     if differing and not force:
         remedy = "make one here with --save-baseline, or compare all the same with --force"
         raise UsageError(f"baseline {path}", "; ".join(dict.fromkeys(differing)), remedy)
     return rounds
+
+
+def _is_measured(rounds: list[dict[str, Any]]) -> bool:
+    figures = [value for figure in FIGURES for value in ratios(rounds, figure)]
+    return len(figures) > 0 and all(map(math.isfinite, figures))
 
 
 def _different(baseline: dict[str, Any], settings: dict[str, dict[str, Any]]) -> list[str]:

@@ -7,14 +7,13 @@ from ringmain.bench.client import Measurement, measure
 from ringmain.bench.files import try_to_write
 from ringmain.bench.loopback import Measure, loopback
 from ringmain.bench.plan import Plan
-from ringmain.bench.result import about, interval_of, machine_words, result_of
+from ringmain.bench.result import about, interval_of, result_of
 from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline
 from ringmain.bench.table import comparison_table, result_table, tests_table
 from ringmain.endpoint import Endpoint
 from ringmain.settings import Settings
 
-REGRESSION, INCONCLUSIVE = 1, 75
-EXIT_CODES = {"ok": 0, "regression": REGRESSION, "inconclusive": INCONCLUSIVE}
+EXIT_CODES = {"ok": 0, "regression": 1, "inconclusive": 75}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,19 +52,19 @@ class Run:
     def __init__(self, gate: Rounds, teller: Teller) -> None:
         self._gate = gate
         self._teller = teller
+        self._about = about()
         self.results: dict[str, dict[str, Any]] = {}
 
     async def of_endpoint(self, endpoint: Endpoint, settings: Settings, plan: Plan) -> None:
         """Measure with a server."""
 
         async def run(it: Plan) -> Measurement:
-            sockets = list(range(it.parallel))
             return await measure(
                 endpoint,
                 settings,
                 it,
-                lambda: self._teller.event("start", about(), engine=it.engine),
-                lambda interval: self._teller.interval(interval_of(interval, sockets, not it.reverse)),
+                lambda started: self._teller.event("start", started, engine=it.engine),
+                lambda interval: self._teller.interval(interval_of(interval, not it.reverse)),
             )
 
         tls = endpoint.tls or settings.tls
@@ -73,7 +72,7 @@ class Run:
 
     async def of_loopback(self, plan: Plan) -> None:
         """Measure this machine with itself."""
-        self._teller.event("start", about())
+        self._teller.event("start", self._about)
         async with loopback(plan) as tests:
             await self._all(tests, {"endpoint": "loopback"})
 
@@ -121,7 +120,7 @@ class Run:
         verdict = {} if self.verdict is None else {"verdict": self.verdict}
         if "" in self.results:
             return {**self.results[""], **verdict}
-        return {"start": about(), "tests": self.results, **verdict}
+        return {"start": self._about, "tests": self.results, **verdict}
 
     def text(self) -> str:
         """Return everything as it is read."""
@@ -129,7 +128,7 @@ class Run:
         if "" in self.results:
             parts.append(result_table(self.results[""]))
         else:
-            parts.append(f"{machine_words(about()['machine'])}\n\n{tests_table(self.results)}")
+            parts.append(f"{self._about['system_info']}\n\n{tests_table(self.results)}")
         comparisons = {name: it["comparison"] for name, it in self.results.items() if "comparison" in it}
         if comparisons:
             parts.append(f"{comparison_table(comparisons)}\n\nverdict: {self.verdict}")

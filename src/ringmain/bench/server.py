@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from ringmain.bench.plan import Plan
 from ringmain.bench.streams import End
-from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
+from ringmain.bench.wire import CONTROL, LONGEST_QUESTION, TOKEN_SIZE, Wire, introduced
 from ringmain.connection import Connection, finish, prepare, reset, shake_hands, watch_idle
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, reason
@@ -102,7 +102,7 @@ class Server:
             if token == CONTROL:
                 if self._context is not None:
                     sock = await shake_hands(sock, self._context, self._settings, peer)
-                await self._serve_client(Wire(Connection.of(sock, peer)))
+                await self._serve_client(Wire(Connection.of(sock, peer), LONGEST_QUESTION))
                 return
             if token is not None and self._token and secrets.compare_digest(token, self._token):
                 self._streams.put_nowait(sock)
@@ -148,10 +148,14 @@ class Server:
         plan = Plan.read(await self._next(wire))
         end = End(plan.at_server(), self._settings, peer, None, sending=plan.reverse, tls=self.tls)
         await wire.send({"token": self._token})
+        socks: list[socket.socket] = []
         try:
             async with asyncio.timeout(PATIENCE):
-                socks = [await self._streams.get() for _ in range(plan.parallel)]
+                while len(socks) < plan.parallel:
+                    socks.append(await self._streams.get())
         except TimeoutError as error:
+            for sock in socks:
+                reset(sock)
             raise TimedOutError(
                 f"bench with {peer}", "not all of its streams came", "is a firewall between?"
             ) from error

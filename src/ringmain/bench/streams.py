@@ -16,7 +16,8 @@ from ringmain.bench.meter import Meter, joined, joined_interval
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import described
 from ringmain.connection import Connection, shake_hands
-from ringmain.errors import RingmainError
+from ringmain.errors import ReceiveError, RingmainError, reason
+from ringmain.sender import failure_of
 from ringmain.settings import Settings
 
 OnInterval = Callable[[dict[str, Any]], None]
@@ -66,10 +67,16 @@ class End:
             streams = [described(connection) for connection in connections]
             await ready()
             side = await self._move(connections, on_interval)
+        except OSError as error:
+            raise error if isinstance(error, RingmainError) else self._broken(error) from error
         finally:
             for sock in (*socks, *(connection.sock for connection in connections)):
                 sock.close()
         return {**side, "streams": streams}
+
+    def _broken(self, error: OSError) -> RingmainError:
+        what = f"bench with {self.peer}"
+        return failure_of(error, what) if self.sending else ReceiveError(what, reason(error), "see the other end's log")
 
     async def _move(self, connections: list[Connection], on_interval: OnInterval) -> dict[str, Any]:
         meter = Meter(self.plan.interval, self.plan.omit, sending=self.sending)

@@ -12,22 +12,26 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ringmain.connection import Connection, until
-from ringmain.errors import ReceiveError, reason
+from ringmain.errors import ReceiveError, SendError, reason
 
 Result = TypeVar("Result")
 
 _MAGIC = b"ringmain bench 1 "
 TOKEN_SIZE = 32  # hexadecimal digits
 _FIRST_LINE = len(_MAGIC) + TOKEN_SIZE + 1
-# The results of many streams over a day fit.
-_LONGEST = 64 << 20
+# The longest lines: what is asked for, and what was found, of many streams over a day.
+LONGEST_QUESTION = 64 << 10
+LONGEST_ANSWER = 64 << 20
 # The token of a connection that begins a measurement instead of belonging to one.
 CONTROL = "0" * TOKEN_SIZE
 
 
-async def introduce(sock: socket.socket, token: str) -> None:
-    """Send the first line of a connection."""
-    await asyncio.get_running_loop().sock_sendall(sock, _MAGIC + token.encode() + b"\n")
+async def introduce(sock: socket.socket, token: str, peer: str) -> None:
+    """Send the first line of a connection; raise SendError."""
+    try:
+        await asyncio.get_running_loop().sock_sendall(sock, _MAGIC + token.encode() + b"\n")
+    except OSError as error:
+        raise SendError(f"bench with {peer}", reason(error), "see the other end's log") from error
 
 
 async def introduced(sock: socket.socket) -> str | None:
@@ -44,43 +48,53 @@ async def introduced(sock: socket.socket) -> str | None:
 
 
 class Wire:
-    """JSON objects, a line each, both ways over a connection, plain or TLS."""
+    """JSON objects, a line each of `longest` bytes, both ways over a connection, plain or TLS."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, longest: int) -> None:
+        self._longest = longest
         self.connection = connection
         self._sock = connection.sock
         self._received = bytearray()
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send an object."""
+        """Send an object; raise ReceiveError when the peer is gone."""
         view = memoryview(json.dumps(message).encode() + b"\n")
         while len(view):
             # By pieces: after it had to wait, OpenSSL wants the same bytes again.
-            view = view[await self._retried(functools.partial(self._sock.send, view[: 1 << 16]), writing=True) :]
+            try:
+                size = await self._retried(functools.partial(self._sock.send, view[: 1 << 16]), writing=True)
+            except OSError as error:
+                raise self._lost(reason(error)) from error
+            view = view[size:]
 
     async def receive(self) -> dict[str, Any]:
         """Return the next object; raise ReceiveError when there is none."""
-        what = f"bench with {self.connection.peer}"
-        remedy = "is it a ringmain bench of the same version?"
         while b"\n" not in self._received:
             try:
                 piece = await self._retried(lambda: self._sock.recv(1 << 16), writing=False)
             except OSError as error:
-                raise ReceiveError(what, reason(error), "see the other end's log") from error
+                raise self._lost(reason(error)) from error
             if not piece:
-                raise ReceiveError(what, "the peer closed the connection", "see the other end's log")
+                raise self._lost("the peer closed the connection")
             self._received += piece
-            if len(self._received) > _LONGEST:
-                raise ReceiveError(what, "a message is too long", remedy)
+            if len(self._received) > self._longest:
+                raise self._foreign("a message is too long")
         line, _, rest = bytes(self._received).partition(b"\n")
         self._received[:] = rest
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise ReceiveError(what, "a message is not understood", remedy) from error
+            raise self._foreign("a message is not understood") from error
         if not isinstance(message, dict):
-            raise ReceiveError(what, "a message is not understood", remedy)
+            raise self._foreign("a message is not understood")
         return message
+
+    def _lost(self, why: str) -> ReceiveError:
+        return ReceiveError(f"bench with {self.connection.peer}", why, "see the other end's log")
+
+    def _foreign(self, why: str) -> ReceiveError:
+        remedy = "is it a ringmain bench of the same version?"
+        return ReceiveError(f"bench with {self.connection.peer}", why, remedy)
 
     async def _retried(self, call: Callable[[], Result], *, writing: bool) -> Result:
         while True:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from ringmain.cli.options import DURATION, TLS_OPTIONS, Linger, Percentage, Size, endpoint_of_bench
+from ringmain.cli.options import DURATION, TLS_OPTIONS, Linger, Percentage, Size, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
 from ringmain.cli.telling import JsonCommand
 from ringmain.errors import UsageError
@@ -51,8 +51,7 @@ class _Bench(JsonCommand):
 @click.option("--processes", is_flag=True, help="Each stream in a process of its own, at both ends.")
 @click.option("-l", "--message-size", type=Size(), help="What the sender writes at once: 1M.")
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
-@click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names.")
-@click.option("--json-stream", is_flag=True, help="Print JSON events, a line each; the last one is the whole result.")
+@forms
 @click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
 @click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with.")
 @click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those.")
@@ -97,8 +96,6 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
         raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
-    if {"json", "json_stream"} <= given:
-        raise UsageError("--json with --json-stream", "both are for standard output", "leave one of them out")
     if options["fail_on_regression"] and options["baseline"] is None:
         raise UsageError("--fail-on-regression", "there is nothing to compare with", "add --baseline FILE")
     for name in ("listen_once", "port_file"):

@@ -198,6 +198,17 @@ def two_ends(command: Command) -> Command:
     return _decorated(command, [click.argument("source"), click.argument("destination"), *_CONNECTION, *tls])
 
 
+def forms(command: Command) -> Command:
+    """Give a command the forms of its result."""
+    return _decorated(
+        command,
+        [
+            click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names."),
+            click.option("--json-stream", is_flag=True, help="Print JSON events, the last one with the whole result."),
+        ],
+    )
+
+
 def endpoint_of_bench(*, required: bool) -> Callable[[Command], Command]:
     """Give a command an endpoint, its TLS, and what a measured connection has."""
     options = [*_TIMEOUTS, *_TRIES, _PORT_FILE, *_FAMILY, *_LOUDNESS]

@@ -1,27 +1,16 @@
 """ringmain bench load and ringmain bench save: load tests of someone else's sender and receiver."""
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ringmain.cli.options import DURATION, Size, endpoint_of_bench
+from ringmain.cli.options import DURATION, Size, endpoint_of_bench, forms
 from ringmain.cli.telling import JsonCommand
 from ringmain.errors import UsageError
 
-_JSON = [
-    click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names."),
-    click.option("--json-stream", is_flag=True, help="Print JSON events, the last one with the whole result."),
-]
 _IDLE = click.option(
     "--idle-timeout", type=DURATION, default="off", show_default=True, help="Give up a peer that stands still."
 )
-
-
-def _replay(command: Callable[..., int]) -> Callable[..., int]:
-    for decorate in (endpoint_of_bench(required=True), _IDLE, *reversed(_JSON)):
-        command = decorate(command)
-    return command
 
 
 @click.command(name="save", cls=JsonCommand)
@@ -32,7 +21,9 @@ def _replay(command: Callable[..., int]) -> Callable[..., int]:
 @click.option(
     "--records-per-second", type=click.FloatRange(0, min_open=True), help="Send so many lines a second.", metavar="N"
 )
-@_replay
+@forms
+@_IDLE
+@endpoint_of_bench(required=True)
 def bench_save(**options: Any) -> int:
     """Load-test a receiver: send FILE in a loop to ENDPOINT, and tell what got through.
 
@@ -44,13 +35,19 @@ def bench_save(**options: Any) -> int:
     """
     if options["time"] is not None and options["bytes"] is not None:
         raise UsageError("--time with --bytes", "either ends a test", "leave one of them out")
-    return _run("run_save_test", input_=options.pop("input"), bytes_=options.pop("bytes"), **options)
+    # Imported when it is used: --help and --version need neither the event loop nor sockets.
+    from ringmain.cli.instrument import run_save_test
+
+    renamed = {f"{name}_": options.pop(name) for name in ("input", "bytes", "json")}
+    return run_save_test(**renamed, **options)
 
 
 @click.command(name="load", cls=JsonCommand)
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
 @click.option("-t", "--time", type=DURATION, help="How long; else until the sender ends.", metavar="DURATION")
-@_replay
+@forms
+@_IDLE
+@endpoint_of_bench(required=True)
 def bench_load(**options: Any) -> int:
     """Load-test a sender: receive one connection at ENDPOINT as fast as it comes, and tell what got through.
 
@@ -58,15 +55,6 @@ def bench_load(**options: Any) -> int:
     ringmain bench load tcp://:9000
     ringmain bench load --connect tcp://10.0.0.5:9000 -t 30s
     """
-    return _run("run_load_test", **options)
+    from ringmain.cli.instrument import run_load_test
 
-
-def _run(name: str, **options: Any) -> int:
-    if options["json"] and options["json_stream"]:
-        raise UsageError("--json with --json-stream", "both are for standard output", "leave one of them out")
-    # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.cli import instrument
-
-    run: Callable[..., int] = getattr(instrument, name)
-    endpoint: str = options.pop("endpoint")
-    return run(endpoint, json_=options.pop("json"), **options)
+    return run_load_test(json_=options.pop("json"), **options)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ringmain.errors import RingmainError
+from ringmain.errors import RingmainError, UsageError
 
 
 class JsonCommand(click.Command):
@@ -23,7 +23,11 @@ class JsonCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Do what they say."""
-        with _told(ctx.params["json"], ctx.params["json_stream"]):
+        as_json, as_events = ctx.params["json"], ctx.params["json_stream"]
+        with _told(as_json, as_events):
+            if as_json and as_events:
+                why = "both are for standard output"
+                raise UsageError("--json with --json-stream", why, "leave one of them out")
             return super().invoke(ctx)
 
 
