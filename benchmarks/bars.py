@@ -124,6 +124,7 @@ BARS = [
     Bar("1 KiB ping-pong, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("ping-pong")),
     Bar("relay / socat, GB/s", "at least", 3, "x", _median_ratio("relay", "ringmain", "socat", "GB/s")),
     *_pair("relay / C splice", "relay", "C splice", 0.9, 1.2),
+    *_pair("relay both ways at once / C splice", "relay-both", "C splice", 0.9, 1.2),
     _cpu("relay that ends TLS / stunnel", "below", 1.0, "relay-tls", "stunnel"),
     _cpu("relay that ends TLS / haproxy", "below", 1.0, "relay-tls", "haproxy"),
     _cpu("relay that ends TLS / socat", "below", 1.0, "relay-tls", "socat"),

@@ -253,6 +253,19 @@ RELAY = Bench(
     ],
 )
 
+RELAY_BOTH = Bench(
+    "relay-both",
+    "Relay two streams, one each way; GB/s is of one of them, CPU s/GB of both",
+    "C splice",
+    Shape(relays=True),
+    [
+        replace(contender, size=contender.size / 2)
+        for contender in RELAY.contenders
+        if contender.name in ("C splice", "ringmain", "socat")
+    ],
+    measure=others.both_ways,
+)
+
 RELAY_TLS = Bench(
     "relay-tls",
     "End TLS 1.3: `ringmain relay tcps://... tcp://...` and others",
@@ -325,5 +338,5 @@ IPERF = Bench(
 )
 
 _ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
-_ALL += [RELAY, RELAY_TLS, RELAY_LATENCY]
+_ALL += [RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
 BENCHES = {bench.name: bench for bench in [*_ALL, MESSAGES, GROW_PLOT, IPERF]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ringmain._pump import Pump
+from ringmain._pump import Pump, PumpLoop
 from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
@@ -164,7 +164,7 @@ def pump_a_file_to_a_pipe(stack: ExitStack) -> Turn:
 
     def turn() -> None:
         pump = Pump(file.fileno(), sink, Counters(), offset=0)
-        pump.run()
+        PumpLoop(lambda run: run()).add(pump, lambda: None)
         assert pump.counters.bytes_out == PIECE
         os.read(source, PIECE)
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 from dataclasses import replace
 
-from benchmarks.processes import Processes, free_port, peak_memory
+from benchmarks.processes import CONTENDER_CORES, OTHER_CORES, Processes, free_port, peak_memory
 from benchmarks.transfers import Contender, Sample, Shape, command_line
 from benchmarks.workshop import GB, BenchError, Workshop
 
@@ -62,6 +62,33 @@ def relay_latency(workshop: Workshop, shape: Shape, contender: Contender) -> Sam
         processes.start("probe", [str(workshop.folder / "probe"), str(port), "5000", "1024", "0", "echo"])
         processes.wait("probe")
         return _latency(processes)
+
+
+def both_ways(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
+    """Send through a relay from both sides at once; what comes is counted, and its numbers are read, at both."""
+    del shape
+    size = int(contender.size * GB)
+    with Processes(workshop) as processes:
+        port, to = free_port(), free_port()
+        duplex = str(workshop.folder / "duplex")
+        processes.start("far", [duplex, "accept", str(to), str(size)], cores=OTHER_CORES)
+        processes.wait_for_listener("far", to)
+        command = command_line(processes, contender, port, to)
+        processes.start("contender", command, measured=True, cores=CONTENDER_CORES)
+        processes.wait_for_listener("contender", port)
+        processes.start("near", [duplex, "connect", str(port), str(size)], cores=OTHER_CORES)
+        for name in ("near", "far", "contender"):
+            processes.wait(name)
+        ends = [processes.report(name) for name in ("near", "far")]
+        if any(end["bytes"] != size or end["bad"] for end in ends):
+            raise BenchError(f"{size} bytes were sent each way, {ends} came; {processes.complaint('contender')}")
+        cost = processes.cost("contender")
+        seconds = max(end["end"] for end in ends) - ends[0]["start"]
+        return {
+            "GB/s": size / GB / seconds,
+            "CPU s/GB": (cost["user"] + cost["system"]) / (2 * size / GB),
+            "peak MiB": cost["peak"] / (1 << 20),
+        }
 
 
 def _latency(processes: Processes) -> Sample:

@@ -45,7 +45,9 @@ class Workshop:
             raise BenchError("no C compiler; install cc, the sources of streams and baselines are C")
         for source in sorted((HERE / "c").glob("*.c")):
             command = [compiler, "-O2", "-o", str(self.folder / source.stem), str(source)]
-            command += {"tls": ["-lssl", "-lcrypto"], "relay": ["-pthread"]}.get(source.stem, [])
+            command += {"tls": ["-lssl", "-lcrypto"], "relay": ["-pthread"], "duplex": ["-pthread"]}.get(
+                source.stem, []
+            )
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode and source.stem != "tls":
                 raise BenchError(f"{source.name} does not compile: {done.stderr}")

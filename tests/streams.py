@@ -13,6 +13,8 @@ from typing import Any
 
 import peers
 
+from ringmain._pump import Pump, PumpLoop
+
 
 @contextlib.contextmanager
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -46,6 +48,11 @@ def sending(sink: Any, data: bytes) -> Iterator[None]:
     finally:
         thread.join(peers.TIMEOUT)
         assert not thread.is_alive()
+
+
+def run_pump(pump: Pump) -> None:
+    """Let a pump move in this thread until it is over."""
+    PumpLoop(lambda run: run()).add(pump, lambda: None)
 
 
 def write_all(sink: Any, data: bytes) -> None:

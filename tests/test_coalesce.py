@@ -17,6 +17,7 @@ import pytest
 from conftest import Certificates
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from streams import connection, pipe, read, run_pump
 
 import ringmain
 from ringmain._coalesce import Coalescer
@@ -48,9 +49,12 @@ class Flow:
         self.pump = Pump(self.sock.fileno(), self.sink, Counters(), self.coalescer)
         self.got = 0
         self.marks = {1}
-        self.threads = [threading.Thread(target=work, daemon=True) for work in (self.pump.run, self.read)]
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self.move, self.read)]
         for thread in self.threads:
             thread.start()
+
+    def move(self) -> None:
+        run_pump(self.pump)
 
     def read(self) -> None:
         while chunk := os.read(self.source, 1 << 20):
@@ -147,6 +151,24 @@ def test_a_trickle_is_delivered_as_it_comes() -> None:
 
 
 @needs_splice
+def test_messages_that_wait_for_their_answer_are_not_held_up_time_and_again() -> None:
+    with connection() as (peer, ours), pipe() as (source, sink):
+        coalescer = Coalescer(ours.fileno(), 0.02, CAP)
+        pump = Pump(ours.fileno(), sink.fileno(), Counters(), coalescer)
+        thread = threading.Thread(target=run_pump, args=[pump], daemon=True)
+        thread.start()
+        count, held = 2000, 0
+        for _ in range(count):
+            peer.sendall(bytes(1024))
+            assert len(read(source, 1024)) == 1024
+            held += coalescer.mark > 1  # the next message waits for the linger
+        peer.close()
+        thread.join(peers.TIMEOUT)
+        # Eleven of them are enough to raise the mark.
+        assert held < count / 50
+
+
+@needs_splice
 def test_an_idle_connection_wakes_nobody() -> None:
     with flow(0.001) as it:
         it.peer.sendall(bytes(8 << 20))
@@ -173,7 +195,7 @@ def test_a_socket_that_has_no_mark_is_left_alone() -> None:
         pump = Pump(right.fileno(), sink, Counters(), coalescer)
         left.sendall(bytes(60_000))
         left.close()
-        pump.run()
+        run_pump(pump)
         assert (pump.verdict, pump.counters.bytes_out, coalescer.mark) == ("ended", 60_000, 1)
     os.close(source)
     os.close(sink)

@@ -10,6 +10,7 @@ from pathlib import Path
 import peers
 import pytest
 from conftest import Certificates
+from streams import run_pump
 
 from ringmain import kernel
 from ringmain._coalesce import Coalescer
@@ -88,7 +89,7 @@ def test_a_pump_goes_on_where_there_is_no_low_water_mark() -> None:
     ours.setblocking(False)
     coalescer = Coalescer(read_end, 0.001, 512 << 10)  # no socket, so setting its mark fails
     pump = Pump(ours.fileno(), write_end, Counters(), coalescer)
-    thread = threading.Thread(target=pump.run)
+    thread = threading.Thread(target=run_pump, args=[pump])
     thread.start()
 
     def send() -> None:
@@ -118,7 +119,7 @@ def test_a_pump_that_is_stopped_ends_at_once_in_every_state() -> None:
         pump = Pump(ours.fileno(), write_end, Counters(), Coalescer(ours.fileno(), 0.001, 512 << 10))
         if state == "before":
             pump.stop()
-        thread = threading.Thread(target=pump.run)
+        thread = threading.Thread(target=run_pump, args=[pump])
         thread.start()
         if state == "stalled":
             theirs.setblocking(False)
@@ -143,7 +144,7 @@ def test_what_cannot_be_spliced_is_refused_before_a_byte_moves(tmp_path: Path) -
     theirs.sendall(b"still there")
     with (tmp_path / "log").open("ab") as appended:  # splice refuses O_APPEND
         pump = Pump(ours.fileno(), appended.fileno(), Counters(), Coalescer(ours.fileno(), 0.001, 65536), through=True)
-        pump.run()
+        run_pump(pump)
     assert pump.refused
     assert ours.recv(100) == b"still there"
     ours.close()

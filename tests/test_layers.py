@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "saver": {"_ring", "blocking", "connection", "endpoint", "errors", "gate", "sender", "settings", "tls"},
     "input_saver": {"_pump", "descriptor", "errors", "kernel", "saver", "sender"},
     "proxy": {"connection", "endpoint", "errors"},
-    "passage": {"_ring", "connection", "errors", "sender", "stream"},
+    "passage": {"_ring", "connection", "errors", "kernel", "sender", "stream"},
     "relayer": {
         "_ring",
         "blocking",

@@ -18,11 +18,11 @@ from typing import Any
 
 import peers
 import pytest
-from streams import connection, drain, flood, pipe, read, sending
+from streams import connection, drain, flood, pipe, read, run_pump, sending
 
 from ringmain import kernel
 from ringmain._coalesce import Coalescer
-from ringmain._pump import HAS_SPLICE, Pump, widen_pipe
+from ringmain._pump import HAS_SPLICE, Pump, PumpLoop, widen_pipe
 from ringmain._ring import Counters
 from ringmain.descriptor import Output
 from ringmain.errors import UsageError
@@ -41,7 +41,7 @@ OVERDUE = "stopped with bytes under way"
 @contextlib.contextmanager
 def running(pump: Pump) -> Iterator[threading.Thread]:
     """Let a pump run on a thread; stop it at the end."""
-    thread = threading.Thread(target=pump.run, daemon=True)
+    thread = threading.Thread(target=run_pump, args=[pump], daemon=True)
     thread.start()
     try:
         yield thread
@@ -251,7 +251,7 @@ def test_a_pump_that_is_over_holds_no_descriptors(tmp_path: Path) -> None:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         pump = loading(ours, sink, through=True)
         peer.close()
-        pump.run()
+        run_pump(pump)
         pump.stop()
         assert pump.verdict == "ended"
         assert pump.fullness == 0
@@ -264,7 +264,7 @@ def test_what_had_come_before_the_stop_is_moved() -> None:
         peers.eventually(lambda: not unacknowledged(peer), "the bytes")
         pump = loading(ours, sink)
         pump.stop()
-        pump.run()
+        run_pump(pump)
         assert (pump.verdict, moved(pump)) == ("stopped", (12, 12))
         assert pump.fullness == 0
         assert read(source, 12) == b"already here"
@@ -343,33 +343,46 @@ def test_what_cannot_be_spliced_is_refused_before_a_byte_moves(tmp_path: Path, k
     with connection() as (peer, ours), open(path, "ab") as sink:  # noqa: PTH123
         peer.sendall(b"still there")
         pump = loading(ours, sink, through=True)
-        pump.run()
+        run_pump(pump)
         assert (pump.refused, moved(pump)) == (True, (0, 0))
         assert ours.recv(100) == b"still there"
 
 
-def test_without_descriptors_to_spare_the_pump_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["eventfd", "pipe2"])
+def test_without_descriptors_to_spare_the_pump_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    for name in ("eventfd", "pipe2"):
+    async def main() -> None:
         with connection() as (_, ours), pipe() as (_, sink), monkeypatch.context() as context:
             context.setattr(os, name, refuse)
             pump = loading(ours, sink, through=True)
             pump.stop()
-            pump.run()
+            await kernel.Pumping().run(pump)
             assert (pump.refused, pump.failed) == (True, None)
+
+    run(main())
 
 
 def test_without_a_thread_to_spare_the_pump_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with connection() as (_, ours), pipe() as (_, sink):
-        monkeypatch.setattr(threading.Thread, "start", refuse)
-        pump = loading(ours, sink)
-        run(kernel.run(pump))
-        assert (pump.refused, pump.failed) == (True, None)
+    async def main() -> None:
+        pumping = kernel.Pumping()
+        with connection() as (peer, ours), pipe() as (source, sink):
+            with monkeypatch.context() as context:
+                context.setattr(threading.Thread, "start", refuse)
+                pump = loading(ours, sink)
+                await pumping.run(pump)
+                assert (pump.refused, pump.failed) == (True, None)
+            peer.sendall(b"later")
+            peer.shutdown(socket.SHUT_WR)
+            later = loading(ours, sink)
+            await pumping.run(later)
+            assert (later.verdict, read(source, 5)) == ("ended", b"later")
+
+    run(main())
 
 
 def test_a_file_goes_once_also_through_a_pipe_of_the_pumps_own(tmp_path: Path) -> None:
@@ -415,28 +428,38 @@ def test_a_file_that_is_not_open_for_it_is_blamed(tmp_path: Path) -> None:
             (loading(ours, source, through=True), "destination"),
             (saving(sink, ours, offset=0), "source"),
         ):
-            pump.run()
+            run_pump(pump)
             assert (pump.failed, pump.verdict, moved(pump)) == (side, "stopped", (0, 0))
             assert isinstance(pump.error, OSError)
             assert pump.error.errno == errno.EBADF
 
 
-def test_a_pump_is_waited_for_however_often_its_task_is_cancelled(run: Run) -> None:
+def test_a_pump_is_waited_for_however_often_its_task_is_cancelled(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     class Stubborn:
-        stopped = over = False
+        over: Callable[[], object]
+
+        def __init__(self, start: Callable[[Callable[[], None]], object]) -> None:
+            self.start = start
+
+        def add(self, _: Pump, over: Callable[[], object]) -> None:
+            self.over = over
+            self.start(self.run)
 
         def run(self) -> None:
             release.wait(peers.TIMEOUT)
-            self.over = True
+            self.over()
+
+    class Stoppable:
+        stopped = False
 
         def stop(self) -> None:
             self.stopped = True
 
     async def main() -> None:
-        pump = Stubborn()
-        task = asyncio.ensure_future(kernel.run(pump))  # type: ignore[arg-type]
+        pump = Stoppable()
+        task = asyncio.ensure_future(kernel.Pumping().run(pump))  # type: ignore[arg-type]
         for _ in range(3):
             await asyncio.sleep(0)
             task.cancel()
@@ -446,9 +469,107 @@ def test_a_pump_is_waited_for_however_often_its_task_is_cancelled(run: Run) -> N
         release.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert pump.over
 
+    monkeypatch.setattr(kernel, "PumpLoop", Stubborn)
     run(main())
+
+
+@contextlib.contextmanager
+def both_ways(
+    threads_to_spare: int,
+) -> Iterator[tuple[socket.socket, socket.socket, Pump, Pump, list[threading.Thread]]]:
+    """Yield two peers, the pumps of both ways between them, and their threads."""
+    with connection() as (left, ours), connection() as (right, theirs):
+        there, back = loading(ours, theirs, through=True), loading(theirs, ours, through=True)
+        threads: list[threading.Thread] = []
+
+        def start(work: Callable[[], None]) -> None:
+            if len(threads) == threads_to_spare:
+                raise RuntimeError("can't start new thread")
+            threads.append(threading.Thread(target=work, daemon=True))
+            threads[-1].start()
+
+        pumps = PumpLoop(start)
+        pumps.add(there, lambda: theirs.shutdown(socket.SHUT_WR))
+        pumps.add(back, lambda: ours.shutdown(socket.SHUT_WR))
+        try:
+            yield left, right, there, back, threads
+        finally:
+            there.stop()
+            back.stop()
+            for thread in threads:
+                thread.join(peers.TIMEOUT)
+                assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("threads_to_spare", [1, 2])
+def test_two_floods_get_a_thread_each_if_there_is_one_and_each_ends_alone(threads_to_spare: int) -> None:
+    data = peers.payload(50_000_001)
+    with both_ways(threads_to_spare) as (left, right, there, back, threads):
+        rounds = 0
+        while rounds == 0 or (len(threads) < threads_to_spare and rounds < 50):
+            got: list[bytes] = []
+            with sending(left, data), sending(right, data[::-1]):
+                reader = threading.Thread(target=lambda: got.append(read(left, len(data))), daemon=True)  # noqa: B023
+                reader.start()
+                assert peers.sha256(read(right, len(data))) == peers.sha256(data)
+                reader.join(peers.TIMEOUT)
+            assert peers.sha256(got[0]) == peers.sha256(data[::-1])
+            rounds += 1
+        assert len(threads) == threads_to_spare
+        left.shutdown(socket.SHUT_WR)
+        assert right.recv(1) == b""
+        assert (there.verdict, back.verdict) == ("ended", None)
+        right.sendall(b"still")
+        assert read(left, 5) == b"still"
+        right.shutdown(socket.SHUT_WR)
+        assert left.recv(1) == b""
+        for thread in threads:
+            thread.join(peers.TIMEOUT)
+        size = rounds * len(data)
+        assert (back.verdict, moved(there), moved(back)) == ("ended", (size, size), (size + 5, size + 5))
+
+
+def test_questions_and_answers_share_a_thread() -> None:
+    with both_ways(2) as (left, right, there, back, threads):
+        for _ in range(1000):
+            left.sendall(bytes(1024))
+            right.sendall(read(right, 1024))
+            assert len(read(left, 1024)) == 1024
+        assert len(threads) == 1
+        assert moved(there) == moved(back) == (1_024_000, 1_024_000)
+
+
+@pytest.mark.parametrize("which", ["there", "back"])
+def test_a_way_that_stalls_or_is_stopped_does_not_hold_up_the_other(which: str) -> None:
+    data = peers.payload(3_000_001)
+    with both_ways(1) as (left, right, there, back, _):
+        stalled, sender, other, receiver = (
+            (there, left, right, left) if which == "there" else (back, right, left, right)
+        )
+        sender.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sender.send(bytes(1 << 20))
+        peers.eventually(lambda: stalled.paused, "a full connection")
+        sender.setblocking(True)
+        for _ in range(2):
+            with sending(other, data):
+                assert peers.sha256(read(receiver, len(data))) == peers.sha256(data)
+            stalled.stop()
+            peers.eventually(lambda: stalled.verdict == "stopped", "the end of the stalled way")
+
+
+def test_a_loop_of_pumps_can_be_used_again() -> None:
+    pumps = PumpLoop(lambda run: run())
+    for text in (b"once", b"twice"):
+        with connection() as (peer, ours), pipe() as (source, sink):
+            peer.sendall(text)
+            peer.shutdown(socket.SHUT_WR)
+            over: list[bool] = []
+            pumps.add(loading(ours, sink), lambda: over.append(True))  # noqa: B023
+            assert (read(source, len(text)), over) == (text, [True])
+    pumps.run()  # and without any there is nothing to do
 
 
 def test_what_stands_in_the_way_is_told_by_name(tmp_path: Path) -> None:

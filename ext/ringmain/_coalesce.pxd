@@ -19,8 +19,12 @@ cdef class Coalescer:
     cdef Py_ssize_t came                # bytes since `since`
     cdef double since                   # when the period began, on the monotonic clock
     cdef double last                    # when bytes came last
+    cdef Py_ssize_t gained              # bytes since the mark was raised
+    cdef double pause                   # seconds without a mark that the last vain one has cost
+    cdef double paused_until
 
     cdef void arrived(self, Py_ssize_t size, double now) noexcept nogil
+    cdef bint flooding(self) noexcept nogil
     cdef double due(self) noexcept nogil
     cdef void lapse(self) noexcept nogil
     cdef void set_mark(self, Py_ssize_t wish) noexcept nogil

@@ -2,13 +2,17 @@
 """Decide how far to raise a socket's receive low-water mark (SO_RCVLOWAT of socket(7)), from what came lately.
 
 Goal: in a flood the reader wakes up less often and reads more at a time; no byte waits longer than `linger`.
-Cost: two comparisons a read; a system call only when the flow changes by half.
+Cost: a few comparisons a read; a system call only when the flow changes by half.
 Invariants:
 - The mark follows the flow: three quarters of what the last period of `linger` seconds brought, never above `cap`.
 - A flow too slow to be worth it, and an idle connection, have the mark at 1: each byte is signalled as it comes.
 - Above 1 the owner calls `lapse` when it is `due`. Lowering the mark makes the kernel signal what waits.
+- Questions and answers are not made to wait time and again: a mark that lapsed before as much had come keeps the next
+  one away for a while, and each further one for twice as long.
 No timer and no event loop: the three ways of receiving (blocks, TLS, splice) bring their own.
 """
+
+from libc.math cimport fmax, fmin
 
 cdef extern from "<sys/socket.h>" nogil:
     int SOL_SOCKET
@@ -19,6 +23,11 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef double SHARE = 0.75
 # Below this, a mark saves too few wake-ups to be worth a timer.
 cdef Py_ssize_t FLOOR = 8 << 10
+# The part of the linger after which a mark is let go: a timer comes late, by 50 µs of slack alone (prctl(2)).
+cdef double IN_TIME = 0.9
+# For how many periods a mark that was raised in vain keeps the next one away, the first time and at most.
+cdef double FIRST_PAUSE = 16
+cdef double LONGEST_PAUSE = 1024
 
 
 cdef class Coalescer:
@@ -38,20 +47,32 @@ cdef class Coalescer:
         elapsed = now - self.since
         self.last = now
         self.came += size
+        if self.mark > 1:
+            self.gained += size
+            if self.gained >= self.mark:
+                self.pause = 0
         if elapsed >= self.linger:
-            self.set_mark(<Py_ssize_t>(SHARE * self.came * (self.linger / elapsed)))
+            if now >= self.paused_until:
+                self.set_mark(<Py_ssize_t>(SHARE * self.came * (self.linger / elapsed)))
             self.since = now
             self.came = 0
-        elif self.mark == 1:
+        elif self.mark == 1 and now >= self.paused_until:
             self.set_mark(<Py_ssize_t>(SHARE * self.came))  # a flood begins: the period's end is not waited for
+
+    cdef bint flooding(self) noexcept nogil:
+        """Tell whether there is a mark that was worth raising."""
+        return self.mark > 1 and self.gained >= self.mark
 
     cdef double due(self) noexcept nogil:
         """Return when `lapse` must be called unless something arrives before, or 0 when the mark is 1."""
-        return 0 if self.mark == 1 else self.last + self.linger
+        return 0 if self.mark == 1 else self.last + IN_TIME * self.linger
 
     cdef void lapse(self) noexcept nogil:
         """Let go what waits: nothing came for `linger` seconds."""
         self.came = 0  # a flood that is over: a lone byte after it must not raise the mark again
+        if self.gained < self.mark:
+            self.pause = fmin(fmax(2 * self.pause, FIRST_PAUSE * self.linger), LONGEST_PAUSE * self.linger)
+            self.paused_until = self.due() + self.pause
         self.set_mark(1)
 
     cdef void set_mark(self, Py_ssize_t wish) noexcept nogil:
@@ -65,6 +86,8 @@ cdef class Coalescer:
             return
         value = <int>mark
         if setsockopt(self.fd, SOL_SOCKET, SO_RCVLOWAT, &value, sizeof(value)) == 0:
+            if self.mark == 1:
+                self.gained = 0
             self.mark = mark
         else:
             self.linger = 0  # not to be had on this system

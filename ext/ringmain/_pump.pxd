@@ -1,5 +1,5 @@
 # cython: language_level=3
-# Fields of a pump; _pump.pyx tells what it promises.
+# Fields of a pump and of its loop; _pump.pyx tells what they promise.
 
 from ringmain._coalesce cimport Coalescer
 from ringmain._ring cimport Counters
@@ -12,38 +12,82 @@ cdef enum Side:
 
 cdef enum Step:
     MOVED           # or ready to: go on
+    NOTHING         # moves right now
+    WAITING         # for `fd` to be ready for `events`, or until `due`
     ENDED           # the source has no more
-    AGAIN           # nothing moves right now, or the time is up
     FAILED          # `side` failed with `number`
     STOPPED
 
 
+cdef enum Wait:
+    EMPTY           # the source has nothing
+    FULL            # the destination takes nothing; our own pipe is empty
+    LEFT            # the destination takes nothing; `left` bytes are in our own pipe
+    KEPT            # the destination takes nothing; `few` holds bytes
+    MORE            # for the others' turn only
+    PAUSING         # until `due`
+
+
+cdef class PumpLoop:
+    cdef int wake_fd                    # an eventfd, readable once there is a new pump or one was told to stop
+    cdef object start                   # starts a thread
+    cdef list news                      # pumps that `run` has not seen
+    cdef bint running                   # a thread is in `run`, or about to be
+    cdef bint woken                     # there are news
+    cdef bint inseparable               # there is no thread for a second pump
+
+    cdef bint crowded(self, Pump one, Pump other) noexcept nogil
+    cdef Pump part_with(self, Pump pump)
+    cdef void wake(self) noexcept
+    cdef void serve(self, Pump one, Pump other) noexcept nogil
+
+
 cdef class Pump:
     cdef readonly Counters counters
-    cdef readonly str verdict           # None while bytes move; set once, by `run`
+    cdef readonly str verdict           # None while bytes move; set once
     cdef readonly object error          # the OSError behind the verdict, or what `stop` was given
     cdef readonly str failed            # whose error it is: "source", "destination", or None
     cdef readonly bint refused          # one of them cannot be spliced; no byte has moved
     cdef readonly bint paused           # the destination takes nothing: the source waits
+    cdef PumpLoop loop                  # while it runs
+    cdef object over                    # called when it is over
     cdef Coalescer coalescer            # None where the source is no socket
     cdef int source, destination
     cdef int pipe_out, pipe_in          # a pipe of our own where neither side is one, else -1
-    cdef int stop_fd                    # an eventfd, readable once the pump was told to stop
     cdef bint stopping
     cdef str stop_verdict
     cdef object stop_error
+    cdef size_t chunk                   # what is taken at once
     cdef long long offset               # where a source that is a file goes on, else -1
+    cdef Step step                      # what became of the last attempt
+    cdef Wait waits                     # if WAITING: why
+    cdef int fd                         # what for, -1: for nothing but the time
+    cdef short events
+    cdef double due                     # until when on the monotonic clock, 0: for ever
+    cdef double stalled_since
+    cdef bint plenty                    # the last read was a large one: there is more, as a rule
+    cdef Py_ssize_t left
+    cdef char few[4096]                 # PIPE_BUF
+    cdef Py_ssize_t few_size
     cdef Side side
     cdef int number                     # errno of the side that failed
 
     cdef void close_own(self) noexcept
-    cdef Step move(self) noexcept nogil
-    cdef Step circulate(self) noexcept nogil
+    cdef finish(self)
+    cdef begin(self)
+    cdef void go_on(self, bint ready) noexcept nogil
+    cdef Step settle(self, Step step) noexcept nogil
+    cdef Step turn(self, bint ready) noexcept nogil
+    cdef Step wind_up(self) noexcept nogil
     cdef Step pull(self) noexcept nogil
+    cdef void took(self, Py_ssize_t size) noexcept nogil
+    cdef Step gave(self, Py_ssize_t size) noexcept nogil
+    cdef Step push(self) noexcept nogil
     cdef Step step_over(self) noexcept nogil
-    cdef Step push(self, Py_ssize_t size) noexcept nogil
+    cdef Step push_few(self) noexcept nogil
     cdef Step wait_for_source(self) noexcept nogil
-    cdef Step wait_for_destination(self) noexcept nogil
-    cdef Step wait(self, int fd, short events, double due) noexcept nogil
+    cdef Step wait_for_destination(self, Wait waits) noexcept nogil
+    cdef void end_stall(self) noexcept nogil
+    cdef bint flooded(self) noexcept nogil
     cdef Side guilty(self, int number) noexcept nogil
     cdef Step fail(self, Side side) noexcept nogil

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Final
 
 from typing_extensions import disjoint_base
@@ -7,6 +8,12 @@ from ringmain._ring import Counters
 
 HAS_SPLICE: Final[bool]
 PIPE_SIZE: Final[int]
+
+@disjoint_base
+class PumpLoop:
+    def __init__(self, start: Callable[[Callable[[], None]], object]) -> None: ...
+    def add(self, pump: Pump, over: Callable[[], object]) -> None: ...
+    def run(self) -> None: ...
 
 @disjoint_base
 class Pump:
@@ -34,7 +41,6 @@ class Pump:
         through: bool = False,
         offset: int = -1,
     ) -> None: ...
-    def run(self) -> None: ...
     def refuse(self) -> None: ...
     def stop(self, verdict: str = "stopped", error: Exception | None = None) -> None: ...
 

@@ -1,11 +1,12 @@
-"""The kernel path: a pump that splices between a socket and a descriptor, on a thread that the event loop awaits."""
+"""The kernel path: pumps that splice between a socket and a descriptor, on a thread that the event loop awaits."""
 
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
-from ringmain._pump import HAS_SPLICE, Pump
+from ringmain._pump import HAS_SPLICE, Pump, PumpLoop
 from ringmain.errors import UsageError
 
 
@@ -44,30 +45,38 @@ def _refuse(path: str, why: str) -> bool:
     return False
 
 
-async def run(pump: Pump) -> None:
-    """Let a pump run on a thread until it is over; when cancelled, stop it and wait until it has let go."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
+class Pumping:
+    """Pumps on threads that the event loop awaits: one at a time, or the two ways of a relay."""
 
-    def work() -> None:
-        try:
-            pump.run()
-        finally:
+    def __init__(self) -> None:
+        self._pumps: PumpLoop | None = None
+
+    async def run(self, pump: Pump) -> None:
+        """Let a pump move until it is over; when cancelled, stop it and wait until it has let go."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def over() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
                 loop.call_soon_threadsafe(done.set_result, None)
 
+        try:
+            if self._pumps is None:
+                self._pumps = PumpLoop(_start_thread)
+            self._pumps.add(pump, over)
+        except (OSError, RuntimeError):  # this user has all the descriptors or threads there may be; blocks need none
+            pump.refuse()
+            return
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            pump.stop()
+            while not done.done():  # cancelled once more or not: until then both descriptors are in use
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(done)
+            raise
+
+
+def _start_thread(work: Callable[[], None]) -> None:
     # A daemon: a disk or a network file system that hangs must not keep the process from ending.
-    thread = threading.Thread(target=work, name="ringmain-pump", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # this user has all the threads that there may be; blocks need none
-        pump.refuse()
-        return
-    try:
-        await asyncio.shield(done)
-    except asyncio.CancelledError:
-        pump.stop()
-        while not done.done():  # cancelled once more or not: until then both descriptors are in use
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(done)
-        raise
+    threading.Thread(target=work, name="ringmain-pump", daemon=True).start()

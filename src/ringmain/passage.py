@@ -6,6 +6,7 @@ import errno
 import logging
 import time
 
+from ringmain import kernel
 from ringmain._ring import Counters
 from ringmain.connection import Connection, reset_when_closed, watch_idle
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
@@ -101,8 +102,11 @@ class Passage:
         self.started = time.monotonic()
         self.verdict = "stopped"
 
+        pumping = kernel.Pumping()
+
         def direction(origin: Connection, target: Connection, flow: Flow) -> Direction:
-            return Direction(Stream(origin, flow, None, owner, verb="relay"), Sender(target, duplex=not one_way))
+            stream = Stream(origin, flow, None, owner, verb="relay", pumping=pumping)
+            return Direction(stream, Sender(target, duplex=not one_way))
 
         self.there = direction(source, destination, flows[0])
         self.back = None if one_way else direction(destination, source, flows[1])

@@ -173,7 +173,7 @@ class Sender(Ending):
         if self.failure is not None:
             pump.stop()
         try:
-            await kernel.run(pump)
+            await kernel.Pumping().run(pump)
         finally:
             self.pumping = None
         if pump.failed == "destination" and not pump.refused:

@@ -81,7 +81,14 @@ class Stream:
     """
 
     def __init__(
-        self, connection: Connection, flow: Flow, idle_timeout: float | None, owner: Owner, *, verb: str = "load"
+        self,
+        connection: Connection,
+        flow: Flow,
+        idle_timeout: float | None,
+        owner: Owner,
+        *,
+        verb: str = "load",
+        pumping: kernel.Pumping | None = None,
     ) -> None:
         self.connection = connection
         self.counters = Counters()
@@ -92,6 +99,7 @@ class Stream:
         self._idle_timeout = idle_timeout
         self._owner = owner
         self._verb = verb  # what errors say was being done
+        self._pumping = pumping or kernel.Pumping()
         self._engine: Receiver | Pump | None = None
         self._stopped: str | None = None
         self._closed = False
@@ -283,7 +291,7 @@ class Stream:
         self._begin(pump)
         if self._stopped is not None:
             pump.stop(self._stopped)
-        await kernel.run(pump)
+        await self._pumping.run(pump)
         if pump.refused:
             self._engine = None
             kernel.refused(path, output)
