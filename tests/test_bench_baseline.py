@@ -122,6 +122,8 @@ def test_what_is_no_baseline_is_one_line_before_anything_is_measured(tmp_path: P
 def test_a_baseline_that_cannot_be_written_is_one_line_before_anything_is_measured(tmp_path: Path) -> None:
     error = measured("tcp://127.0.0.1:1", "--save-baseline", tmp_path / "none" / "file", code=23)["error"]
     assert "choose another --save-baseline" in error
+    assert "refused" in measured("tcp://127.0.0.1:1", "--save-baseline", tmp_path / "file", code=7)["error"]
+    assert not (tmp_path / "file").exists()  # nothing was measured
 
 
 def rounds(throughput: float, cost: float, spread: float, seed: int) -> list[dict[str, Any]]:

@@ -84,9 +84,9 @@ cdef Py_ssize_t PLENTY = 128 << 10
 cdef class PumpLoop:
     """Let pumps move, each as soon as it can: one alone, or the two ways of a relay.
 
-    Two share a thread until both have flooded at once. Questions and answers are then passed on by a thread that has
-    just run, on a core that is awake, and take four fifths of the time that they take between two threads. Two floods
-    at once take a seventh less time with a thread each, and a third less CPU.
+    Two share a thread until both have flooded at once. Questions and answers get through sooner then: who passes on the
+    answer has just run, on a core that is awake. Two floods at once get through sooner, and take less CPU, with a
+    thread each. (`python -m benchmarks run relay-latency relay-both`)
     """
 
     def __cinit__(self):

@@ -6,10 +6,14 @@ from ringmain.errors import OutputError, reason
 
 
 def try_to_write(path: str, option: str) -> None:
-    """Raise OutputError if a file cannot be written; one that is there stays as it is."""
+    """Raise OutputError if a file cannot be written; one that is there stays as it is, and none is left behind."""
+    file = Path(path)
     try:
-        with Path(path).open("a"):
+        new = not file.exists()
+        with file.open("a"):
             pass
+        if new:
+            file.unlink()
     except OSError as error:
         raise OutputError(f"write {path}", reason(error), f"choose another {option}") from error
 
