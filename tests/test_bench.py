@@ -14,10 +14,13 @@ import jsonschema
 import peers
 import pytest
 from conftest import Certificates
+from hypothesis import example, given
+from hypothesis import strategies as st
 from measuring import SCHEMA, measured, serving
 
 from ringmain.bench.client import Measurement, measure
 from ringmain.bench.engines import Budget
+from ringmain.bench.meter import split
 from ringmain.bench.plan import Plan
 from ringmain.bench.server import Server
 from ringmain.bench.wire import CONTROL
@@ -390,6 +393,17 @@ def test_a_server_reads_no_plan_that_is_none() -> None:
     for other in (None, [], {}, {**good, "more": 1}):
         with pytest.raises(UsageError):
             Plan.read(other)
+
+
+@given(cpu=st.integers(0, 10**12), user=st.integers(0, 10**6), system=st.integers(0, 10**6))
+@example(cpu=2_828_048, user=3, system=0)
+def test_cpu_time_is_split_without_a_rest(cpu: int, user: int, system: int) -> None:
+    of_program, of_kernel = split(cpu / 1e9, user / 1e6, system / 1e6)
+    assert of_program >= 0
+    assert of_kernel >= 0
+    assert of_program + of_kernel == pytest.approx(cpu / 1e9)
+    if user + system:
+        assert of_program == pytest.approx(cpu / 1e9 * user / (user + system))
 
 
 def test_an_idle_stream_is_given_up(bench: peers.Bench, monkeypatch: pytest.MonkeyPatch) -> None:

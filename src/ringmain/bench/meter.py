@@ -73,15 +73,13 @@ class Meter:
         last = self._samples[-1]
         first = next((it for it in self._samples[:-1] if not self._is_warm_up(it)), self._samples[0])
         counted = dict(zip(_COUNTED, (b - a for a, b in zip(first.counted, last.counted, strict=True)), strict=True))
-        cpu = max(0.0, last.cpu - first.cpu)
-        user, system = last.user - first.user, last.system - first.system
-        user = cpu * user / max(user + system, 1e-9)
+        user, system = split(max(0.0, last.cpu - first.cpu), last.user - first.user, last.system - first.system)
         return {
             "seconds": last.at - first.at,
             "sizes": [after - before for before, after in zip(first.sizes, last.sizes, strict=True)],
             "totals": last.sizes,
             "user": user,
-            "system": cpu - user,
+            "system": system,
             **counted,
             "intervals": self._intervals,
         }
@@ -120,6 +118,13 @@ class Meter:
     def _tick(self) -> None:
         self._take()
         self._wait()
+
+
+def split(cpu: float, user: float, system: float) -> tuple[float, float]:
+    """Return exact CPU seconds as those of the program and of the kernel, in the proportion of two estimates."""
+    # The quotient comes first: at most 1 once rounded, where `cpu * user / user` may round to more than `cpu`.
+    share = user / max(user + system, 1e-9)
+    return cpu * share, cpu - cpu * share
 
 
 def joined(sides: list[dict[str, Any]]) -> dict[str, Any]:
