@@ -74,6 +74,21 @@ def read(source: Any, size: int) -> bytes:
     return bytes(got)
 
 
+def fill(peer: socket.socket, is_full: Callable[[], bool]) -> None:
+    """Send until that is so: a sender that has to wait once may have found a reader that is merely late."""
+
+    def send() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                peer.send(bytes(1 << 20))
+        return is_full()
+
+    timeout = peer.gettimeout()
+    peer.setblocking(False)
+    peers.eventually(send, "a full connection")
+    peer.settimeout(timeout)
+
+
 def flood(peer: socket.socket) -> Callable[[], None]:
     """Send without end, or until the connection breaks; return how to end that."""
     over = threading.Event()

@@ -169,6 +169,24 @@ def test_messages_that_wait_for_their_answer_are_not_held_up_time_and_again() ->
 
 
 @needs_splice
+def test_a_lone_byte_long_after_a_flood_that_raised_no_mark_raises_none() -> None:
+    with flow(0.02) as it:
+        sent = 0
+        while it.marks == {1}:
+            it.peer.sendall(bytes(20_000))
+            sent += 20_000
+            peers.eventually(lambda: it.got == sent, "the bytes")  # noqa: B023
+        peers.eventually(lambda: it.mark == 1, "the end of a mark that was raised in vain")
+        it.peer.sendall(bytes(4 << 20))  # while that keeps others away
+        peers.eventually(lambda: it.got == sent + (4 << 20), "the flood")
+        time.sleep(0.5)  # it no longer does
+        it.marks.clear()
+        it.peer.sendall(b"x")
+        peers.eventually(lambda: it.marks, "a byte")
+        assert it.marks == {1}
+
+
+@needs_splice
 def test_an_idle_connection_wakes_nobody() -> None:
     with flow(0.001) as it:
         it.peer.sendall(bytes(8 << 20))
@@ -244,6 +262,7 @@ def test_blocks_follow_the_flow_too_and_an_idle_connection_has_no_timer(
                 del block
                 marks.add(mark())
                 if got >= size and got < size + 20:
+                    await asyncio.sleep(0.005)  # what comes within the linger belongs to the flood
                     async with asyncio.timeout(peers.TIMEOUT):
                         while got == size and (mark() > 1 or timer_is_set()):  # noqa: ASYNC110 - the end of the flood
                             await asyncio.sleep(0.005)

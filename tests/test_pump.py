@@ -18,7 +18,7 @@ from typing import Any
 
 import peers
 import pytest
-from streams import connection, drain, flood, pipe, read, run_pump, sending
+from streams import connection, drain, fill, flood, pipe, read, run_pump, sending
 
 from ringmain import kernel
 from ringmain._coalesce import Coalescer
@@ -207,11 +207,7 @@ def test_stop_ends_a_load_at_once(state: str) -> None:
             pump.stop("timed out")
         with running(pump) as thread:
             if state == "blocked":
-                peer.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        peer.send(bytes(1 << 20))
-                peers.eventually(lambda: pump.paused, "a full pipe")
+                fill(peer, lambda: pump.paused)
             elif state == "flooded":
                 stack.callback(drain(source))
                 stack.callback(sink.close)  # the end that drain waits for
@@ -547,12 +543,7 @@ def test_a_way_that_stalls_or_is_stopped_does_not_hold_up_the_other(which: str) 
         stalled, sender, other, receiver = (
             (there, left, right, left) if which == "there" else (back, right, left, right)
         )
-        sender.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sender.send(bytes(1 << 20))
-        peers.eventually(lambda: stalled.paused, "a full connection")
-        sender.setblocking(True)
+        fill(sender, lambda: stalled.paused)
         for _ in range(2):
             with sending(other, data):
                 assert peers.sha256(read(receiver, len(data))) == peers.sha256(data)
