@@ -44,6 +44,14 @@ def test_certificates_without_tls_are_ignored_with_one_warning(bench: peers.Benc
     assert "--certfile, --keyfile, --insecure: ignored without --tls" in loader.stderr
 
 
+def test_what_only_the_other_end_of_tls_needs_is_ignored_with_one_warning(bench: peers.Bench) -> None:
+    loader, _ = bench.listening("load", "--tls", "--self-signed", "--cafile", "ca.pem", "--insecure")
+    loader.says("--cafile, --insecure: ignored by a listener, which verifies clients with --client-ca")
+    saver = bench.ringmain("save", "--tls", "--client-ca", "ca.pem", "--self-signed", f"127.0.0.1:{peers.free_port()}")
+    saver.says("--client-ca, --self-signed: ignored when connecting")
+    assert saver.wait() == 7
+
+
 def test_port_0_is_reported_and_the_port_file_goes_with_the_process(bench: peers.Bench, tmp_path: Path) -> None:
     port_file = tmp_path / "port"
     loader = bench.ringmain("load", "-o", "--port-file", port_file, "tcp://127.0.0.1:0")

@@ -19,6 +19,8 @@ def server_context(settings: Settings) -> ssl.SSLContext:
         flags = settings.flags
         remedy = f"give {flags}certfile PEM, or {flags}self-signed to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
+    verifies = f"by a listener, which verifies clients with {settings.flags}client-ca"
+    _warn_of_unused(settings, verifies, "cafile", "server_name", "insecure")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
@@ -34,6 +36,7 @@ def server_context(settings: Settings) -> ssl.SSLContext:
 
 def client_context(settings: Settings) -> ssl.SSLContext:
     """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
+    _warn_of_unused(settings, "when connecting", "client_ca", "self_signed")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if settings.insecure:
         context.check_hostname = False
@@ -49,6 +52,12 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     if settings.certfile is not None:
         _load_own(context, settings)
     return _finished(context, settings)
+
+
+def _warn_of_unused(settings: Settings, by: str, *names: str) -> None:
+    unused = [settings.flags + name.replace("_", "-") for name in names if getattr(settings, name)]
+    if unused:
+        log.warning("%s: ignored %s", ", ".join(unused), by)
 
 
 def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
