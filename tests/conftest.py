@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +72,9 @@ def nothing_is_left_behind() -> Iterator[None]:
     descriptors, lent = open_descriptors(), lent_blocks()
     yield
     if len(open_descriptors()) > len(descriptors) or lent_blocks() > lent:
+        for thread in threading.enumerate():
+            if thread.name == "ringmain-pump":  # it lets go of its loop a moment after its last pump is over
+                thread.join(peers.TIMEOUT)
         gc.collect()  # which takes its time: only where something may be left in a cycle
     after = open_descriptors()
     assert len(after) <= len(descriptors), f"descriptors leaked: {after - descriptors}"
