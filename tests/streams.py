@@ -75,7 +75,7 @@ def read(source: Any, size: int) -> bytes:
 
 
 def fill(peer: socket.socket, is_full: Callable[[], bool]) -> None:
-    """Send until that is so: a sender that has to wait once may have found a reader that is merely late."""
+    """Send until `is_full`: a sender that has to wait once may have found a reader that is merely late."""
 
     def send() -> bool:
         with contextlib.suppress(BlockingIOError):

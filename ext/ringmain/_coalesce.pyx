@@ -45,8 +45,8 @@ cdef class Coalescer:
         if self.linger <= 0:
             return
         elapsed = now - self.since
-        if self.mark == 1 and now - self.last >= self.linger:
-            self.came = 0  # that flood is over; with a mark, `lapse` sees to it
+        if self.mark == 1 and now - self.last >= IN_TIME * self.linger:
+            self.came = 0  # a flood that is over: a lone byte after it must not raise the mark again
         self.last = now
         self.came += size
         if self.mark > 1:
@@ -71,7 +71,6 @@ cdef class Coalescer:
 
     cdef void lapse(self) noexcept nogil:
         """Let go what waits: nothing came for `linger` seconds."""
-        self.came = 0  # that flood is over: a lone byte after it must not raise the mark again
         if self.gained < self.mark:
             self.pause = fmin(fmax(2 * self.pause, FIRST_PAUSE * self.linger), LONGEST_PAUSE * self.linger)
             self.paused_until = self.due() + self.pause

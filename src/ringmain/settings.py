@@ -1,7 +1,8 @@
 """What a caller may choose about connections, in one place for load and save. Each field is a flag's word."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ringmain.errors import UsageError
 
@@ -90,6 +91,11 @@ class Settings(TlsSettings):
                 raise UsageError(
                     f"{name} {value!r}", "not a number of seconds", "give seconds above 0, or None for off"
                 )
+
+
+def flags_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:
+    """Return the flags, as a line, of those options among `names` that are set."""
+    return ", ".join(prefix + name.replace("_", "-") for name in names if options[name])
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:

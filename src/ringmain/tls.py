@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from ringmain.errors import CaFileError, CertificateError, UsageError, reason
-from ringmain.settings import Settings
+from ringmain.settings import Settings, flags_given
 
 log = logging.getLogger("ringmain")
 
@@ -19,8 +19,8 @@ def server_context(settings: Settings) -> ssl.SSLContext:
         flags = settings.flags
         remedy = f"give {flags}certfile PEM, or {flags}self-signed to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
-    verifies = f"by a listener, which verifies clients with {settings.flags}client-ca"
-    _warn_of_unused(settings, verifies, "cafile", "server_name", "insecure")
+    why = f"by a listener, which verifies clients with {settings.flags}client-ca"
+    _warn_of_unused(settings, ("cafile", "server_name", "insecure"), why)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
@@ -36,7 +36,7 @@ def server_context(settings: Settings) -> ssl.SSLContext:
 
 def client_context(settings: Settings) -> ssl.SSLContext:
     """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
-    _warn_of_unused(settings, "when connecting", "client_ca", "self_signed")
+    _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if settings.insecure:
         context.check_hostname = False
@@ -54,10 +54,9 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def _warn_of_unused(settings: Settings, by: str, *names: str) -> None:
-    unused = [settings.flags + name.replace("_", "-") for name in names if getattr(settings, name)]
-    if unused:
-        log.warning("%s: ignored %s", ", ".join(unused), by)
+def _warn_of_unused(settings: Settings, names: tuple[str, ...], why: str) -> None:
+    if unused := flags_given(vars(settings), names, settings.flags):
+        log.warning("%s: ignored %s", unused, why)
 
 
 def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:

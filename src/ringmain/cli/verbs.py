@@ -17,7 +17,7 @@ from ringmain.loader import load
 from ringmain.passage import Direction, Passage
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
-from ringmain.settings import Settings, TlsSettings
+from ringmain.settings import Settings, TlsSettings, flags_given
 
 log = logging.getLogger("ringmain")
 
@@ -176,6 +176,5 @@ def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
 
 
 def _warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
-    unused = [prefix + name.replace("_", "-") for name in _TLS_OPTIONS if options[name]]
-    if unused:
-        log.warning("%s: ignored without %s, nothing is encrypted", ", ".join(unused), wanted)
+    if unused := flags_given(options, _TLS_OPTIONS, prefix):
+        log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)
