@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
 PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3
@@ -11,21 +12,30 @@ TOOLS := chromium git valgrind
 # What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
 RIVALS := $(PEERS) libssl-dev
 
-# Install the packages $(1) if one of the programs $(2) is missing and that can be done.
+# Debian keeps some of them where only root looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# Install the packages $(1) if one of the programs $(2) is missing and that can be done; say what is missing in the end.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=60 -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 define bring
-for program in $(2); do command -v $$program > /dev/null || missing=1; done; \
-if [ -n "$$missing" ] && command -v apt-get > /dev/null; then \
-	sudo=$$([ "$$(id -u)" = 0 ] || command -v sudo > /dev/null && echo "sudo -n"); [ "$$(id -u)" = 0 ] && sudo=; \
-	$$sudo apt-get install -y -qq --no-install-recommends $(1) > /dev/null 2>&1 \
-	|| { $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends $(1); } > /dev/null 2>&1 \
-	|| echo "could not install $(1): what needs a missing one is skipped, with CI=true its test fails"; fi
+for program in $(2); do command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+if [ -n "$$missing" ]; then \
+	sudo="sudo -n"; [ "$$(id -u)" = 0 ] && sudo=; install="env $(APT) install -y --no-install-recommends $(1)"; \
+	{ $$sudo $$install || { [ -z "$$updated" ] && updated=1 && $$sudo env $(APT) update && $$sudo $$install; }; } > /dev/null 2>&1; \
+	for program in $(2); do command -v $$program > /dev/null \
+	|| echo "$$program is missing and could not be installed: what needs it is skipped, with CI=true its test fails"; done; fi
 endef
 
-.PHONY: help demo test bench bench-instructions lint sanitize clean
+# Of make stress: how many rounds, and how many of them side by side.
+STRESS_ROUNDS ?= 10
+STRESS_JOBS ?= 1
+
+.PHONY: help demo peers test stress bench bench-instructions lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
 	@echo "make test   install, bring the peers, and run the tests"
+	@echo "make stress  the tests STRESS_ROUNDS=10 times in random order on a busy machine, STRESS_JOBS=1 side by side"
 	@echo "make bench  measure against C, Python and other programs, some minutes long"
 	@echo "make bench-instructions  count the core's instructions under callgrind, and compare with those kept"
 	@echo "make lint   formatting, types, stubs, compiler warnings"
@@ -38,35 +48,43 @@ $(VENV)/made:
 
 # Installed, not editable: what is run and tested is what users get.
 $(VENV)/installed: $(VENV)/made $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	$(PIP) --force-reinstall --no-deps .
+	$(PIP) .
 	@touch $@
 
-# The dependency groups of pyproject.toml, which older pips do not know.
+# The dependency groups of pyproject.toml, which older pips do not know. A library that cannot be installed for one Python
+# does not keep the others away: what needs it is skipped, and the next make tries again.
 $(VENV)/testing: GROUP := test
 $(VENV)/benching: GROUP := bench
 $(VENV)/linting: GROUP := lint
 $(VENV)/testing $(VENV)/benching $(VENV)/linting: $(VENV)/made pyproject.toml
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['$(GROUP)'], sep='\n')" > $@.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $@.txt
-	@touch $@
+	@rm -f $@-without.txt
+	$(PIP) -r $@.txt || while read -r package; do $(PIP) --only-binary :all: "$$package" \
+	|| { echo "$$package cannot be installed for this Python: what needs it is skipped"; echo "$$package" >> $@-without.txt; }; done < $@.txt
+	@[ -e $@-without.txt ] || touch $@
 
 demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
-test: $(VENV)/installed $(VENV)/testing
-	@$(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3)
-	@$(foreach tool,$(TOOLS),missing=; $(call bring,$(tool),$(tool));)
+peers:
+	@missing=; $(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3); \
+	$(foreach tool,$(TOOLS),missing=; $(call bring,$(tool),$(tool));)
+
+test: $(VENV)/installed $(VENV)/testing peers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+stress: $(VENV)/installed $(VENV)/testing peers
+	$(BIN)/python tests/stress.py --rounds $(STRESS_ROUNDS) --jobs $(STRESS_JOBS) -- $(PYTEST_ARGS)
+
 bench: $(VENV)/installed $(VENV)/benching
-	@[ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd haproxy stunnel iperf3)
+	@missing=; [ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd haproxy stunnel iperf3)
 	$(BIN)/python -m pytest -q --benchmark-columns=min,median,iqr,rounds benchmarks/test_micro.py
 	$(BIN)/python -m benchmarks run --json benchmarks/results.json $(BENCH_ARGS)
 
 # UPDATE=1 makes the baseline anew.
 bench-instructions: $(VENV)/installed $(VENV)/benching
-	@$(call bring,valgrind,valgrind)
+	@missing=; $(call bring,valgrind,valgrind)
 	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
 
 lint: $(VENV)/installed $(VENV)/linting

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import peers
@@ -20,7 +21,8 @@ def library(name: str) -> Any:
             gc.freeze()  # every test has the collector run twice, which need not walk all of Pandas each time
         return module
     except ImportError:
-        if os.environ.get("CI") == "true":
+        without = Path(sys.prefix, "testing-without.txt")  # what `make test` found no wheel of, for this Python
+        if os.environ.get("CI") == "true" and not (without.exists() and name in without.read_text().split()):
             raise
         pytest.skip(f"{name} is not installed; `make test` installs it", allow_module_level=True)
 
