@@ -9,7 +9,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from streams import connection, read, server_at
+from streams import connection, read, sending, server_at
 
 from ringmain.errors import ReceiveError
 from ringmain.proxy import send_header
@@ -18,15 +18,17 @@ Run = Callable[[Any], Any]
 DATA = peers.payload(300_000)
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 FOUR = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + (1111).to_bytes(2) + (22).to_bytes(2)
+CHECKSUM = (0x4A388FA6).to_bytes(4)  # of the header that it is in below
 
 
-def haproxy(bench: peers.Bench, bind: str, server: str) -> int:
+def haproxy(bench: peers.Bench, bind: str, server: str, name: str = "haproxy", *lines: str) -> int:
     """Start haproxy between a free port of its own and a server; return the port."""
     port = peers.free_port()
-    config = bench.folder / "haproxy.cfg"
+    config = bench.folder / f"{name}.cfg"
     config.write_text(
         "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n"
         f"listen relay\n bind 127.0.0.1:{port} {bind}\n server there {server}\n"
+        + "".join(f" {line}\n" for line in lines)
     )
     bench.start([peers.need("haproxy"), "-db", "-f", str(config)])
     peers.wait_for_port(port)
@@ -103,6 +105,41 @@ def test_what_was_told_is_told_on_and_headers_come_before_tls(
         assert "Traceback" not in end.stderr
 
 
+@pytest.mark.parametrize("words", [b"TCP4 192.0.2.1 198.51.100.2", b"TCP6 2001:db8::1 2001:db8::2"])
+def test_haproxy_understands_version_2_of_what_version_1_told(bench: peers.Bench, words: bytes) -> None:
+    with server_at() as listener:
+        between = haproxy(bench, "accept-proxy", f"127.0.0.1:{listener.getsockname()[1]} send-proxy")
+        _, port = bench.relaying(f"tcp://127.0.0.1:{between}", "--accept-proxy", "--send-proxy", "v2")
+        header = b"PROXY " + words + b" 1111 22\r\n"
+        with peers.connect(port) as sock, sending(sock, header + DATA), accepted(listener) as server:
+            assert line(server) == header
+            assert peers.sha256(read(server, len(DATA))) == peers.sha256(DATA)
+
+
+def test_haproxy_finds_the_checksum_right_of_what_is_told_on(bench: peers.Bench) -> None:
+    with server_at() as listener:
+        behind = haproxy(bench, "accept-proxy", f"127.0.0.1:{listener.getsockname()[1]} send-proxy", "behind")
+        _, port = bench.relaying(f"tcp://127.0.0.1:{behind}", "--accept-proxy", "--send-proxy", "v2")
+        options = "send-proxy-v2 proxy-v2-options crc32c,unique-id"
+        before = haproxy(bench, "", f"127.0.0.1:{port} {options}", "before", "unique-id-format %pid-%rt")
+        with peers.connect(before) as sock, sending(sock, DATA), accepted(listener) as server:
+            told = line(server)
+            assert told == b"PROXY TCP4 127.0.0.1 127.0.0.1 %d %d\r\n" % (sock.getsockname()[1], before)
+            assert peers.sha256(read(server, len(DATA))) == peers.sha256(DATA)
+
+
+def test_what_else_a_header_tells_goes_on_as_it_came(bench: peers.Bench) -> None:
+    more = b"\x02\x00\x03a.b\xe0\x00\x01x\xe0\x00\x01y\x04\x00\x00"  # a type twice, and an empty one
+    header = V2 + b"\x21\x11" + (12 + len(more)).to_bytes(2) + FOUR + more
+    with server_at() as listener:
+        destination = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        _, port = bench.relaying(destination, "--accept-proxy", "--send-proxy", "v2")
+        with peers.connect(port) as sock:
+            sock.sendall(header + b"data")
+            with accepted(listener) as server:
+                assert read(server, len(header) + 4) == header + b"data"
+
+
 @pytest.mark.parametrize(
     ("header", "peer"),
     [
@@ -113,8 +150,16 @@ def test_what_was_told_is_told_on_and_headers_come_before_tls(
         (V2 + b"\x21\x11\x00\x0c" + FOUR, "192.0.2.1:1111"),
         (V2 + b"\x21\x11\x00\x13" + FOUR + b"\x04\x00\x04\x00\x00\x00\x00", "192.0.2.1:1111"),  # a TLV behind it
         (V2 + b"\x20\x00\x00\x00", None),  # LOCAL: a health check of the proxy itself
+        (V2 + b"\x20\x11\x00\x0e" + FOUR + b"\x04\x00", None),  # which may say anything else
+        (V2 + b"\x21\x00\x00\x03abc", None),
+        (V2 + b"\x21\x12\x00\x0c" + FOUR, None),  # UDP
+        (V2 + b"\x21\x31\x00\xd8" + bytes(216), None),
+        (V2 + b"\x21\x11\x00\x13" + FOUR + b"\x03\x00\x04" + CHECKSUM, "192.0.2.1:1111"),
     ],
-    ids=["v1-4", "v1-6", "v1-unknown", "v1-unknown-more", "v2-4", "v2-tlv", "v2-local"],
+    ids=[
+        *("v1-4", "v1-6", "v1-unknown", "v1-unknown-more", "v2-4", "v2-tlv", "v2-local"),
+        *("v2-local-more", "v2-unspecified", "v2-udp", "v2-unix", "v2-checksum"),
+    ],
 )
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_a_header_is_read_and_not_a_byte_more(
@@ -153,8 +198,25 @@ def test_a_header_is_read_and_not_a_byte_more(
         V2 + b"\x31\x11\x00\x0c" + FOUR,  # version 3
         V2[:7],
         b"",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 +80 22\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 8_0 22\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 80 022\r\n",
+        b"PROXY TCP4 192.0.2.1  198.51.100.2 80 22\r\n",
+        b"PROXY TCP6 fe80::1%eth0 2001:db8::2 1111 22\r\n",
+        b"PROXY TCP6 fe80::1%\x1b[2Jx 2001:db8::2 1111 22\r\n",
+        b"PROXY TCP6 192.0.2.1 198.51.100.2 1111 22\r\n",
+        b"PROXY UNKNOWN\n",
+        V2 + b"\x21\x10\x00\x0c" + FOUR,  # IPv4, but over nothing
+        V2 + b"\x22\x11\x00\x0c" + FOUR,  # a command that there is not
+        V2 + b"\x21\x11\x00\x0e" + FOUR + b"\x04\x00",  # half of a TLV's head
+        V2 + b"\x21\x11\x00\x10" + FOUR + b"\x04\x00\x04\x00",  # a TLV that is longer than the header
+        V2 + b"\x21\x11\x00\x13" + FOUR + b"\x03\x00\x04\x00\x00\x00\x00",  # a wrong CRC32C
     ],
-    ids=["http", "words", "long", "port", "bytes", "short", "version", "cut", "nothing"],
+    ids=[
+        *("http", "words", "long", "port", "bytes", "short", "version", "cut", "nothing"),
+        *("plus", "underscore", "zero", "blanks", "zone", "escape", "family", "line", "transport", "command"),
+        *("tlv-head", "tlv-size", "checksum"),
+    ],
 )
 def test_a_bad_header_gets_one_warning_and_the_next_client_is_served(bench: peers.Bench, header: bytes) -> None:
     with server_at() as listener:

@@ -21,7 +21,7 @@ from ringmain.settings import ConnectionOptions, Settings, TlsSettings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 if TYPE_CHECKING:
-    from proxyprotocol.result import ProxyResult
+    from ringmain.proxy import Told
 
 log = logging.getLogger("ringmain")
 
@@ -165,7 +165,7 @@ class Relayer(Blocking):
         self._open = self._finished = False
         self._passage: Passage | None = None
         # What the present client's PROXY header tells, and the address that it came from.
-        self._told: ProxyResult | None = None
+        self._told: Told | None = None
         self._proxy: str | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -311,11 +311,11 @@ class Relayer(Blocking):
         return send
 
     async def _read_header(self, sock: socket.socket, peer: str) -> str:
-        from ringmain.proxy import peer_of, read_header
+        from ringmain.proxy import read_header
 
         self._told = await read_header(sock, peer, self.source.settings.handshake_timeout)
         self._proxy = peer
-        return peer_of(self._told) or peer
+        return self._told.peer if self._told is not None else peer
 
     async def _unless_reset(self, client: Connection, connecting: Coroutine[Any, Any, Connection]) -> Connection:
         """Await the connection that a client is to get, unless that client is reset meanwhile."""
