@@ -6,7 +6,7 @@ import os
 class RingmainError(Exception):
     """Say in one line what failed, why, and what to do about it.
 
-    The parts are kept as `what`, `why` and `remedy`; an empty one is left out of the line.
+    The parts are kept as `what`, `why` and `remedy`; an empty one is left out of the line, which is `printable`.
     """
 
     exit_code = 1
@@ -14,7 +14,7 @@ class RingmainError(Exception):
     def __init__(self, what: str, why: str = "", remedy: str = "") -> None:
         self.what, self.why, self.remedy = what, why, remedy
         line = f"{what}: {why}" if why else what
-        super().__init__(f"{line}; {remedy}" if remedy else line)
+        super().__init__(printable(f"{line}; {remedy}" if remedy else line))
 
 
 class UsageError(RingmainError, ValueError):
@@ -121,6 +121,16 @@ class ParseError(RingmainError):
 
 class BlocksHeldError(RingmainError):
     """The consumer holds every block of the ring and waits for another."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text as one line that a terminal only shows: what would control it is escaped, as \x1b or \u202e.
+
+    What a peer says ends up in lines of ours. Whoever prints one calls this, wherever its parts come from.
+    """
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
 
 
 def reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ringmain.endpoint import host_and_port
+from ringmain.errors import printable
 from ringmain.progress import size_words
 
 _HEAD = ("", "GB/s", "Gbit/s", "CPU s/GB", "user", "system", "peer's CPU s/GB", "bytes a call", "stalls")
@@ -86,7 +87,8 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def _aligned(texts: Sequence[Sequence[str]]) -> str:
+    rows = [[printable(text) for text in row] for row in texts]  # the other end's words among them
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -11,7 +11,7 @@ from ringmain.cli.load import load
 from ringmain.cli.nics import nics
 from ringmain.cli.relay import relay
 from ringmain.cli.save import save
-from ringmain.errors import OutputError, RingmainError, reason
+from ringmain.errors import OutputError, RingmainError, printable, reason
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -71,5 +71,5 @@ def _forget_stdout(code: int) -> int:
 
 def fail(message: str, code: int) -> int:
     """Write the error line and return the exit code."""
-    print(f"ringmain: {message}", file=sys.stderr)
+    print(f"ringmain: {printable(message)}", file=sys.stderr)
     return code

@@ -4,6 +4,8 @@ import json
 
 import click
 
+from ringmain.errors import printable
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -23,7 +25,7 @@ def nics(as_json: bool) -> None:
         speed = f"{nic['speed']} Mbit/s" if nic["speed"] else "-"
         addresses = " ".join([*nic["ipv4"], *nic["ipv6"]]) or "-"
         text = (nic["name"], nic["status"], ",".join(kinds) or "-", speed, str(nic["mtu"] or "-"), nic["mac"] or "-")
-        return (*text, addresses, nic["description"] or "-")
+        return tuple(map(printable, (*text, addresses, nic["description"] or "-")))
 
     rows = [("NAME", "STATUS", "FLAGS", "SPEED", "MTU", "MAC", "ADDRESSES", "DESCRIPTION"), *map(row, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

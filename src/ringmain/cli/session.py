@@ -18,7 +18,7 @@ import uvloop
 from ringmain._ring import Counters
 from ringmain.descriptor import ReaderLeft
 from ringmain.endpoint import Endpoint
-from ringmain.errors import OutputError, reason
+from ringmain.errors import OutputError, printable, reason
 from ringmain.progress import Line, Look, progress_line, show_progress
 
 log = logging.getLogger("ringmain")
@@ -179,9 +179,14 @@ def _write_atomically(path: Path, text: str) -> None:
         raise OutputError(f"write {path}", reason(error), "choose another --port-file") from error
 
 
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _set_up_log(quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("ringmain: %(message)s"))
+    handler.setFormatter(_Lines("ringmain: %(message)s"))
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ringmain.errors import RingmainError, UsageError
+from ringmain.errors import RingmainError, UsageError, printable
 
 
 class JsonCommand(click.Command):
@@ -70,7 +70,7 @@ class Teller:
     def line(self, text: str = "") -> None:
         """Write over the line, if it is wanted."""
         if self._show:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{printable(text)}\x1b[K", end="", file=sys.stderr, flush=True)
 
     def result(self, whole: dict[str, Any], text: str, *, as_json: bool) -> None:
         """Print the result in the form that is wanted."""
@@ -78,4 +78,4 @@ class Teller:
         if self._as_events:
             self.event("result", whole)
         else:
-            print(json.dumps(whole, indent=1) if as_json else text)
+            print(json.dumps(whole, indent=1) if as_json else "\n".join(map(printable, text.split("\n"))))
