@@ -19,9 +19,8 @@ log = logging.getLogger("ringmain")
 
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-# How long a peer that we turn away gets to read why, before the connection is closed under it.
-_FAREWELL = 0.25
-_FAREWELL_SIZE = 64 << 10
+# How long a peer gets to read why we turn away, in a TLS alert, before the connection is reset under it.
+_FAREWELL = 1.0
 
 
 # What goes over a connection before TLS does. It gets the socket and what the peer is called so far, and returns what
@@ -261,18 +260,35 @@ def _remedy(error: Exception, flags: str) -> str:
 
 
 async def farewell(sock: socket.socket) -> None:
-    """Close so that an alert on its way is read: a close with unread bytes would reset it away.
+    """Close so that an alert on its way is read: a close with unread bytes would reset it away."""
+    try:
+        await hear_out(sock)
+    finally:
+        sock.close()
 
-    A peer that sends on and on is reset all the same: it must not take all that for received.
+
+async def hear_out(sock: socket.socket) -> None:
+    """Say that nothing follows (FIN), then read and drop until the peer has ended too: the socket may be closed then.
+
+    A peer that sends on and on, or nothing at all, is reset by the close: it must not take all that for received. So
+    is one that we have no time for, when this is cancelled.
     """
-    left = _FAREWELL_SIZE
-    with contextlib.suppress(OSError, TimeoutError):
+    ended = False
+    try:
         socket.socket.shutdown(sock, socket.SHUT_WR)
         async with asyncio.timeout(_FAREWELL):
-            while left > 0 and (data := socket.socket.recv(sock, 1 << 16)):
-                left -= len(data)
-                await until(sock.fileno())
-    sock.close()
+            while not ended:
+                try:
+                    ended = not socket.socket.recv(sock, 1 << 16)
+                except BlockingIOError:
+                    await until(sock.fileno())
+                else:
+                    await asyncio.sleep(0)
+    except OSError:  # it was reset, or a time-out
+        pass
+    finally:
+        if not ended:
+            reset_when_closed(sock)
 
 
 def reset(sock: socket.socket) -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
 
 from ringmain._pump import HAS_SPLICE, Pump, PumpLoop
 from ringmain.errors import UsageError
@@ -45,6 +45,21 @@ def _refuse(path: str, why: str) -> bool:
     return False
 
 
+async def let_go(works: "Collection[asyncio.Future[Any]]") -> None:
+    """Return once all are over, however often this is cancelled meanwhile: until then they may use descriptors.
+
+    Whoever closes those awaits this first. A cancellation is raised afterwards.
+    """
+    cancelled = False
+    while not all(work.done() for work in works):
+        try:
+            await asyncio.wait(works)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
 class Pumping:
     """Pumps on threads that the event loop awaits: one at a time, or the two ways of a relay."""
 
@@ -71,9 +86,7 @@ class Pumping:
             await asyncio.shield(done)
         except asyncio.CancelledError:
             pump.stop()
-            while not done.done():  # cancelled once more or not: until then both descriptors are in use
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.shield(done)
+            await let_go([done])
             raise
 
 

@@ -3,20 +3,35 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
+import socket
+import ssl
+import struct
+import termios
 import time
+from collections.abc import Awaitable
 
 from ringmain import kernel
 from ringmain._ring import Counters
-from ringmain.connection import Connection, reset_when_closed, watch_idle
+from ringmain.connection import Connection, hear_out, reset_when_closed, watch_idle
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
 from ringmain.sender import Sender, failure_of
 from ringmain.stream import Flow, Owner, Stream
 
 log = logging.getLogger("ringmain")
 
-# When one peer is lost: how long what it sent, or what it was sent, may take to get through to the other.
+# How often is looked, after a stop, whether all is passed on that had come before.
+_LOOK = 0.02
+# What OpenSSL may have read ahead, beside what is in the kernel.
+_AHEAD = 512 << 10
+# When one peer is lost: how long the other may take nothing, while there is more of what the lost one sent.
 _GRACE = 2.0
+
+
+def unread(sock: socket.socket) -> int:
+    """Return how many bytes of a connection wait in the kernel to be read."""
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
 class Direction:
@@ -34,6 +49,8 @@ class Direction:
         self.sender = sender
         sender.on_failure = self._sender_failed
         self.state = "running"
+        self._cut = False  # by us, in the middle
+        self._looking: asyncio.TimerHandle | None = None
         self.fd = sender.connection.sock.fileno()
         self.obstacle = "is encrypted in blocks" if sender.connection.tls_version is not None else ""
 
@@ -51,12 +68,12 @@ class Direction:
         """Move everything, then pass on the end; `answering` sends to the peer that this reads from, if anyone does."""
         if self.sender.failure is None:
             await self.stream.copy_to(self, path)
-        error = self.stream.failure()
+        error = self.stream.failure() if not self._cut else None
         if error is None and self.sender.failure is not None:
             error = self.failure(self.sender.failure)
         if error is not None:
             raise error
-        if self.stream.verdict != "ended":
+        if self._cut or self.stream.verdict != "ended":
             return
         if answering is not None:
             if self.stream.tls is None and answering.was_reset():
@@ -80,6 +97,48 @@ class Direction:
         finally:
             counters.bytes_out += sent.bytes_out - size
             counters.writes += sent.writes - writes
+
+    def cut(self) -> None:
+        """Read what our kernel has acknowledged by now, and no more: `run` returns once that is passed on."""
+        if self._cut or self.state != "running":
+            return
+        self._cut = True
+        sock = self.stream.connection.sock
+        with contextlib.suppress(OSError):  # it was reset
+            ahead = 0 if self.stream.tls is None else _AHEAD
+            self._look(self.counters.bytes_in + unread(sock) + ahead)
+            socket.socket.shutdown(sock, socket.SHUT_RD)  # what is read to its last byte ends then, on either path
+
+    def _look(self, due: int) -> None:
+        """End the stream of a peer that goes on sending once what was due has gone on."""
+        if self.counters.bytes_out >= due:
+            self.stream.stop()
+        else:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look, due)
+
+    def end(self) -> None:
+        """Read no more at all; what is to be heard of the peers is not heard here any more."""
+        self.stream.stop()
+        self.sender.on_failure = None
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    async def drain(self) -> None:
+        """Return once the other peer's kernel has every byte."""
+        try:
+            await self.sender.drain()
+        except OSError as error:
+            raise self.failure(error) from error
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the other peer's kernel has acknowledged."""
+        return max(0, self.counters.bytes_out - (self.sender.unacknowledged() or 0))
+
+    def moved(self) -> int:
+        """Return a number that grows while anything comes in, or is taken by the other peer."""
+        return self.counters.bytes_in + self.taken
 
     def failure(self, error: OSError) -> RingmainError:
         """Return what a failed write means."""
@@ -117,9 +176,9 @@ class Passage:
         return [self.there] if self.back is None else [self.there, self.back]
 
     def stop(self) -> None:
-        """Read no more: what was read is passed on, then both peers are reset, since this is not their streams' end."""
+        """Read no more: what has come is passed on, then both peers are reset, since this is not their streams' end."""
         for direction in self.directions:
-            direction.stream.interrupt()
+            direction.cut()
 
     async def run(self, path: str, idle_timeout: float | None) -> None:
         """Move everything both ways; raise what goes wrong. Both connections are closed afterwards, come what may."""
@@ -148,7 +207,7 @@ class Passage:
             self.verdict = "reset"
             raise
         finally:
-            self._close()
+            await self._close()
 
     async def _move(self, path: str) -> None:
         """Run the directions; when one fails, let what the lost peer had sent or was sent get through to the other."""
@@ -163,63 +222,95 @@ class Passage:
             failed = next((task for task in tasks if task.done() and task.exception() is not None), None)
             if failed is None:
                 return
-            direction = self.directions[tasks.index(failed)]
-            survivor: Direction | None = direction
+            survivor: Direction | None = self.directions[tasks.index(failed)]
             if isinstance(failed.exception(), SendError | TlsError):  # the other direction reads from whom this lost
-                survivor = self.back if direction is self.there else self.there
-                await asyncio.wait(tasks, timeout=_GRACE)
+                survivor = self.back if survivor is self.there else self.there
+                if survivor is not None:
+                    await _while_it_moves(survivor, asyncio.wait(tasks))
             if survivor is not None:
-                with contextlib.suppress(OSError, RingmainError):
-                    async with asyncio.timeout(_GRACE):
-                        await self._drain(survivor)
+                with contextlib.suppress(RingmainError):
+                    await _while_it_moves(survivor, survivor.drain())
             failed.result()
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
-            for task in tasks:
-                if not task.cancelled():
-                    task.exception()  # it has been raised, or follows from what has
-            tasks, failed = [], None  # whose tracebacks hold this frame: a cycle would keep what is theirs
+            try:
+                await kernel.let_go(tasks)
+            finally:
+                for task in tasks:
+                    if not task.cancelled():
+                        task.exception()  # it has been raised, or follows from what has
+                tasks, failed = [], None  # whose tracebacks hold this frame: a cycle would keep what is theirs
 
     async def _drain_all(self) -> None:
         """See both ends through; that one peer is lost now takes nothing from the other."""
         try:
-            await self._drain(self.there)
+            await self.there.drain()
         except RingmainError:
             if self.back is not None:
-                await self._drain(self.back)
+                await self.back.drain()
             raise
         if self.back is not None:
-            await self._drain(self.back)
-
-    async def _drain(self, direction: Direction) -> None:
-        try:
-            await direction.sender.drain()
-        except OSError as error:
-            raise direction.failure(error) from error
+            await self.back.drain()
 
     def _moved(self) -> int:
         """Return a number that grows while anything comes in, or is taken by a peer."""
-        moved = 0
-        for direction in self.directions:
-            counters = direction.counters
-            moved += counters.bytes_in + counters.bytes_out - (direction.sender.unacknowledged() or 0)
-        return moved
+        return sum(direction.moved() for direction in self.directions)
 
-    def _close(self) -> None:
-        """Close both connections: after two proper ends as they are, else with resets."""
+    async def _close(self) -> None:
+        """Close both connections: after two proper ends as they are, else with resets.
+
+        A peer that was sent an alert gets to read it first, unless this is cancelled.
+        """
+        alerted = []
         for direction in self.directions:
-            direction.stream.stop()
-            if self.verdict != "ended":
-                reset_when_closed(direction.stream.connection.sock)
-                reset_when_closed(direction.sender.connection.sock)
+            direction.end()
+        for connection in (self.source, self.destination):
+            if self.verdict == "ended":
+                self._close_end(connection)
+            elif self._was_alerted(connection):
+                alerted.append(connection)
+            else:
+                reset_when_closed(connection.sock)
+                self._close_end(connection)
+        try:
+            for connection in alerted:
+                await hear_out(connection.sock)
+        finally:
+            for connection in alerted:
+                self._close_end(connection)
+            sizes = " and ".join(f"{direction.counters.bytes_out} bytes" for direction in self.directions)
+            log.info("%s to %s: %s after %s", self.source.peer, self.destination.peer, self.verdict, sizes)
+
+    def _close_end(self, connection: Connection) -> None:
         for direction in self.directions:
-            direction.sender.on_failure = None  # no cycle is left that only the collector would free
-            direction.sender.close()
-        if self.back is None and self.verdict == "ended":
-            self.there.stream.close()
+            if direction.sender.connection is connection:
+                direction.sender.close()
         for direction in self.directions:
-            direction.stream.abandon()
-        sizes = " and ".join(f"{direction.counters.bytes_out} bytes" for direction in self.directions)
-        log.info("%s to %s: %s after %s", self.source.peer, self.destination.peer, self.verdict, sizes)
+            if direction.stream.connection is connection:
+                if self.back is None and self.verdict == "ended":
+                    direction.stream.close()  # with close_notify, which nobody else has sent
+                direction.stream.abandon()
+
+    def _was_alerted(self, connection: Connection) -> bool:
+        """Tell whether OpenSSL has written an alert to a peer: it does when what it reads makes no sense."""
+        causes: list[BaseException | None] = []
+        for direction in self.directions:
+            if direction.stream.connection is connection:
+                error = direction.stream.failure()
+                causes.append(error and error.__cause__)
+            if direction.sender.connection is connection:
+                causes.append(direction.sender.failure)
+        return any(isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError) for cause in causes)
+
+
+async def _while_it_moves(direction: Direction, work: Awaitable[object]) -> None:
+    """Await work on what a direction still has under way, until its peer has taken nothing for `_GRACE` seconds."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(None) as limit:
+            cancel = watch_idle(loop, _GRACE, direction.moved, lambda: limit.reschedule(loop.time()))
+            try:
+                await work
+            finally:
+                cancel()

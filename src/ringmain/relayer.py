@@ -6,12 +6,12 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, cast
 
 from ringmain import kernel
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, Preface, dial, reset, until_gone
+from ringmain.connection import Connection, Preface, dial, finish, reset, until_gone
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.gate import Listening
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ringmain.proxy import Told
 
 log = logging.getLogger("ringmain")
+
+Result = TypeVar("Result")
 
 
 def relay(
@@ -164,6 +166,7 @@ class Relayer(Blocking):
         self._once = listen_once or not self._listening
         self._open = self._finished = False
         self._passage: Passage | None = None
+        self._serving: Serving | None = None
         # What the present client's PROXY header tells, and the address that it came from.
         self._told: Told | None = None
         self._proxy: str | None = None
@@ -192,8 +195,14 @@ class Relayer(Blocking):
 
     async def __aexit__(self, *_: object) -> None:
         self._open = False
-        self.source.close()
-        self.destination.close()
+        try:
+            if self._serving is not None:  # in another task, which uses what is closed here
+                self._serving.stopped.set()
+                self._serving.left.set()
+                await kernel.let_go([self._serving.ended])
+        finally:
+            self.source.close()
+            self.destination.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -219,6 +228,11 @@ class Relayer(Blocking):
         return [direction.counters for direction in self._passage.directions] if self._passage is not None else []
 
     @property
+    def taken(self) -> list[int]:
+        """How many bytes of the present connection were acknowledged: there, and, unless it is one-way, back."""
+        return [direction.taken for direction in self._passage.directions] if self._passage is not None else []
+
+    @property
     def fullness(self) -> float:
         """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
         if self._passage is None:
@@ -226,14 +240,22 @@ class Relayer(Blocking):
         return max(direction.fullness for direction in self._passage.directions)
 
     def serve(self, path: str = "auto") -> Coroutine[Any, Any, None]:
-        """Relay for one client after another; to be awaited in `async with`. path: auto, kernel or block."""
+        """Relay for one client after another; to be awaited in `async with`. path: auto, kernel or block.
+
+        Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of the present connection.
+        """
         if self._runner is None:
             return self._serve(path)
         return cast(Coroutine[Any, Any, None], self.run(self._serve(path)))  # None: see BlockingRelayer
 
     def stop(self) -> bool:
-        """Read no more: what was read is passed on, then both peers are reset. False when there is no connection."""
+        """Serve no other client, and read no more: what has come is passed on, then both peers are reset.
+
+        `serve` ends after that, or at once; one that is called later serves nobody. False when there is no connection.
+        """
         self._finished = True
+        if self._serving is not None:
+            self._serving.stopped.set()
         if self._passage is None:
             return False
         self._passage.stop()
@@ -246,23 +268,35 @@ class Relayer(Blocking):
     async def _serve(self, path: str) -> None:
         if not self._open:
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
+        if self._serving is not None:
+            raise RuntimeError("another task is already serving")
         kernel.may_pump(path, self, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
-        while not self._finished:
-            try:
-                passage = await self._begin()
-            except RingmainError as error:
-                left = isinstance(error, ReceiveError) and self._listening
-                if self._once and not left:
-                    raise
-                log.warning("%s", error)
-            else:
-                await self._see_through(passage, path)
+        self._serving = serving = Serving()
+        try:
+            while not self._finished and self._open:
+                await self._serve_one(serving, path)
+        finally:
+            self._serving = None
+            finish(serving.ended)
 
-    async def _see_through(self, passage: Passage, path: str) -> None:
+    async def _serve_one(self, serving: "Serving", path: str) -> None:
+        """Relay for the next client, unless `stop` comes first."""
+        try:
+            ends = await _unless(serving.stopped.wait(), self._begin(), self._discard)
+        except RingmainError as error:
+            left = isinstance(error, ReceiveError) and self._listening
+            if self._once and not left:
+                raise
+            log.warning("%s", error)
+        else:
+            if ends is not None:
+                await self._see_through(serving, Passage(*ends, self._flows, self, one_way=self._one_way), path)
+
+    async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
         self._passage = passage
         try:
-            await passage.run(path, self.source.settings.idle_timeout)
+            await _unless(serving.left.wait(), passage.run(path, self.source.settings.idle_timeout))
             self._finished |= self._once
         except RingmainError as error:
             moved = any(direction.counters.bytes_in for direction in passage.directions)
@@ -274,25 +308,35 @@ class Relayer(Blocking):
 
     def _release(self, passage: Passage) -> None:
         self._passage = None
+        self._done()
         if self.on_end is not None:
             self.on_end(passage, self._proxy)
+
+    def _done(self) -> None:
         self.source.done()
         self.destination.done()
 
-    async def _begin(self) -> Passage:
+    async def _begin(self) -> tuple[Connection, Connection]:
         """Connect both ends. The one that listens comes first: its client is what the other end is dialled for."""
         self._told = self._proxy = None
         source_first = self.source.listening or not self.destination.listening
         first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
         one = await first.connect(self._preface(first, None))
         try:
-            other = await self._unless_reset(one, second.connect(self._preface(second, one.sock)))
+            connecting = second.connect(self._preface(second, one.sock))
+            other = await _unless(until_gone(one.sock.fileno()), connecting, lambda found: reset(found.sock))
+            if other is None:
+                raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
         except BaseException:
             reset(one.sock)  # a proper end would look like an empty answer
-            first.done()
+            self._done()
             raise
-        source, destination = (one, other) if source_first else (other, one)
-        return Passage(source, destination, self._flows, self, one_way=self._one_way)
+        return (one, other) if source_first else (other, one)
+
+    def _discard(self, ends: tuple[Connection, Connection]) -> None:
+        for end in ends:
+            reset(end.sock)
+        self._done()
 
     def _preface(self, end: End, source: socket.socket | None) -> Preface | None:
         """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
@@ -317,24 +361,41 @@ class Relayer(Blocking):
         self._proxy = peer
         return self._told.peer if self._told is not None else peer
 
-    async def _unless_reset(self, client: Connection, connecting: Coroutine[Any, Any, Connection]) -> Connection:
-        """Await the connection that a client is to get, unless that client is reset meanwhile."""
-        finding = asyncio.ensure_future(connecting)
-        leaving = asyncio.ensure_future(until_gone(client.sock.fileno()))
+
+class Serving:
+    """What ends a `serve` from outside: the wait for a client, and the passage too; and that it has ended."""
+
+    def __init__(self) -> None:
+        self.stopped, self.left = asyncio.Event(), asyncio.Event()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+async def _unless(
+    over: Coroutine[Any, Any, object],
+    work: Coroutine[Any, Any, Result],
+    discard: Callable[[Result], object] = lambda _: None,
+) -> Result | None:
+    """Await work, or until something is over: None then. Neither goes on afterwards; what came in vain is discarded."""
+    working, ending = asyncio.ensure_future(work), asyncio.ensure_future(over)
+    wanted = False
+    try:
+        await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+        wanted = not ending.done()
+    finally:
+        for task in (working, ending):
+            task.cancel()
         try:
-            await asyncio.wait([finding, leaving], return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            finding.add_done_callback(_close_found)
+            await kernel.let_go([working, ending])
+        except asyncio.CancelledError:
+            wanted = False
             raise
         finally:
-            finding.cancel()
-            leaving.cancel()
-            await asyncio.wait([finding, leaving])
-        if finding.cancelled():
-            raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
-        return finding.result()
-
-
-def _close_found(finding: "asyncio.Task[Connection]") -> None:
-    if not finding.cancelled() and finding.exception() is None:
-        reset(finding.result().sock)
+            if not ending.cancelled():
+                ending.exception()
+            brought = not working.cancelled() and working.exception() is None
+            if brought and not wanted:
+                discard(working.result())
+    try:
+        return working.result() if wanted or not (brought or working.cancelled()) else None
+    finally:
+        del working  # its traceback holds this frame: a cycle would keep what is theirs

@@ -129,7 +129,7 @@ def run_relay(
         session.record(row, sizes[0], sizes[1])
 
     def look() -> tuple[int, int, float]:
-        there, back = [*(counters.bytes_out for counters in relayer.counters), 0, 0][:2]
+        there, back = [*relayer.taken, 0, 0][:2]
         return session.bytes_in + there, session.bytes_out + back, relayer.fullness
 
     async def work() -> None:
