@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "gate": {"connection", "endpoint", "errors", "settings"},
     "stream": {
         "_coalesce",
+        "_libssl",
         "_pump",
         "_receiver",
         "_ring",
@@ -64,7 +65,8 @@ MAY_IMPORT = {
     "descriptor": {"_pump", "_ring", "connection", "errors"},
     "interfaces": set(),
     "progress": set(),
-    "__main__": {"cli"},
+    "signals": set(),
+    "__main__": {"cli", "signals"},
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": {
         "_pump",

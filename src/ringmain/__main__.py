@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+from ringmain.signals import end_at_once, terminating
+
 
 def hold_standard_descriptors() -> None:
     """Open /dev/null wherever standard input, output or error was closed: else the next socket gets that number."""
@@ -17,8 +19,8 @@ def hold_standard_descriptors() -> None:
 def main() -> None:
     """Run the command line; it exits the process."""
     # Until the event loop takes over there is nothing to save: a signal ends the process without a traceback.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os._exit(128 + number))
+    for number in terminating():
+        signal.signal(number, end_at_once)
     hold_standard_descriptors()
     from ringmain.cli import run
 

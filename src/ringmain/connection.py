@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import select
 import socket
 import ssl
 import struct
+import termios
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -289,6 +291,11 @@ async def hear_out(sock: socket.socket) -> None:
     finally:
         if not ended:
             reset_when_closed(sock)
+
+
+def unread(sock: socket.socket) -> int:
+    """Return how many bytes of a connection wait in the kernel to be read."""
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
 def reset(sock: socket.socket) -> None:

@@ -6,12 +6,14 @@ MSG_DONTWAIT, and files and other devices are simply used. A pipe is made as lar
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import select
 import socket
 import stat
 import sys
+from pathlib import Path
 
 from ringmain._pump import widen_pipe
 from ringmain._ring import Counters
@@ -64,6 +66,7 @@ class Descriptor:
     def close(self) -> None:
         """Close what was opened here; the descriptor itself is left as it was found."""
         if self._reopened:
+            self._reopened = False
             os.close(self.fd)
         if self._socket is not None:
             self._socket.close()
@@ -86,15 +89,38 @@ class Descriptor:
 
 
 class Output(Descriptor):
-    """Write to a descriptor."""
+    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`."""
 
     def __init__(self, fd: int, name: str) -> None:
         super().__init__(fd, os.O_WRONLY, name)
+        self.opened: int | None = None  # the descriptor, where it is ours to close
+        self.made: Path | None = None  # the file, where there was none before, until `begin`
         if self.is_file and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
             self.obstacle = "is open for appending"
         elif self.is_file and _is_standard_error(fd):
             # splice does not lock the position that they share: a line written meanwhile would set it back.
             self.obstacle = "is where standard error goes too"
+
+    def begin(self) -> None:
+        """Empty the file, now that nothing stands in the way of bytes for it; raise OutputError."""
+        self.made = None
+        if self.opened is not None and self.is_file:
+            try:
+                os.ftruncate(self.opened, 0)
+            except OSError as error:
+                raise OutputError(f"open {self.name}", reason(error), "choose another --output") from error
+
+    def close(self) -> None:
+        """Close what was opened here; remove a file that was made for bytes which never had a way to come."""
+        super().close()
+        fd, self.opened = self.opened, None
+        if fd is None:
+            return
+        if self.made is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(fd), self.made.lstat()):
+                    self.made.unlink()
+        os.close(fd)
 
     async def write(self, view: memoryview, counters: Counters) -> None:
         """Write all of the view, counting it; raise ReaderLeft when nobody reads any more, else OutputError."""
@@ -193,13 +219,21 @@ class Input(Descriptor):
 
 
 def open_output(path: str) -> Output:
-    """Open --output, "-" being standard output; raise OutputError."""
+    """Open --output, "-" being standard output; raise OutputError. A file keeps what it has until `Output.begin`."""
     if path == "-":
         return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output")
+    made: Path | None = None
     try:
-        return Output(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), path)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            made = Path(path).resolve()
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise OutputError(f"open {path}", reason(error), "choose another --output") from error
+    output = Output(fd, path)
+    output.opened, output.made = fd, made
+    return output
 
 
 def open_input(path: str) -> Input:

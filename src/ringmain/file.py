@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, Unpack, overload
 
 from ringmain.errors import SendError, UsageError
@@ -35,7 +36,8 @@ def open(
 
     "rb" returns a `Reader` (an `io.BufferedReader`) that ends where the peer's stream ends, "wb" a `Writer` (an
     `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. Use it outside of an event loop,
-    and close it, best by `with`. There is no seeking, `tell`, or descriptor in it. For the other keywords see
+    and close it, best by `with`: left by an exception that resets the peer, which `close` alone never does to one that
+    is well. There is no seeking, `tell`, or descriptor in it. For the other keywords see
     `ringmain.Options`. Raises a `RingmainError` as `load` and `save` do, from reads and writes too.
     """
     if mode == "rb":
@@ -56,6 +58,7 @@ class _RawReader(io.RawIOBase):
         self.loader = loader.__enter__()
         self._rest = memoryview(b"")
         self._taken = 0
+        self.failure: BaseException | None = None  # what the `with` was left by
 
     def readable(self) -> bool:
         return True
@@ -87,13 +90,22 @@ class _RawReader(io.RawIOBase):
         if not self.closed:
             super().close()
             self._rest = memoryview(b"")
-            self.loader.__exit__(None, None, None)
+            error = self.failure
+            self.loader.__exit__(None if error is None else type(error), error, None)
 
 
 class Reader(io.BufferedReader):
     """What a peer sends, as a file. `port` tells where it is waited for, with `listen`."""
 
     raw: _RawReader
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it; if the block was left by an exception, reset the peer."""
+        if not self.closed:
+            self.raw.failure = error
+        self.close()
 
     @property
     def port(self) -> int:

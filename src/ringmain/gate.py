@@ -1,5 +1,6 @@
 """The listener: open as long as the verb runs, one connection at a time, whatever else knocks."""
 
+import array
 import asyncio
 import collections
 import contextlib
@@ -8,9 +9,11 @@ import logging
 import socket
 import ssl
 import struct
-from typing import TYPE_CHECKING, Any
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ringmain.connection import Connection, Preface, prepare, reset, resolve, shake_hands
+from ringmain.connection import Connection, Preface, finish, prepare, reset, resolve, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import BindError, RingmainError, UsageError, reason
 from ringmain.settings import Settings
@@ -27,17 +30,19 @@ _HOLD_AFTER = 1.0
 # The numbers of <asm-generic/socket.h>; the socket module does not name them.
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 # One classic BPF instruction, "return 0": keep no byte of any packet (struct sock_filter, <linux/filter.h>).
-_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_DROP_ALL = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))
+# Network errors of a client that has gone again, which accept(2) reports; so many in a row are something else.
+_CLIENT_GONE = (
+    *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPERM),
+)
+_MOST_GONE = 64
 
 
 def hold_back(sock: socket.socket) -> bool:
     """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
-    from ctypes import addressof, create_string_buffer
-
-    program = create_string_buffer(_DROP_ALL)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, addressof(program)))
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, _DROP_ALL.buffer_info()[0]))
     except OSError:
         return False
     return True
@@ -119,20 +124,44 @@ def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], v
     return sock
 
 
+class NoMoreClients(Exception):  # noqa: N818 - not an error: the gate was told to stop
+    """The gate was told to serve no other client."""
+
+
+class Guest(Protocol):
+    """A client that is served, as the gate sees it."""
+
+    def is_silent(self) -> bool:
+        """Tell whether not a byte has come yet."""
+
+    def turn_away(self, seconds: float) -> None:
+        """End the connection: for so long it was silent while others waited."""
+
+
 class Gate:
-    """Hand out connections one at a time: `next_connection`, then `done`, then the next one."""
+    """Hand out connections one at a time: `next_connection`, then `done`, then the next one.
+
+    A client gets ready for data (PROXY header, TLS handshake) in a task of its own, which goes on when whoever waits
+    for it is cancelled: the next call gets it. While one is served, others are kept away as settings.gate says. With
+    "hold" the filter goes on once a client has lasted a second and sent a byte; before that it would hide that others
+    wait, which a client that sends nothing may let them do for settings.handshake_timeout only (`watch_over`).
+    """
 
     def __init__(self, sockets: list[socket.socket], settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
         self._settings = settings
         self._allowed = self._networks(settings.allow) if settings.allow else []
-        self._arrived: collections.deque[socket.socket] = collections.deque()
+        self._arrived: collections.deque[tuple[socket.socket, str]] = collections.deque()
+        self._welcoming: asyncio.Task[Connection | None] | None = None  # the client that gets ready
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._guest: weakref.ref[Guest] | None = None  # weakly: a forgotten stream is to be collected
+        self._looking_out = False  # for somebody else at the door, while the guest is silent
         self._held = False
         self._busy = False
         self._warned = False
+        self._ended: Callable[[], Exception] | None = None  # what whoever waits for a client gets then
         self.refused = 0
         self._pause_until: asyncio.TimerHandle | None = None
 
@@ -147,27 +176,53 @@ class Gate:
         return int(self._sockets[0].getsockname()[1])
 
     async def next_connection(self, context: ssl.SSLContext | None, preface: Preface | None = None) -> Connection:
-        """Return the next client that is ready for data; warn of those that fail to get there. Call `done` after it."""
-        while True:
-            sock, peer = await self._accept()
+        """Return the next client that is ready for data; warn of those that fail to get there. Call `done` after it.
+
+        Raises NoMoreClients after `stop`. When it is cancelled, who is at the door goes on getting ready.
+        """
+        while self._ended is None:
+            if self._welcoming is None:
+                sock, peer = await self._accept()
+                self._welcoming = self._loop.create_task(self._welcome(sock, peer, context, preface))
+            await asyncio.wait([self._welcoming])
+            task, self._welcoming = self._welcoming, None
+            if task is None:
+                continue
             try:
-                prepare(sock, self._settings)
-                if preface is not None:
-                    peer = await preface(sock, peer)
-                if context is not None:
-                    sock = await shake_hands(sock, context, self._settings, peer)
-                return Connection.of(sock, peer)
-            except (RingmainError, OSError) as error:
-                log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
-                reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
-                self.done()
+                connection = task.result()
             except BaseException:
-                reset(sock)
                 self.done()
                 raise
+            if connection is not None:
+                if self._settings.gate == "hold":
+                    self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
+                return connection
+            self.done()
+        raise self._ended()
+
+    async def _welcome(
+        self, sock: socket.socket, peer: str, context: ssl.SSLContext | None, preface: Preface | None
+    ) -> Connection | None:
+        """Get a client ready for data; None, with a warning, if that fails."""
+        try:
+            prepare(sock, self._settings)
+            if preface is not None:
+                peer = await preface(sock, peer)
+            if context is not None:
+                sock = await shake_hands(sock, context, self._settings, peer)
+            return Connection.of(sock, peer)
+        except (RingmainError, OSError) as error:
+            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
+            reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+            return None
+        except BaseException:
+            reset(sock)
+            raise
 
     async def _accept(self) -> tuple[socket.socket, str]:
         while not self._arrived:
+            if self._ended is not None:
+                raise self._ended()
             self._waiter = self._loop.create_future()
             self._watch(True)
             try:
@@ -178,14 +233,19 @@ class Gate:
         self._busy = True
         if self._settings.gate == "refuse":
             self._watch(True)
-        elif self._settings.gate == "hold":
-            self._timer = self._loop.call_later(_HOLD_AFTER, self._hold)
-        sock = self._arrived.popleft()
-        return sock, host_and_port(*sock.getpeername()[:2]) if _has_peer(sock) else "a client that has left"
+        return self._arrived.popleft()
+
+    def watch_over(self, guest: Guest) -> None:
+        """Turn away the client that was handed out last if it sends nothing while others wait."""
+        self._guest = weakref.ref(guest)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
 
     def done(self) -> None:
         """Let the next client in."""
         self._busy = False
+        self._guest = None
+        self._look_out(False)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -196,6 +256,10 @@ class Gate:
         if self._settings.gate == "refuse":
             self._watch(False)
 
+    def stop(self) -> None:
+        """Serve no other client: who waits for one, now or later, gets NoMoreClients."""
+        self._end(NoMoreClients)
+
     def close(self) -> None:
         """Stop listening."""
         if self._timer is not None:
@@ -203,15 +267,25 @@ class Gate:
         if self._pause_until is not None:
             self._pause_until.cancel()
         if not self._loop.is_closed():
+            self._look_out(False)
             self._watch(False)
-            if self._waiter is not None and not self._waiter.done():
-                error = UsageError(
-                    "a listener", "it was closed while a client was waited for", "keep it open meanwhile"
-                )
-                self._waiter.set_exception(error)
-        for sock in self._arrived:
-            sock.close()
+        why, remedy = "it was closed while a client was waited for", "keep it open meanwhile"
+        self._end(lambda: UsageError("a listener", why, remedy))
+        for sock, _ in self._arrived:
+            reset(sock)
+        self._arrived.clear()
         self._close_sockets()
+
+    def _end(self, error: Callable[[], Exception]) -> None:
+        self._ended = self._ended or error
+        task, self._welcoming = self._welcoming, None
+        if task is not None and task.done():
+            _dismiss(task)
+        elif task is not None and not self._loop.is_closed():
+            task.add_done_callback(_dismiss)
+            task.cancel()
+        if self._waiter is not None and not self._loop.is_closed():
+            finish(self._waiter)
 
     def _networks(self, allow: tuple[str, ...]) -> "list[ipaddress.IPv4Network | ipaddress.IPv6Network]":
         import ipaddress
@@ -226,23 +300,58 @@ class Gate:
         for sock in self._sockets:
             sock.close()
 
+    def _look(self) -> None:
+        """Keep others away, or as long as the guest is silent look out for them."""
+        self._timer = None
+        if self._is_silent():
+            self._look_out(True)
+        elif self._settings.gate == "hold":
+            self._hold()
+
+    def _is_silent(self) -> bool:
+        guest = self._guest() if self._guest is not None else None
+        return guest is not None and self._settings.handshake_timeout is not None and guest.is_silent()
+
+    def _look_out(self, on: bool) -> None:
+        if on == self._looking_out:
+            return
+        self._looking_out = on
+        if self._settings.gate != "refuse":  # which sees them come anyway
+            self._watch(on, self._knocked)
+
+    def _knocked(self) -> None:
+        """Hear that somebody else waits, or has been refused, while the guest is silent."""
+        self._look_out(False)
+        if self._settings.handshake_timeout is not None:
+            self._timer = self._loop.call_later(self._settings.handshake_timeout, self._turn_away)
+
+    def _turn_away(self) -> None:
+        """Turn the guest away, unless it has begun meanwhile."""
+        self._timer = None
+        guest = self._guest() if self._guest is not None and self._is_silent() else None
+        if guest is not None:
+            guest.turn_away(self._settings.handshake_timeout or 0.0)
+        else:
+            self._look()
+
     def _hold(self) -> None:
         self._held = True
         held = [hold_back(sock) for sock in self._sockets]
         if not all(held):
             log.info("this kernel takes no socket filter: other clients wait connected")
 
-    def _watch(self, on: bool) -> None:
+    def _watch(self, on: bool, call: Callable[[], None] | None = None) -> None:
         for sock in self._sockets:
             if sock.fileno() == -1:
                 continue
             if on and self._pause_until is None:
-                self._loop.add_reader(sock.fileno(), self._accept_ready)
+                self._loop.add_reader(sock.fileno(), call or self._accept_ready)
             else:
                 self._loop.remove_reader(sock.fileno())
 
     def _accept_ready(self) -> None:
         """Take one waiting client, or while one is served turn all away."""
+        gone = 0
         for listener in self._sockets:
             while self._busy or not self._arrived:
                 try:
@@ -250,27 +359,31 @@ class Gate:
                 except (BlockingIOError, InterruptedError):
                     break
                 except OSError as error:
-                    if error.errno not in _OUT_OF_RESOURCES:
-                        continue  # that client has gone again (accept(2) reports its network error)
+                    gone += 1
+                    if error.errno in _CLIENT_GONE and gone < _MOST_GONE:
+                        continue
                     self._back_off(error)
                     return
                 self._warned = False
                 self._admit(sock, address)
-        if self._arrived and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._arrived and self._waiter is not None:
+            finish(self._waiter)
 
     def _admit(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
+        peer = host_and_port(*address[:2])
         if self._allowed and not self._is_allowed(str(address[0])):
             self.refused += 1
-            log.warning("%s: refused: not in --allow", host_and_port(*address[:2]))
+            log.warning("%s: refused: not in --allow", peer)
             reset(sock)
         elif self._busy:
             self.refused += 1
-            log.info("%s: refused: another client is being served", host_and_port(*address[:2]))
+            log.info("%s: refused: another client is being served", peer)
             reset(sock)
+            if self._looking_out:
+                self._knocked()
         else:
             sock.setblocking(False)
-            self._arrived.append(sock)
+            self._arrived.append((sock, peer))
 
     def _is_allowed(self, host: str) -> bool:
         import ipaddress
@@ -280,7 +393,7 @@ class Gate:
         return any((mapped or address) in network or address in network for network in self._allowed)
 
     def _back_off(self, error: OSError) -> None:
-        """Wait for descriptors to come free: the client stays in the backlog meanwhile."""
+        """Wait until it may work again: the client stays in the backlog meanwhile."""
         if not self._warned:
             self._warned = True
             log.warning("cannot accept a client: %s; waiting until that changes", reason(error))
@@ -288,18 +401,17 @@ class Gate:
 
         def again() -> None:
             self._pause_until = None
-            if self._waiter is not None or self._busy:
+            if self._waiter is not None or (self._busy and self._settings.gate == "refuse"):
                 self._watch(True)
 
         self._pause_until = self._loop.call_later(0.1, again)
 
 
-def _has_peer(sock: socket.socket) -> bool:
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
+def _dismiss(task: "asyncio.Task[Connection | None]") -> None:
+    """Reset the client that nobody waits for any more."""
+    connection = task.result() if not task.cancelled() and task.exception() is None else None
+    if connection is not None:
+        reset(connection.sock)
 
 
 class Listening:

@@ -4,15 +4,16 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
+from types import TracebackType
 from typing import Self, Unpack
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, dial
+from ringmain.connection import Connection, dial, reset
 from ringmain.descriptor import Output
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
-from ringmain.gate import Listening, listen
+from ringmain.gate import Listening, NoMoreClients, listen
 from ringmain.settings import Options, Settings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
@@ -51,6 +52,9 @@ def load(
     A consumer that keeps all of them and waits for more gets BlocksHeldError. While data floods in, a byte may wait up
     to `linger` seconds for others to be read with it, which saves much CPU; 0 switches that off. A block has at least
     `min_block` bytes, unless that takes longer than `linger` or the connection ends.
+
+    Leaving the block ends a connection properly (close_notify under TLS, FIN); left by an exception it resets the peer.
+    `loader.stop()` ends the iteration.
 
     `listen_once` ends after the first connection, `connect` implies it. For the other keywords see `ringmain.Options`.
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
@@ -104,20 +108,24 @@ class Loader(Listening, Blocking):
             from ringmain.tls import client_context, server_context
 
             self._context = (client_context if self.connect else server_context)(self.settings)
-        if self.connect:
-            self._begin(await dial(self.endpoint, self.settings, self._context))
-        else:
+        if not self.connect:
             self._gate = await listen(self.endpoint, self.settings)
+        elif not self._finished:
+            self._begin(await dial(self.endpoint, self.settings, self._context))
+            if self._finished:
+                self._hang_up()
         return self
 
     def __enter__(self) -> Self:
         self._enter()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._finished = True
         if self._stream is not None:
-            self._release(self._stream)
+            self._release(self._stream, broken_off=kind is not None)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
@@ -187,12 +195,21 @@ class Loader(Listening, Blocking):
         return self._stream.fullness if self._stream is not None else 0.0
 
     def stop(self) -> bool:
-        """Receive no more: what came can still be taken, then the iteration ends. False when nothing is open."""
+        """Receive no more: what our kernel has acknowledged can still be taken, then the iteration ends.
+
+        May be called at any time, from any thread. No other client is served. False when there is no connection that
+        may have left something to take.
+        """
         self._finished = True
-        if self._stream is None:
-            return False
-        self._stream.interrupt()
-        return True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hang_up)
+        return self._stream is not None
+
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.hang_up()
+        if self._gate is not None:
+            self._gate.stop()
 
     def retire(self, stream: Stream) -> RingmainError | None:
         """Close a stream whose last block was taken; return what became of it if that is an error."""
@@ -224,7 +241,16 @@ class Loader(Listening, Blocking):
             return None
         if self._gate is None:
             raise UsageError("a loader", "it is not open", "use it inside `async with`")
-        return self._begin(await self._gate.next_connection(self._context))
+        try:
+            connection = await self._gate.next_connection(self._context)
+        except NoMoreClients:
+            return None
+        if self._finished:  # since it was found, in this very turn of the loop
+            reset(connection.sock)
+            return None
+        stream = self._begin(connection)
+        self._gate.watch_over(stream)
+        return stream
 
     def _begin(self, connection: Connection) -> Stream:
         self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
@@ -242,9 +268,9 @@ class Loader(Listening, Blocking):
         """Tell whether this was the one connection that there is to be."""
         return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
 
-    def _release(self, stream: Stream) -> None:
+    def _release(self, stream: Stream, *, broken_off: bool = False) -> None:
         self._stream = self._given = None
-        stream.close()
+        stream.close(broken_off=broken_off)
         if self.on_end is not None:
             self.on_end(stream.connection, stream.counters, str(stream.verdict))
         if self._gate is not None:

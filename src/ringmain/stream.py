@@ -1,18 +1,21 @@
 """One connection being loaded: from its first byte to its verdict, as blocks or by the kernel path."""
 
 import asyncio
+import contextlib
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from ringmain import kernel
+from ringmain import _libssl, kernel
 from ringmain._coalesce import Coalescer
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
-from ringmain.connection import Connection, send_close_notify, watch_idle
+from ringmain._tls_receiver import TlsReceiver
+from ringmain.connection import Connection, reset_when_closed, send_close_notify, unread, watch_idle
 from ringmain.errors import (
     BlocksHeldError,
     ReceiveError,
@@ -102,6 +105,8 @@ class Stream:
         self._pumping = pumping or kernel.Pumping()
         self._engine: Receiver | Pump | None = None
         self._stopped: str | None = None
+        self._hung_up = False
+        self._kept_waiting: float | None = None  # what it was turned away for, in seconds
         self._closed = False
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
@@ -111,7 +116,10 @@ class Stream:
     @property
     def verdict(self) -> str | None:
         """How the stream ended: ended, truncated, reset, timed out, or stopped; None while it goes on."""
-        return self._engine.verdict if self._engine is not None else self._stopped
+        if self._engine is None:
+            return self._stopped
+        verdict = self._engine.verdict
+        return "stopped" if verdict is not None and self._hung_up else verdict
 
     @property
     def fullness(self) -> float:
@@ -199,6 +207,35 @@ class Stream:
             with block:  # given back also when the write fails, however long its traceback lives
                 await output.write(block, self.counters)
 
+    def hang_up(self) -> None:
+        """Let the peer send no more: what our kernel has acknowledged can still be taken, then it is "stopped".
+
+        Once both ways are shut, Linux answers what comes with a reset, and acknowledges nothing any more.
+        """
+        if self._hung_up or self._closed or self.verdict is not None:
+            return
+        self._hung_up = True
+        sock = self.connection.sock
+        if isinstance(sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                _libssl.send_close_notify(sock._sslobj)  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError):  # it is reset already
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def is_silent(self) -> bool:
+        """Tell whether the peer has not sent a byte yet."""
+        if self.verdict is not None or self.counters.bytes_in > 0:
+            return False
+        sock = self.connection.sock
+        if isinstance(sock, ssl.SSLSocket) and self._engine is None:
+            return False  # its first bytes may be inside OpenSSL
+        return unread(sock) == 0
+
+    def turn_away(self, seconds: float) -> None:
+        """End the stream of a peer that was silent for so long while others waited; it is reset when this is closed."""
+        self._kept_waiting = seconds
+        self.stop("timed out")
+
     def interrupt(self) -> None:
         """End the stream from our side, after a last read, for as much as there is room for."""
         if isinstance(self._engine, Receiver):
@@ -226,14 +263,16 @@ class Stream:
         self.take = lambda: None  # the ring is the next connection's from now on
         self._cancel_idle()
 
-    def close(self) -> None:
-        """Close the connection; what was not taken is lost."""
+    def close(self, *, broken_off: bool = False) -> None:
+        """Close the connection, with a reset if it is `broken_off`; what was not taken is lost."""
         if self._closed:
             return
         self._let_go()
         sock = self.connection.sock
         self.stop()
-        if isinstance(sock, ssl.SSLSocket) and self.verdict in ("ended", "stopped"):
+        if broken_off or self._kept_waiting is not None:
+            reset_when_closed(sock)
+        elif isinstance(sock, ssl.SSLSocket) and self.verdict in ("ended", "stopped"):
             send_close_notify(sock)
         sock.close()
         self._ring.drop()
@@ -257,9 +296,7 @@ class Stream:
         elif self.verdict == "reset":
             error = self.lost(cause or ConnectionResetError())
         elif self.verdict == "timed out":
-            why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
-            remedy = "is the peer still alive? else raise --idle-timeout"
-            error = TimedOutError(what, f"{why} after {got} bytes", remedy)
+            error = self._late(what, cause)
         elif isinstance(cause, OverflowError):
             remedy = "raise max_record, or check the delimiter"
             error = RecordTooLongError(what, str(cause), remedy)
@@ -267,15 +304,19 @@ class Stream:
             error.__cause__ = cause
         return error
 
+    def _late(self, what: str, cause: BaseException | None) -> TimedOutError:
+        if self._kept_waiting is not None:
+            why = f"it sent nothing for {self._kept_waiting:g} s while another client waited"
+            return TimedOutError(what, why, "raise --handshake-timeout, or turn it off")
+        why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
+        remedy = "is the peer still alive? else raise --idle-timeout"
+        return TimedOutError(what, f"{why} after {self.counters.bytes_in} bytes", remedy)
+
     def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
         sock = self.connection.sock
         ring, linger, min_block, _ = self._flow
-        receiver_class: type[Receiver] = PlainReceiver
-        if isinstance(sock, ssl.SSLSocket):
-            from ringmain._tls_receiver import TlsReceiver
-
-            receiver_class = TlsReceiver
+        receiver_class: type[Receiver] = TlsReceiver if isinstance(sock, ssl.SSLSocket) else PlainReceiver
         receiver = receiver_class(self._loop, ring, self.counters, linger, sock, min_block)
         self.take = receiver.take if not self._flow.copy else lambda: _copied(receiver.take())
         self._begin(receiver)

@@ -1,5 +1,6 @@
 """The command line: arguments to one of the verbs to an exit code."""
 
+import contextlib
 import os
 import sys
 
@@ -51,13 +52,12 @@ def run() -> None:
         code = 130
     except RingmainError as error:
         fail(str(error), error.exit_code)
-        sys.stderr.flush()
         os._exit(error.exit_code)  # without waiting for a name that is still being resolved, in a thread
     except SystemExit as error:
         if error.code != 1 or "_RINGMAIN_COMPLETE" in os.environ:
             raise
         code = _forget_stdout(0)  # click's way to say that the reader of --help or nics has left
-    except OSError as error:  # --help, --version or nics; what load and save meet has a class of its own
+    except OSError as error:  # --help, --version, nics or bench print; what else they meet has a class of its own
         code = fail(f"write to standard output: {reason(error)}; free space or redirect it", OutputError.exit_code)
         _forget_stdout(code)
     sys.exit(code)
@@ -71,5 +71,6 @@ def _forget_stdout(code: int) -> int:
 
 def fail(message: str, code: int) -> int:
     """Write the error line and return the exit code."""
-    print(f"ringmain: {printable(message)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room: the code tells all the same
+        print(f"ringmain: {printable(message)}", file=sys.stderr, flush=True)
     return code

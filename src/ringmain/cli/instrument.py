@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,6 +23,7 @@ from ringmain.cli.verbs import uses_tls
 from ringmain.endpoint import Endpoint
 from ringmain.gate import Gate
 from ringmain.settings import Settings
+from ringmain.signals import terminating
 
 log = logging.getLogger("ringmain")
 
@@ -78,7 +78,7 @@ def _until_signal(work: Coroutine[Any, Any, None]) -> int:
             got = number
             task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in terminating():
             asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
         await asyncio.wait([task])
         if not got:

@@ -2,24 +2,23 @@
 
 import asyncio
 import contextlib
-import json
+import errno
 import logging
 import os
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import uvloop
 
 from ringmain._ring import Counters
+from ringmain.cli.reports import PortFile, StatsFile
 from ringmain.descriptor import ReaderLeft
 from ringmain.endpoint import Endpoint
-from ringmain.errors import OutputError, printable, reason
+from ringmain.errors import RingmainError, printable, reason
 from ringmain.progress import Line, Look, progress_line, show_progress
+from ringmain.signals import terminating
 
 log = logging.getLogger("ringmain")
 
@@ -46,9 +45,8 @@ class Session:
     def __init__(self, options: dict[str, Any]) -> None:
         report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
-        self._port_file = report["port_file"]
-        self._port_file_written = False
-        self._stats_fd = _open_stats(report["stats_file"])
+        self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
+        self._stats_file = StatsFile(report["stats_file"]) if report["stats_file"] is not None else None
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self._announce = report["verbose"] or (terminal and not report["quiet"])
@@ -72,8 +70,15 @@ class Session:
     ) -> int:
         """Run the verb's coroutine to its end; return the exit code. `line` words what `look` shows."""
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        signals = terminating()
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
-        code = runner.run(self._supervise(work, stop, look, line))
+        try:
+            code = runner.run(self._supervise(work, stop, look, line, signals))
+        except RingmainError:
+            raise
+        except OSError as error:  # nobody above can tell what it was about
+            remedy = "see ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "please report this"
+            raise RingmainError("this run could not go on", reason(error), remedy) from error
         if self._signal:
             sys.stderr.flush()
             os._exit(code)
@@ -81,14 +86,20 @@ class Session:
         return code
 
     async def _supervise(
-        self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], bool], look: Look, line: Line
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        stop: Callable[[], bool],
+        look: Look,
+        line: Line,
+        signals: list[int],
     ) -> int:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(work())
 
         def interrupt(number: int) -> None:
             if self._signal:
-                self._remove_port_file()
+                if self._port_file is not None:
+                    self._port_file.remove()
                 os._exit(128 + number)
             self._signal = number
             if not stop():
@@ -96,7 +107,7 @@ class Session:
             else:
                 helpers.append(asyncio.ensure_future(self._give_up(task, look)))
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.add_signal_handler(number, interrupt, number)
         helpers: list[asyncio.Task[None]] = []
         if self.shows_progress:
@@ -130,53 +141,24 @@ class Session:
         listening = [end for end in ends if end[0].addresses]
         for listener, endpoint, tls in listening:
             if self._announce or endpoint.port == "0":
-                for address in listener.addresses:
-                    print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+                    for address in listener.addresses:
+                        print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
         if self._port_file is None or not listening:
             yield
             return
-        _write_atomically(Path(self._port_file), "".join(f"{listener.port}\n" for listener, _, _ in listening))
-        self._port_file_written = True
+        self._port_file.write("".join(f"{listener.port}\n" for listener, _, _ in listening))
         try:
             yield
         finally:
-            self._remove_port_file()
-
-    def _remove_port_file(self) -> None:
-        if self._port_file_written:
-            Path(self._port_file).unlink(missing_ok=True)
-            self._port_file_written = False
+            self._port_file.remove()
 
     def record(self, row: dict[str, Any], bytes_in: int, bytes_out: int) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all."""
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
-        if self._stats_fd is None:
-            return
-        try:
-            os.write(self._stats_fd, json.dumps(row).encode() + b"\n")
-        except OSError as error:
-            raise OutputError("write the stats file", reason(error), "choose another --stats-file") from error
-
-
-def _open_stats(path: str | None) -> int | None:
-    if path is None:
-        return None
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise OutputError(f"open {path}", reason(error), "choose another --stats-file") from error
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    try:
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(fd, "w") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise OutputError(f"write {path}", reason(error), "choose another --port-file") from error
+        if self._stats_file is not None:
+            self._stats_file.append(row)
 
 
 class _Lines(logging.Formatter):

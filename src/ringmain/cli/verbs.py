@@ -1,6 +1,7 @@
 """Each verb with what the command line adds: descriptors, figures, progress. Returns exit codes."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -10,10 +11,10 @@ from ringmain import kernel
 from ringmain._ring import Counters
 from ringmain.cli.session import Session
 from ringmain.connection import Connection
-from ringmain.descriptor import open_input, open_output
+from ringmain.descriptor import Output, open_input, open_output
 from ringmain.endpoint import Endpoint
 from ringmain.input_saver import InputSaver
-from ringmain.loader import load
+from ringmain.loader import Loader, load
 from ringmain.passage import Direction, Passage
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
@@ -30,9 +31,12 @@ def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
     session = Session(options)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = load(endpoint, **options)
-    sink = open_output(output)
-    kernel.may_pump(path, sink, tls=tls)
+    with contextlib.closing(open_output(output)) as sink:
+        kernel.may_pump(path, sink, tls=tls)
+        return _load_into(sink, path, loader, session, tls=tls)
 
+
+def _load_into(sink: Output, path: str, loader: Loader, session: Session, *, tls: bool) -> int:
     def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
         row = {**_figures(connection, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
         session.record(row, counters.bytes_in, counters.bytes_out)
@@ -43,6 +47,7 @@ def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
     async def move() -> None:
         async with loader:
             with session.announced((loader, loader.endpoint, tls)):
+                sink.begin()
                 await loader.copy_to(sink, path)
 
     async def work() -> None:

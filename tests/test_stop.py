@@ -1,0 +1,216 @@
+"""Being stopped: by a signal or by `loader.stop()`, at any time; what was acknowledged is handed on."""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import pytest
+from conftest import Certificates
+
+import ringmain
+
+Run = Callable[[Any], Any]
+
+# Some that end a process by themselves; each does so in every state of ours too.
+SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGXCPU, signal.SIGUSR1, signal.SIGALRM]
+
+
+def acknowledged(sock: socket.socket) -> int:
+    """Return how many bytes of a dialled connection the peer's kernel has acknowledged (tcpi_bytes_acked, with SYN)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int(struct.unpack_from("Q", info, 120)[0]) - 1
+
+
+def fill(sock: socket.socket, data: bytes) -> None:
+    """Send until the peer takes no more for a while."""
+    sock.setblocking(False)
+    view = memoryview(data)
+    while len(view) and select.select([], [sock], [], 0.5)[1]:
+        view = view[sock.send(view) :]
+    assert len(view), "the connection holds more than the test has"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM], ids=["HUP", "TERM"])
+@pytest.mark.parametrize("path", ["kernel", "block"])
+def test_a_signal_hands_on_all_that_was_acknowledged_to_a_slow_reader(
+    bench: peers.Bench, path: str, number: int
+) -> None:
+    data = peers.payload(40_000_000)
+    loader, port = bench.listening("load", "--path", path, "-v", stdout=subprocess.PIPE)
+    assert loader.process.stdout is not None
+    with peers.connect(port) as sock:
+        fill(sock, data)
+        loader.signal(number)
+        assert select.select([sock], [], [], peers.TIMEOUT)[0]  # its FIN: from now on nothing is acknowledged
+        before = acknowledged(sock)
+        got = loader.process.stdout.read()
+        assert loader.wait() == 128 + number
+        assert len(got) >= acknowledged(sock) >= before > 1_000_000
+    assert peers.sha256(got) == peers.sha256(data[: len(got)])
+    assert f"stopped after {len(got)} bytes" in loader.stderr
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_under_tls_a_signal_says_goodbye_and_hands_on_every_whole_record(
+    bench: peers.Bench, certificates: Certificates, version: str
+) -> None:
+    data = peers.payload(40_000_000)
+    loader, port = bench.listening("load", "-v", "--tls", "--certfile", certificates.server, stdout=subprocess.PIPE)
+    assert loader.process.stdout is not None
+    with peers.connect_tls(port, certificates.ca, version=version) as sock:
+        sock.setblocking(False)
+        sent = 0
+        while select.select([], [sock], [], 0.5)[1]:
+            try:
+                sent += sock.send(data[sent : sent + 16384])  # a record each
+            except ssl.SSLWantWriteError:
+                select.select([], [sock], [], 0.5)
+        loader.signal(signal.SIGTERM)
+        assert select.select([sock], [], [], peers.TIMEOUT)[0]
+        assert sock.recv(1) == b""  # close_notify: without it this raises
+        got = loader.process.stdout.read()
+        assert loader.wait() == 143
+        overhead = 16384 + (29 if version == "1.2" else 22)
+        assert len(got) >= (acknowledged(sock) // overhead - 1) * 16384 > 1_000_000
+    assert peers.sha256(got) == peers.sha256(data[: len(got)])
+    assert f"stopped after {len(got)} bytes" in loader.stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_every_signal_that_ends_a_process_ends_a_run_as_sigterm_does(bench: peers.Bench, number: int) -> None:
+    loader, port = bench.listening("load", "-v", stdout=subprocess.PIPE)
+    assert loader.process.stdout is not None
+    with peers.connect(port) as sock:
+        sock.sendall(b"x" * 100_000)
+        loader.says("connected")
+        loader.signal(number)
+        assert loader.process.stdout.read() == b"x" * 100_000
+    assert loader.wait() == 128 + number
+    assert list(bench.folder.glob("port-*")) == []
+
+
+@pytest.mark.parametrize("verb", ["load", "save", "relay"])
+def test_a_signal_that_was_ignored_when_we_started_stays_ignored(bench: peers.Bench, verb: str) -> None:
+    listen = ["-l", "-I", bench.file(b"x")] if verb == "save" else []
+    rest = ["127.0.0.1:1"] if verb == "relay" else []
+    port_file = bench.folder / "port"
+    command = [*peers.RINGMAIN, verb, *listen, "-v", "--port-file", port_file, "127.0.0.1:0", *rest]
+    ignoring = ["sh", "-c", "trap '' HUP INT; exec \"$@\"", "sh", *map(str, command)]
+    program = bench.start(ignoring)
+    peers.eventually(port_file.exists)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        program.signal(number)
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 143
+
+
+def test_a_signal_while_the_program_starts_ends_it_without_a_word(bench: peers.Bench, tmp_path: Any) -> None:
+    (tmp_path / "click.py").write_text(
+        "import time\nprint('starting', file=__import__('sys').stderr)\ntime.sleep(60)\n"
+    )
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        program = bench.ringmain("load", "127.0.0.1:0", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+        program.says("starting")
+        program.signal(number)
+        assert program.wait() == 128 + number
+        assert program.stderr == "starting\n"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_stop_lets_what_was_acknowledged_be_taken(run: Run, certificates: Certificates, tls: bool) -> None:
+    data = peers.payload(40_000_000)
+
+    async def main() -> None:
+        options = {"tls": True, "certfile": str(certificates.server)} if tls else {}
+        async with ringmain.load("127.0.0.1:0", ring_size=1 << 20, block_size=1 << 16, **options) as loader:
+            connecting = asyncio.to_thread(
+                lambda: peers.connect_tls(loader.port, certificates.ca) if tls else peers.connect(loader.port)
+            )
+            sending = asyncio.ensure_future(connecting)
+            first = asyncio.ensure_future(anext(loader))
+            sock = await sending
+            with sock:
+                sock.sendall(data[:1_000_000])
+                got = bytearray(await first)
+                assert loader.stop()
+                got += b"".join([bytes(block) async for block in loader])
+                assert bytes(got) == data[: len(got)]
+                whole = acknowledged(sock) if not tls else (acknowledged(sock) // (16384 + 22) - 1) * 16384
+                assert len(got) >= whole > 0
+            with pytest.raises(StopAsyncIteration):
+                await anext(loader)
+
+    run(main())
+
+
+@pytest.mark.parametrize("when", ["before opening", "before iterating", "while waiting", "while shaking hands"])
+def test_stop_while_idle_ends_the_iteration_and_serves_nobody(run: Run, certificates: Certificates, when: str) -> None:
+    async def main() -> list[bytes]:
+        options = {"tls": True, "certfile": str(certificates.server)} if when == "while shaking hands" else {}
+        loader = ringmain.load("127.0.0.1:0", **options)
+        if when == "before opening":
+            assert not loader.stop()
+        async with loader:
+            task = asyncio.ensure_future(anext(loader, None)) if when.startswith("while") else None
+            await asyncio.sleep(0)
+            with peers.connect(loader.port) as sock:
+                if when == "while shaking hands":
+                    await asyncio.sleep(0.1)
+                    sock.sendall(b"\x16\x03\x01")
+                    await asyncio.sleep(0.1)
+                if when != "before opening":
+                    assert not loader.stop()
+                if task is not None:
+                    assert await task is None
+                if not options:
+                    with contextlib.suppress(ConnectionError):  # it may have been turned away already
+                        sock.sendall(b"never to be served")
+                return [bytes(block) async for block in loader]
+
+    assert run(main()) == []
+
+
+def test_stop_before_dialling_dials_nobody(run: Run) -> None:
+    async def main() -> list[bytes]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            loader = ringmain.load(f"127.0.0.1:{listener.getsockname()[1]}", connect=True)
+            loader.stop()
+            async with loader:
+                got = [bytes(block) async for block in loader]
+            assert not select.select([listener], [], [], 0)[0]
+        return got
+
+    assert run(main()) == []
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["idle", "served"])
+@pytest.mark.parametrize("how", ["thread", "signal"])
+def test_a_plain_for_is_ended_by_a_thread_or_a_signal_handler(how: str, served: bool) -> None:
+    got = []
+    with ringmain.load("127.0.0.1:0") as loader:
+        sock = peers.connect(loader.port) if served else None
+        if sock is not None:
+            sock.sendall(b"x")
+            got.append(bytes(next(loader)))
+        before = signal.signal(signal.SIGUSR1, lambda *_: loader.stop())
+        stop = loader.stop if how == "thread" else lambda: os.kill(os.getpid(), signal.SIGUSR1)
+        timer = threading.Timer(0.2, stop)
+        timer.start()
+        try:
+            got += [bytes(block) for block in loader]
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR1, before)
+            if sock is not None:
+                sock.close()
+    assert b"".join(got) == (b"x" if served else b"")
