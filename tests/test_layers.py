@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "kernel": {"_pump", "errors"},
     "ending": {"_libssl", "_tls_receiver", "connection"},
     "sender": {"_pump", "_ring", "connection", "ending", "errors", "kernel"},
-    "gate": {"connection", "endpoint", "errors", "settings"},
+    "listeners": {"connection", "endpoint", "errors", "settings"},
+    "gate": {"connection", "endpoint", "errors", "listeners", "settings"},
     "stream": {
         "_coalesce",
         "_libssl",
@@ -78,6 +79,7 @@ MAY_IMPORT = {
         "endpoint",
         "errors",
         "gate",
+        "listeners",
         "progress",
         "sender",
         "settings",

@@ -1,21 +1,19 @@
 """The listener: open as long as the verb runs, one connection at a time, whatever else knocks."""
 
-import array
 import asyncio
 import collections
-import contextlib
 import errno
 import logging
 import socket
 import ssl
-import struct
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ringmain.connection import Connection, Preface, finish, prepare, reset, resolve, shake_hands
+from ringmain.connection import Connection, Preface, finish, prepare, reset, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import BindError, RingmainError, UsageError, reason
+from ringmain.errors import RingmainError, UsageError, reason
+from ringmain.listeners import addresses_of, hold_back, let_in, open_listeners
 from ringmain.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,14 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ringmain")
 
-# As deep as the kernel allows (net.core.somaxconn): who finds it full loses a second, as if the filter were on.
-_BACKLOG = 4096
 # A dropped SYN costs its sender a second, so short clients that come back to back must never meet the filter.
 _HOLD_AFTER = 1.0
-# The numbers of <asm-generic/socket.h>; the socket module does not name them.
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-# One classic BPF instruction, "return 0": keep no byte of any packet (struct sock_filter, <linux/filter.h>).
-_DROP_ALL = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))
 # Network errors of a client that has gone again, which accept(2) reports; so many in a row are something else.
 _CLIENT_GONE = (
     *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.ENETDOWN, errno.ENETUNREACH),
@@ -39,89 +31,9 @@ _CLIENT_GONE = (
 _MOST_GONE = 64
 
 
-def hold_back(sock: socket.socket) -> bool:
-    """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, _DROP_ALL.buffer_info()[0]))
-    except OSError:
-        return False
-    return True
-
-
-def let_in(sock: socket.socket) -> None:
-    """Undo `hold_back`: a client that still tries gets through with its next SYN."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-
-
 async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
     """Listen at every address of the endpoint, for one client at a time; raise ResolveError or BindError."""
     return Gate(await open_listeners(endpoint, settings), settings)
-
-
-async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
-    """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
-    rows = await resolve(endpoint, settings, listening=True)
-    for attempt in range(20):
-        try:
-            return _open_all(rows, v6_only=len(rows) > 1 or settings.family == 6)
-        except OSError as error:
-            # A free port taken at the first address may be in use at the second: another one is tried.
-            if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
-                continue
-            remedy = {
-                errno.EADDRINUSE: "stop what listens there, or choose another port (0 takes a free one)",
-                errno.EACCES: "choose a port from 1024 up",
-                errno.EADDRNOTAVAIL: "choose an address of this machine: ringmain nics lists them",
-            }.get(error.errno or 0, "choose another address")
-            raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
-    raise AssertionError("the last attempt raises")
-
-
-def addresses_of(sockets: list[socket.socket]) -> list[str]:
-    """Return where sockets listen, as "127.0.0.1:43211" or "[::1]:43211"."""
-    return [host_and_port(*sock.getsockname()[:2]) for sock in sockets]
-
-
-def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.socket]:
-    sockets: list[socket.socket] = []
-    port = 0
-    missing: OSError | None = None
-    try:
-        # IPv4 first, so that the port reported is the one most peers will use.
-        for family, kind, protocol, _, address in sorted(rows, key=lambda row: row[0] != socket.AF_INET):
-            try:
-                sock = _open_one(family, kind, protocol, (address[0], address[1] or port, *address[2:]), v6_only)
-            except OSError as error:
-                # A machine without IPv6 may still name ::1 in its hosts file.
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                missing = error
-            else:
-                sockets.append(sock)
-                port = sock.getsockname()[1]
-        if missing is not None and not sockets:
-            raise missing
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
-
-
-def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], v6_only: bool) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and v6_only:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 class NoMoreClients(Exception):  # noqa: N818 - not an error: the gate was told to stop
@@ -238,6 +150,7 @@ class Gate:
     def watch_over(self, guest: Guest) -> None:
         """Turn away the client that was handed out last if it sends nothing while others wait."""
         self._guest = weakref.ref(guest)
+        self._let_in()
         if self._timer is None:
             self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
 
@@ -249,10 +162,7 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._held:
-            self._held = False
-            for sock in self._sockets:
-                let_in(sock)
+        self._let_in()
         if self._settings.gate == "refuse":
             self._watch(False)
 
@@ -339,6 +249,12 @@ class Gate:
         held = [hold_back(sock) for sock in self._sockets]
         if not all(held):
             log.info("this kernel takes no socket filter: other clients wait connected")
+
+    def _let_in(self) -> None:
+        if self._held:
+            self._held = False
+            for sock in self._sockets:
+                let_in(sock)
 
     def _watch(self, on: bool, call: Callable[[], None] | None = None) -> None:
         for sock in self._sockets:

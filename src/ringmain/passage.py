@@ -175,6 +175,14 @@ class Passage:
         """The ways that bytes go: there, and, unless it is one-way, back."""
         return [self.there] if self.back is None else [self.there, self.back]
 
+    def is_silent(self) -> bool:
+        """Tell whether not a byte has come yet, from either side."""
+        return self.there.stream.is_silent() and (self.back is None or self.back.counters.bytes_in == 0)
+
+    def turn_away(self, seconds: float) -> None:
+        """End it: for so long the source was silent while other clients waited."""
+        self.there.stream.turn_away(seconds)
+
     def stop(self) -> None:
         """Read no more: what has come is passed on, then both peers are reset, since this is not their streams' end."""
         for direction in self.directions:

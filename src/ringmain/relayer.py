@@ -116,6 +116,11 @@ class End(Listening):
             return await self._gate.next_connection(self._context, preface)
         return await dial(self.endpoint, self.settings, self._context, preface)
 
+    def watch_over(self, passage: Passage) -> None:
+        """Turn the client of a passage away if it sends nothing while others wait."""
+        if self._gate is not None:
+            self._gate.watch_over(passage)
+
     def done(self) -> None:
         """Let the next client in."""
         if self._gate is not None:
@@ -184,6 +189,10 @@ class Relayer(Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        # What a client needs is imported before the first is accepted, when there may be no descriptor left for it.
+        if self._accept_proxy or self._send_proxy is not None:
+            from ringmain import proxy  # noqa: F401
+        "".encode("idna")  # the ssl module does that to the name of each server
         try:
             await self.source.open()
             await self.destination.open()
@@ -290,7 +299,9 @@ class Relayer(Blocking):
             log.warning("%s", error)
         else:
             if ends is not None:
-                await self._see_through(serving, Passage(*ends, self._flows, self, one_way=self._one_way), path)
+                passage = Passage(*ends, self._flows, self, one_way=self._one_way)
+                self.source.watch_over(passage)
+                await self._see_through(serving, passage, path)
 
     async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
@@ -318,7 +329,6 @@ class Relayer(Blocking):
 
     async def _begin(self) -> tuple[Connection, Connection]:
         """Connect both ends. The one that listens comes first: its client is what the other end is dialled for."""
-        self._told = self._proxy = None
         source_first = self.source.listening or not self.destination.listening
         first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
         one = await first.connect(self._preface(first, None))

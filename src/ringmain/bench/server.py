@@ -14,7 +14,7 @@ from ringmain.bench.wire import CONTROL, LONGEST_QUESTION, TOKEN_SIZE, Wire, int
 from ringmain.connection import Connection, finish, prepare, reset, shake_hands, watch_idle
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, reason
-from ringmain.gate import addresses_of, open_listeners
+from ringmain.listeners import addresses_of, open_listeners
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")

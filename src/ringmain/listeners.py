@@ -1,0 +1,100 @@
+"""The sockets that are listened at: how they are opened, and made to answer nobody for a while."""
+
+import array
+import contextlib
+import errno
+import socket
+import struct
+from typing import Any
+
+from ringmain.connection import resolve
+from ringmain.endpoint import Endpoint, host_and_port
+from ringmain.errors import BindError, reason
+from ringmain.settings import Settings
+
+# As deep as the kernel allows (net.core.somaxconn): who finds it full loses a second, as if the filter were on.
+_BACKLOG = 4096
+# The numbers of <asm-generic/socket.h>; the socket module does not name them.
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+# One classic BPF instruction, "return 0": keep no byte of any packet (struct sock_filter, <linux/filter.h>).
+_DROP_ALL = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))
+
+
+async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
+    """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
+    rows = await resolve(endpoint, settings, listening=True)
+    for attempt in range(20):
+        try:
+            return _open_all(rows, v6_only=len(rows) > 1 or settings.family == 6)
+        except OSError as error:
+            # A free port taken at the first address may be in use at the second: another one is tried.
+            if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
+                continue
+            remedy = {
+                errno.EADDRINUSE: "stop what listens there, or choose another port (0 takes a free one)",
+                errno.EACCES: "choose a port from 1024 up",
+                errno.EADDRNOTAVAIL: "choose an address of this machine: ringmain nics lists them",
+            }.get(error.errno or 0, "choose another address")
+            raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
+    raise AssertionError("the last attempt raises")
+
+
+def addresses_of(sockets: list[socket.socket]) -> list[str]:
+    """Return where sockets listen, as "127.0.0.1:43211" or "[::1]:43211"."""
+    return [host_and_port(*sock.getsockname()[:2]) for sock in sockets]
+
+
+def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    port = 0
+    missing: OSError | None = None
+    try:
+        # IPv4 first, so that the port reported is the one most peers will use.
+        for family, kind, protocol, _, address in sorted(rows, key=lambda row: row[0] != socket.AF_INET):
+            try:
+                sock = _open_one(family, kind, protocol, (address[0], address[1] or port, *address[2:]), v6_only)
+            except OSError as error:
+                # A machine without IPv6 may still name ::1 in its hosts file.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+            else:
+                sockets.append(sock)
+                port = sock.getsockname()[1]
+        if missing is not None and not sockets:
+            raise missing
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], v6_only: bool) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and v6_only:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def hold_back(sock: socket.socket) -> bool:
+    """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, _DROP_ALL.buffer_info()[0]))
+    except OSError:
+        return False
+    return True
+
+
+def let_in(sock: socket.socket) -> None:
+    """Undo `hold_back`: a client that still tries gets through with its next SYN."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)

@@ -1,0 +1,191 @@
+"""A client that says nothing while others wait is turned away; alone it may stay silent for as long as it likes."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import pytest
+from conftest import Certificates
+from relays import is_reset
+from streams import server_at
+
+import ringmain
+
+Run = Callable[[Any], Any]
+
+# Shorter than the second after which others are looked for at all.
+LIMIT = ["--handshake-timeout", "300ms"]
+
+
+def read_line(program: peers.Program) -> bytes:
+    assert program.process.stdout is not None
+    return bytes(program.process.stdout.readline())
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("kind", ["hold", "queue"])
+def test_a_silent_client_is_reset_with_one_warning_once_another_waits(
+    bench: peers.Bench, certificates: Certificates, kind: str, tls: bool
+) -> None:
+    options = ["--tls", "--certfile", certificates.server] if tls else []
+    loader, port = bench.listening("load", "-o", "--gate", kind, *LIMIT, *options, stdout=subprocess.PIPE)
+
+    def connect() -> socket.socket:
+        return peers.connect_tls(port, certificates.ca) if tls else peers.connect(port)
+
+    with connect() as silent, connect() as patient:
+        patient.sendall(b"at last\n")
+        assert read_line(loader) == b"at last\n"
+        with pytest.raises(ConnectionResetError):
+            socket.socket.recv(silent, 100)
+        if tls:
+            patient.unwrap()  # type: ignore[attr-defined]
+    assert loader.wait() == 0  # the silent one did not count
+    warnings = [line for line in loader.stderr.splitlines() if line.startswith("ringmain: ")]
+    assert len(warnings) == 1
+    assert "it sent nothing for 0.3 s while another client waited; raise --handshake-timeout" in warnings[0]
+
+
+def test_with_refuse_a_silent_client_makes_room_for_those_who_try_again(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--gate", "refuse", *LIMIT, stdout=subprocess.PIPE)
+
+    def try_again() -> bool:
+        with contextlib.suppress(ConnectionError), peers.connect(port) as sock:
+            sock.sendall(b"at last\n")
+            sock.settimeout(0.1)
+            with contextlib.suppress(TimeoutError):
+                return sock.recv(1) != b""
+            return True
+        return False
+
+    with peers.connect(port) as silent:
+        time.sleep(0.1)
+        peers.eventually(try_again, "a client's turn")
+        assert read_line(loader) == b"at last\n"
+        assert is_reset(silent)
+
+
+def test_alone_a_silent_client_may_take_its_time(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
+    with peers.connect(port) as sock:
+        time.sleep(2)
+        sock.sendall(b"in good time\n")
+        assert read_line(loader) == b"in good time\n"
+    assert loader.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["hold", "queue"])
+def test_who_has_sent_a_byte_is_never_turned_away_for_silence(bench: peers.Bench, kind: str) -> None:
+    loader, port = bench.listening("load", "--gate", kind, *LIMIT, stdout=subprocess.PIPE)
+    with peers.connect(port) as first, peers.connect(port) as second:
+        first.sendall(b"begun, ")
+        second.sendall(b"second\n")
+        time.sleep(2)
+        first.sendall(b"and done\n")
+        assert read_line(loader) == b"begun, and done\n"
+        first.close()
+        assert read_line(loader) == b"second\n"
+
+
+def test_the_filter_goes_on_once_a_client_has_begun_late(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
+    with peers.connect(port) as first:
+        time.sleep(1.2)
+        first.sendall(b"late\n")
+        assert read_line(loader) == b"late\n"
+        with peers.connect(port) as second:  # by this one it is noticed that others come
+
+            def held() -> bool:
+                try:
+                    peers.connect(port, timeout=0.2).close()
+                except TimeoutError:
+                    return True
+                return False
+
+            peers.eventually(held, "the filter")
+            second.sendall(b"second\n")
+            first.close()
+            assert read_line(loader) == b"second\n"
+
+
+def test_off_means_that_nobody_is_turned_away(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--gate", "queue", "--handshake-timeout", "off", stdout=subprocess.PIPE)
+    with peers.connect(port) as silent, peers.connect(port):
+        time.sleep(2)
+        silent.sendall(b"still here\n")
+        assert read_line(loader) == b"still here\n"
+
+
+def test_who_sent_what_nobody_has_read_yet_is_not_silent(run: Run) -> None:
+    async def main() -> bytes:
+        options = {"gate": "queue", "handshake_timeout": 0.2}
+        async with ringmain.load("127.0.0.1:0", **options) as loader:
+            with peers.connect(loader.port) as first, peers.connect(loader.port):
+                first.sendall(b"sent long ago")
+                async for connection in loader.connections():
+                    await asyncio.sleep(2)
+                    return bytes(await anext(connection))
+        raise AssertionError
+
+    assert run(main()) == b"sent long ago"
+
+
+def test_a_forgotten_loader_of_a_silent_client_is_closed_all_the_same(run: Run) -> None:
+    import gc
+
+    async def main() -> None:
+        loader = await ringmain.load("127.0.0.1:0", gate="queue").__aenter__()
+        port = loader.port
+        with peers.connect(port) as silent:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(loader), 1.5)  # it looks out for others by now
+            del loader
+            gc.collect()
+            await asyncio.sleep(0.1)
+            assert silent.recv(1) == b""
+            with pytest.raises(ConnectionRefusedError):
+                peers.connect(port)
+
+    run(main())
+
+
+def test_a_relay_turns_a_silent_client_away_too(bench: peers.Bench) -> None:
+    with server_at() as server:
+        _, port = bench.relaying(f"127.0.0.1:{server.getsockname()[1]}", "--gate", "queue", *LIMIT)
+        with peers.connect(port) as silent, peers.connect(port) as patient:
+            patient.sendall(b"at last")
+            for _ in range(2):
+                sock, _ = server.accept()
+                with sock, contextlib.suppress(ConnectionResetError):
+                    sock.settimeout(peers.TIMEOUT)
+                    data = sock.recv(100)
+            assert data == b"at last"
+            assert is_reset(silent)
+
+
+def test_a_relay_whose_server_speaks_first_waits_for_the_answer(bench: peers.Bench) -> None:
+    with server_at() as server:
+        _, port = bench.relaying(f"127.0.0.1:{server.getsockname()[1]}", "--gate", "queue", *LIMIT)
+        with peers.connect(port) as client, peers.connect(port):
+            sock, _ = server.accept()
+            with sock:
+                sock.sendall(b"220 welcome")
+                assert client.recv(100) == b"220 welcome"
+                time.sleep(2)
+                client.sendall(b"at leisure")
+                assert sock.recv(100) == b"at leisure"
+
+
+def test_a_saver_has_no_silent_clients(bench: peers.Bench) -> None:
+    saver, port = bench.listening("save", "-l", "--gate", "queue", *LIMIT, stdin=subprocess.PIPE)
+    assert saver.process.stdin is not None
+    with peers.connect(port) as first, peers.connect(port):
+        time.sleep(2)
+        saver.process.stdin.write(b"to whom was first")
+        saver.process.stdin.flush()
+        assert first.recv(100) == b"to whom was first"
