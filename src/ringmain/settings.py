@@ -13,7 +13,8 @@ KEEPALIVE = 60.0
 class ConnectionOptions(TypedDict, total=False):
     """The keywords that all verbs share; times are seconds, None is off.
 
-    `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection; `retry` is how often a failed connect
+    `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection. A listener also resets a client that
+    has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect
     is tried again (-1: forever); `keepalive` is the idle time before the kernel probes the peer. `gate` and `allow`
     say what becomes of other clients. `family` is 4, 6, or 0 for both.
     """

@@ -121,7 +121,11 @@ _TIMEOUTS = [
         "--connect-timeout", type=DURATION, default="5s", show_default=True, help="Limit for resolving and connecting."
     ),
     click.option(
-        "--handshake-timeout", type=DURATION, default="5s", show_default=True, help="Limit for TLS handshakes."
+        "--handshake-timeout",
+        type=DURATION,
+        default="5s",
+        show_default=True,
+        help="Limit for TLS handshakes, and for a silent client while another one waits.",
     ),
 ]
 _TRIES = [
