@@ -339,4 +339,10 @@ def watch_idle(
             timer = loop.call_later(min(timeout / 4, since + timeout - now), look)
 
     timer = loop.call_later(timeout / 4, look)
-    return lambda: timer.cancel()
+
+    def cancel() -> None:
+        nonlocal moved, expired
+        timer.cancel()
+        moved = expired = lambda: None  # `look` refers to itself: only the collector would free what they hold
+
+    return cancel

@@ -10,7 +10,7 @@ import ssl
 import struct
 import termios
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Callable
 
 from ringmain import kernel
 from ringmain._ring import Counters
@@ -71,8 +71,11 @@ class Direction:
         error = self.stream.failure() if not self._cut else None
         if error is None and self.sender.failure is not None:
             error = self.failure(self.sender.failure)
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # whose traceback holds this frame: a cycle would keep what is the passage's
         if self._cut or self.stream.verdict != "ended":
             return
         if answering is not None:
@@ -190,24 +193,16 @@ class Passage:
 
     async def run(self, path: str, idle_timeout: float | None) -> None:
         """Move everything both ways; raise what goes wrong. Both connections are closed afterwards, come what may."""
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(None) as limit:
-                cancel = watch_idle(loop, idle_timeout, self._moved, lambda: limit.reschedule(loop.time()))
-                try:
-                    await self._move(path)
-                    await self._drain_all()
-                finally:
-                    cancel()
+            if await self._stands_still(path, idle_timeout):
+                what = f"relay from {self.source.peer} to {self.destination.peer}"
+                why = f"nothing moved for {idle_timeout:g} s"
+                raise TimedOutError(what, why, "are both still alive? else raise --idle-timeout")
             if all(direction.state == "ended" for direction in self.directions):
                 self.verdict = "ended"
-        except TimeoutError as error:
+        except TimedOutError:
             self.verdict = "timed out"
-            if not limit.expired():
-                raise
-            what = f"relay from {self.source.peer} to {self.destination.peer}"
-            why = f"nothing moved for {idle_timeout:g} s"
-            raise TimedOutError(what, why, "are both still alive? else raise --idle-timeout") from error
+            raise
         except TruncatedError:
             self.verdict = "truncated"
             raise
@@ -216,6 +211,21 @@ class Passage:
             raise
         finally:
             await self._close()
+
+    async def _stands_still(self, path: str, idle_timeout: float | None) -> bool:
+        """Move everything both ways; True when nothing has moved for too long. No error has that for a cause.
+
+        (An asyncio.timeout refers to its task, and that to its error: a cycle would keep what is the passage's.)
+        """
+        try:
+            async with _moving(idle_timeout, self._moved):
+                await self._move(path)
+                await self._drain_all()
+        except TimedOutError:  # is a TimeoutError too
+            raise
+        except TimeoutError:
+            return True
+        return False
 
     async def _move(self, path: str) -> None:
         """Run the directions; when one fails, let what the lost peer had sent or was sent get through to the other."""
@@ -233,11 +243,12 @@ class Passage:
             survivor: Direction | None = self.directions[tasks.index(failed)]
             if isinstance(failed.exception(), SendError | TlsError):  # the other direction reads from whom this lost
                 survivor = self.back if survivor is self.there else self.there
-                if survivor is not None:
-                    await _while_it_moves(survivor, asyncio.wait(tasks))
             if survivor is not None:
-                with contextlib.suppress(RingmainError):
-                    await _while_it_moves(survivor, survivor.drain())
+                with contextlib.suppress(TimeoutError, RingmainError):
+                    async with _moving(_GRACE, survivor.moved):
+                        if self.directions[tasks.index(failed)] is not survivor:
+                            await asyncio.wait(tasks)
+                        await survivor.drain()
             failed.result()
         finally:
             for task in tasks:
@@ -248,7 +259,7 @@ class Passage:
                 for task in tasks:
                     if not task.cancelled():
                         task.exception()  # it has been raised, or follows from what has
-                tasks, failed = [], None  # whose tracebacks hold this frame: a cycle would keep what is theirs
+                del tasks, task, failed  # whose tracebacks hold this frame: a cycle would keep what is theirs
 
     async def _drain_all(self) -> None:
         """See both ends through; that one peer is lost now takes nothing from the other."""
@@ -312,13 +323,13 @@ class Passage:
         return any(isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError) for cause in causes)
 
 
-async def _while_it_moves(direction: Direction, work: Awaitable[object]) -> None:
-    """Await work on what a direction still has under way, until its peer has taken nothing for `_GRACE` seconds."""
+@contextlib.asynccontextmanager
+async def _moving(timeout: float | None, moved: Callable[[], int]) -> AsyncIterator[None]:
+    """Raise TimeoutError within, once `moved()` has not changed for `timeout` seconds."""
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(None) as limit:
-            cancel = watch_idle(loop, _GRACE, direction.moved, lambda: limit.reschedule(loop.time()))
-            try:
-                await work
-            finally:
-                cancel()
+    async with asyncio.timeout(None) as limit:
+        cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            cancel()

@@ -296,7 +296,7 @@ class Relayer(Blocking):
             left = isinstance(error, ReceiveError) and self._listening
             if self._once and not left:
                 raise
-            log.warning("%s", error)
+            log.warning("%s", str(error))  # who keeps records keeps no passage
         else:
             if ends is not None:
                 passage = Passage(*ends, self._flows, self, one_way=self._one_way)
@@ -313,7 +313,7 @@ class Relayer(Blocking):
             moved = any(direction.counters.bytes_in for direction in passage.directions)
             if self._once and (moved or not self._listening):
                 raise
-            log.warning("%s", error)
+            log.warning("%s", str(error))  # who keeps records keeps no passage
         finally:
             self._release(passage)
 

@@ -1,0 +1,151 @@
+"""Passages that break leave nothing behind: no descriptor, and no cycle that waits for the collector to free one."""
+
+import asyncio
+import contextlib
+import gc
+import socket
+import ssl
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import peers
+import pytest
+from conftest import Certificates, open_descriptors
+from streams import fill, server_at
+
+import ringmain
+from ringmain.passage import Passage
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+PASSAGES = 50
+
+
+def wait_for_the_end(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while sock.recv(1 << 16):
+            pass
+
+
+def the_client_resets(client: socket.socket, server: socket.socket) -> None:
+    peers.close_with_reset(client)
+    wait_for_the_end(server)
+
+
+def the_server_resets(client: socket.socket, server: socket.socket) -> None:
+    peers.close_with_reset(server)
+    wait_for_the_end(client)
+
+
+def the_server_resets_what_waits_for_it(client: socket.socket, server: socket.socket) -> None:
+    fill(client, lambda: peers.unread(server) > 0)
+    the_server_resets(client, server)
+
+
+def the_client_resets_after_its_end(client: socket.socket, server: socket.socket) -> None:
+    if isinstance(client, ssl.SSLSocket):
+        client.settimeout(0)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.unwrap()
+    else:
+        client.shutdown(socket.SHUT_WR)
+    assert server.recv(1) == b""
+    peers.close_with_reset(client)
+
+    def hears() -> bool:
+        try:
+            server.send(b"x")
+        except OSError:
+            return True
+        return False
+
+    peers.eventually(hears, "the reset")
+
+
+def the_stream_is_cut_off(client: socket.socket, server: socket.socket) -> None:
+    socket.socket.shutdown(client, socket.SHUT_WR)  # without close_notify
+    wait_for_the_end(server)
+    wait_for_the_end(client)
+
+
+def a_record_is_bad(client: socket.socket, server: socket.socket) -> None:
+    socket.socket.send(client, b"\x17\x03\x03\x00\x20" + bytes(32))
+    wait_for_the_end(server)
+
+
+def nothing_moves(client: socket.socket, server: socket.socket) -> None:
+    wait_for_the_end(client)
+    wait_for_the_end(server)
+
+
+WAYS = [
+    ("kernel", the_client_resets),
+    ("kernel", the_server_resets),
+    ("kernel", the_server_resets_what_waits_for_it),
+    ("kernel", the_client_resets_after_its_end),
+    ("kernel", nothing_moves),
+    ("block", the_client_resets),
+    ("block", the_server_resets_what_waits_for_it),
+    ("tls", the_client_resets),
+    ("tls", the_server_resets),
+    ("tls", the_client_resets_after_its_end),
+    ("tls", the_stream_is_cut_off),
+    ("tls", a_record_is_bad),
+    ("tls", nothing_moves),
+]
+
+
+@pytest.mark.parametrize(("path", "way"), WAYS, ids=[f"{path}: {way.__name__}".replace("_", " ") for path, way in WAYS])
+def test_broken_passages_leave_no_descriptor_and_no_cycle(
+    certificates: Certificates, run: Run, path: str, way: Callable[[socket.socket, socket.socket], None]
+) -> None:
+    options: dict[str, Any] = {"idle_timeout": 0.05 if way is nothing_moves else 30.0}
+    if path == "tls":
+        options["source_tls"] = ringmain.TlsSettings(certfile=str(certificates.server))
+
+    def break_one(listener: socket.socket, port: int) -> None:
+        with peers.connect_tls(port, certificates.ca) if path == "tls" else peers.connect(port) as client:
+            server, _ = listener.accept()
+            server.settimeout(peers.TIMEOUT)
+            with server:
+                client.sendall(b"x")
+                assert server.recv(1) == b"x"
+                way(client, server)
+
+    async def main(listener: socket.socket, pool: ThreadPoolExecutor) -> None:
+        source = f"{'tcps' if path == 'tls' else 'tcp'}://127.0.0.1:0"
+        passages: list[weakref.ref[Passage]] = []
+        destination = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        async with ringmain.relay(source, destination, **options) as relayer:
+            relayer.on_end = lambda passage, _: passages.append(weakref.ref(passage))
+            serving = asyncio.ensure_future(relayer.serve("block" if path == "tls" else path))
+            loop = asyncio.get_running_loop()
+            counts = []
+            for number in range(PASSAGES):
+                await loop.run_in_executor(pool, break_one, listener, relayer.port)
+                while len(passages) <= number:
+                    await asyncio.sleep(0.001)
+                if number in (0, PASSAGES - 1):
+                    await _until(lambda: passages[-1]() is None)
+                    counts.append(len(open_descriptors()))
+            assert counts[1] <= counts[0]
+            assert not any(passage() for passage in passages)
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+    gc.collect()
+    gc.disable()
+    try:
+        with server_at() as listener, ThreadPoolExecutor(1) as pool:
+            run(main(listener, pool))
+    finally:
+        gc.enable()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Wait for what the next turns of the loop, or a thread that ends, bring about."""
+    async with asyncio.timeout(peers.TIMEOUT):
+        while not condition():
+            await asyncio.sleep(0.001)
