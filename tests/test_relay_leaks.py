@@ -124,10 +124,9 @@ def test_broken_passages_leave_no_descriptor_and_no_cycle(
             counts = []
             for number in range(PASSAGES):
                 await loop.run_in_executor(pool, break_one, listener, relayer.port)
-                while len(passages) <= number:
-                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(peers.eventually, lambda count=number: len(passages) > count, "the end")
                 if number in (0, PASSAGES - 1):
-                    await _until(lambda: passages[-1]() is None)
+                    await asyncio.to_thread(peers.eventually, lambda: passages[-1]() is None, "no passage")
                     counts.append(len(open_descriptors()))
             assert counts[1] <= counts[0]
             assert not any(passage() for passage in passages)
@@ -142,10 +141,3 @@ def test_broken_passages_leave_no_descriptor_and_no_cycle(
             run(main(listener, pool))
     finally:
         gc.enable()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    """Wait for what the next turns of the loop, or a thread that ends, bring about."""
-    async with asyncio.timeout(peers.TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.001)
