@@ -1,0 +1,183 @@
+"""The alert that tells a TLS peer why it is turned away arrives: closing with unread bytes would reset it away."""
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import peers
+import pytest
+from conftest import Certificates
+from streams import echo, read, server_at
+
+PEERS = 62
+# A record that says it is encrypted, and more that is unread when it is found bad.
+BAD = b"\x17\x03\x03\x00\x20" + bytes(32)
+MORE = b"\x17\x03\x03\x40\x00" + bytes(16384)
+ALERT = "SSLV3_ALERT_BAD_RECORD_MAC"
+
+
+def answer_to(sock: ssl.SSLSocket, *pieces: bytes) -> str:
+    """Send pieces beneath TLS, as a program that writes and reads by turns does; return what it hears first."""
+    try:
+        for piece in pieces:
+            socket.socket.sendall(sock, piece)
+        while sock.recv(1 << 16):
+            pass
+    except ssl.SSLError as error:
+        return str(error.reason)
+    except OSError as error:
+        return str(error)
+    return "closed"
+
+
+def server_side(certificates: Certificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server)
+    context.num_tickets = 0
+    return context
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("verb", ["relay"])
+def test_every_client_that_sends_a_bad_record_is_told_so(
+    bench: peers.Bench, certificates: Certificates, verb: str, version: str
+) -> None:
+    options = ["--certfile", certificates.server]
+    with echo() as there:
+        if verb == "relay":
+            options = ["--source-certfile", certificates.server]
+            program, port = bench.relaying(f"tcp://127.0.0.1:{there}", *options, scheme="tcps")
+        else:
+            listen = ["--listen"] if verb == "save" else []
+            program, port = bench.listening(verb, "--tls", *listen, *options, stdin=subprocess.PIPE)
+        answers = []
+        for _ in range(PEERS):
+            with peers.connect_tls(port, certificates.ca, version=version) as sock:
+                answers.append(answer_to(sock, BAD, *[MORE] * 20))
+    assert answers == [ALERT] * PEERS
+    assert "Traceback" not in program.stderr
+
+
+@pytest.mark.parametrize("verb", ["relay", "load", "save"])
+def test_a_server_that_sends_a_bad_record_is_told_so(bench: peers.Bench, certificates: Certificates, verb: str) -> None:
+    context, answers = server_side(certificates), []
+    with server_at() as listener:
+        url = f"tcps://127.0.0.1:{listener.getsockname()[1]}"
+        trust = ["--cafile", certificates.ca, "--server-name", "localhost"]
+        for _ in range(5):
+            if verb == "relay":
+                trusted = [f"--destination-{option[2:]}" if str(option)[:2] == "--" else option for option in trust]
+                program, port = bench.relaying(url, "-o", *trusted)
+                client = peers.connect(port)
+            else:
+                connect = ["--connect"] if verb == "load" else []
+                program = bench.ringmain(verb, *connect, *trust, url, stdin=subprocess.PIPE)
+            with context.wrap_socket(listener.accept()[0], server_side=True, suppress_ragged_eofs=False) as sock:
+                sock.settimeout(peers.TIMEOUT)
+                sock.sendall(b"x")
+                answers.append(answer_to(sock, BAD, *[MORE] * 20))
+            assert program.wait() in (18, 35, 55), program.stderr
+            if verb == "relay":
+                client.close()
+    assert answers == [ALERT] * 5
+
+
+@contextlib.contextmanager
+def spoiling(port: int) -> Iterator[int]:
+    """Forward one client to a port, with one byte wrong in its first large record; yield a port."""
+    with server_at() as listener:
+
+        def up(client: socket.socket, server: socket.socket) -> None:
+            done = False
+            with contextlib.suppress(OSError):
+                while len(head := read(client, 5)) == 5:
+                    body = bytearray(read(client, int.from_bytes(head[3:])))
+                    if not done and head[0] == 23 and len(body) > 4000:
+                        body[-1] ^= 1
+                        done = True
+                    server.sendall(head + body)
+
+        def down(client: socket.socket, server: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while piece := server.recv(1 << 16):
+                    client.sendall(piece)
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client, peers.connect(port) as server:
+                client.settimeout(peers.TIMEOUT)
+                ways = [threading.Thread(target=way, args=[client, server]) for way in (up, down)]
+                for way in ways:
+                    way.start()
+                ways[1].join(peers.TIMEOUT)
+                for sock in (client, server):
+                    with contextlib.suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)
+                ways[0].join(peers.TIMEOUT)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(peers.TIMEOUT)
+
+
+@pytest.mark.parametrize("verb", ["relay", "load"])
+@pytest.mark.parametrize("version", ["tls1_2", "tls1_3"])
+def test_s_client_hears_that_its_record_was_bad(
+    bench: peers.Bench, certificates: Certificates, verb: str, version: str
+) -> None:
+    data = bench.file(peers.payload(1 << 20))
+    with echo() as there:
+        if verb == "relay":
+            options = ["--source-certfile", certificates.server]
+            _, port = bench.relaying(f"tcp://127.0.0.1:{there}", *options, scheme="tcps")
+        else:
+            _, port = bench.listening("load", "--tls", "--certfile", certificates.server)
+        for _ in range(5):
+            with spoiling(port) as between, data.open("rb") as stdin:
+                client = bench.start(
+                    [peers.need("openssl"), "s_client", "-connect", f"127.0.0.1:{between}", f"-{version}", "-quiet"],
+                    stdin=stdin,
+                )
+                client.wait()
+            assert "alert bad record mac" in client.stderr
+
+
+@pytest.mark.parametrize("verb", ["relay", "load", "save"])
+def test_every_client_with_an_endless_hello_is_told_so(
+    bench: peers.Bench, certificates: Certificates, verb: str
+) -> None:
+    record = b"\x16\x03\x01\x40\x00"
+    hello = record + b"\x01\xff\xff\xff" + bytes(16380) + (record + bytes(16384)) * 30
+    with echo() as there:
+        if verb == "relay":
+            options = ["--source-certfile", certificates.server]
+            program, port = bench.relaying(f"tcp://127.0.0.1:{there}", *options, scheme="tcps")
+        else:
+            listen = ["--listen"] if verb == "save" else []
+            options = ["--tls", *listen, "--certfile", certificates.server]
+            program, port = bench.listening(verb, *options, stdin=subprocess.PIPE)
+        for _ in range(PEERS):
+            with peers.connect(port) as sock:
+                sock.sendall(hello)
+                assert read(sock, 8).hex() == "1503030002022f"  # fatal, illegal parameter; and the end
+    assert "Traceback" not in program.stderr
+
+
+def test_a_peer_that_sends_on_and_on_is_reset(bench: peers.Bench, certificates: Certificates) -> None:
+    with echo() as there:
+        options = ["--source-certfile", certificates.server]
+        _, port = bench.relaying(f"tcp://127.0.0.1:{there}", *options, scheme="tcps")
+        with peers.connect_tls(port, certificates.ca) as sock:
+            socket.socket.sendall(sock, BAD)
+            with pytest.raises(OSError, match=r"reset|pipe"):
+                while True:
+                    socket.socket.sendall(sock, MORE)
+        with peers.connect_tls(port, certificates.ca) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
