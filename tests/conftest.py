@@ -77,7 +77,7 @@ def nothing_is_left_behind() -> Iterator[None]:
                 thread.join(peers.TIMEOUT)
         gc.collect()  # which takes its time: only where something may be left in a cycle
     after = open_descriptors()
-    assert len(after) <= len(descriptors), f"descriptors leaked: {after - descriptors}"
+    assert len(after) <= len(descriptors), f"descriptors leaked: {[str(it.readlink()) for it in after - descriptors]}"
     assert lent_blocks() <= lent, "blocks are still lent"
 
 
