@@ -3,18 +3,15 @@
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import socket
 import ssl
-import struct
-import termios
 import time
 from collections.abc import AsyncIterator, Callable
 
 from ringmain import kernel
 from ringmain._ring import Counters
-from ringmain.connection import Connection, hear_out, reset_when_closed, watch_idle
+from ringmain.connection import Connection, hear_out, reset_when_closed, unread, watch_idle
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
 from ringmain.sender import Sender, failure_of
 from ringmain.stream import Flow, Owner, Stream
@@ -27,11 +24,6 @@ _LOOK = 0.02
 _AHEAD = 512 << 10
 # When one peer is lost: how long the other may take nothing, while there is more of what the lost one sent.
 _GRACE = 2.0
-
-
-def unread(sock: socket.socket) -> int:
-    """Return how many bytes of a connection wait in the kernel to be read."""
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
 
 
 class Direction:

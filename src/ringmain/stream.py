@@ -236,12 +236,6 @@ class Stream:
         self._kept_waiting = seconds
         self.stop("timed out")
 
-    def interrupt(self) -> None:
-        """End the stream from our side, after a last read, for as much as there is room for."""
-        if isinstance(self._engine, Receiver):
-            self._engine.on_readable()
-        self.stop()
-
     def stop(self, verdict: str = "stopped") -> None:
         """End the stream from our side; what came can still be taken."""
         self._stopped = verdict
