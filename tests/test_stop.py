@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +48,7 @@ def fill(sock: socket.socket, data: bytes) -> None:
 def test_a_signal_hands_on_all_that_was_acknowledged_to_a_slow_reader(
     bench: peers.Bench, path: str, number: int
 ) -> None:
-    data = peers.payload(40_000_000)
+    data = peers.payload(9_999_991) * 10  # more than all the buffers on the way may grow to
     loader, port = bench.listening("load", "--path", path, "-v", stdout=subprocess.PIPE)
     assert loader.process.stdout is not None
     with peers.connect(port) as sock:
@@ -65,7 +67,7 @@ def test_a_signal_hands_on_all_that_was_acknowledged_to_a_slow_reader(
 def test_under_tls_a_signal_says_goodbye_and_hands_on_every_whole_record(
     bench: peers.Bench, certificates: Certificates, version: str
 ) -> None:
-    data = peers.payload(40_000_000)
+    data = peers.payload(9_999_991) * 10  # more than all the buffers on the way may grow to
     loader, port = bench.listening("load", "-v", "--tls", "--certfile", certificates.server, stdout=subprocess.PIPE)
     assert loader.process.stdout is not None
     with peers.connect_tls(port, certificates.ca, version=version) as sock:
@@ -123,7 +125,7 @@ def test_a_signal_while_the_program_starts_ends_it_without_a_word(bench: peers.B
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_stop_lets_what_was_acknowledged_be_taken(run: Run, certificates: Certificates, tls: bool) -> None:
-    data = peers.payload(40_000_000)
+    data = peers.payload(9_999_991) * 10  # more than all the buffers on the way may grow to
 
     async def main() -> None:
         options = {"tls": True, "certfile": str(certificates.server)} if tls else {}
@@ -170,6 +172,26 @@ def test_stop_while_idle_ends_the_iteration_and_serves_nobody(run: Run, certific
                 return [bytes(block) async for block in loader]
 
     assert run(main()) == []
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_stop_at_any_turn_of_the_loop_leaves_no_socket_to_the_collector(
+    run: Run, certificates: Certificates, turns: int
+) -> None:
+    async def main() -> None:
+        async with ringmain.load("tcps://127.0.0.1:0", certfile=str(certificates.server)) as loader:
+            with peers.connect(loader.port):
+                waiting = asyncio.ensure_future(anext(loader, None))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                loader.stop()
+                assert await waiting is None
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(main())
+        gc.collect()
+    assert [str(it.message) for it in caught if it.category is ResourceWarning] == []
 
 
 def test_stop_before_dialling_dials_nobody(run: Run) -> None:

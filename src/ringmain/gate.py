@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import errno
+import functools
 import logging
 import socket
 import ssl
@@ -96,6 +97,7 @@ class Gate:
             if self._welcoming is None:
                 sock, peer = await self._accept()
                 self._welcoming = self._loop.create_task(self._welcome(sock, peer, context, preface))
+                self._welcoming.add_done_callback(functools.partial(_reset_if_lost, sock))
             await asyncio.wait([self._welcoming])
             task, self._welcoming = self._welcoming, None
             if task is None:
@@ -127,9 +129,6 @@ class Gate:
             log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
             reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
             return None
-        except BaseException:
-            reset(sock)
-            raise
 
     async def _accept(self) -> tuple[socket.socket, str]:
         while not self._arrived:
@@ -321,6 +320,12 @@ class Gate:
                 self._watch(True)
 
         self._pause_until = self._loop.call_later(0.1, again)
+
+
+def _reset_if_lost(sock: socket.socket, task: "asyncio.Task[Connection | None]") -> None:
+    """Reset a client whose task came to nothing: it may have been cancelled before its first step."""
+    if task.cancelled() or task.exception() is not None:
+        reset(sock)
 
 
 def _dismiss(task: "asyncio.Task[Connection | None]") -> None:
