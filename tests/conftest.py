@@ -5,7 +5,7 @@ import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import peers
 import pytest
@@ -13,6 +13,9 @@ import trustme
 import uvloop
 
 from ringmain._ring import Ring
+
+if TYPE_CHECKING:
+    import conforming
 
 
 class Certificates(NamedTuple):
@@ -99,3 +102,11 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
         return result
 
     return run_it
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def net(request: pytest.FixtureRequest, certificates: Certificates) -> "conforming.Net":
+    """Give the conformance suite plain TCP, and TLS."""
+    import conforming  # which needs what is defined here
+
+    return conforming.Net(certificates, tls=request.param)
