@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-RINGMAIN = [sys.executable, "-m", "ringmain"]
+RINGMAIN = [sys.executable, "-P", "-m", "ringmain"]
 TIMEOUT = 30.0
 
 

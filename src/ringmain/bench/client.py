@@ -2,21 +2,24 @@
 
 import asyncio
 import contextlib
+import re
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
 
-from ringmain.bench.plan import Plan
+from ringmain.bench.meter import read_side
+from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.result import about
-from ringmain.bench.streams import End, together
-from ringmain.bench.wire import CONTROL, LONGEST_ANSWER, Wire, introduce
+from ringmain.bench.streams import End, OnInterval, Ready, together
+from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
 from ringmain.connection import Connection, dial
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
 from ringmain.settings import Settings
 
-# How long the server may take for what it has to do next, besides moving bytes.
-_PATIENCE = 15.0
+# What a server may say went wrong: no more of it is told.
+_LONGEST_REASON = 300
 
 
 class Measurement:
@@ -46,7 +49,7 @@ async def measure(
     """Measure with the server at the endpoint; raise a RingmainError when that fails, or bytes were lost."""
     started = about()
     tls = endpoint.tls or settings.tls
-    wire = Wire(await _open(endpoint, settings, CONTROL, tls=tls), LONGEST_ANSWER)
+    wire = Wire(await _open(endpoint, settings, CONTROL, tls=tls))
     peer = wire.connection.peer
     end = End(plan, settings, peer, endpoint.host, sending=not plan.reverse, tls=tls)
 
@@ -58,12 +61,17 @@ async def measure(
     try:
         await wire.send(plan.message())
         token = await _hear(wire, "token")
+        if not isinstance(token, str) or not re.fullmatch(f"[0-9a-f]{{{TOKEN_SIZE}}}", token):
+            raise wire.foreign()
         opened = await together([_open(endpoint, settings, token, tls=False) for _ in range(plan.parallel)])
         try:
-            local = await end.run([connection.sock for connection in opened], ready, on_interval)
+            local = await _moved(end, [connection.sock for connection in opened], ready, on_interval)
         except RingmainError as error:
             raise await _cause(wire, error) from error
-        remote = await _hear(wire, "side")
+        try:
+            remote = read_side(await _hear(wire, "side"), plan.parallel)
+        except ValueError as error:
+            raise wire.foreign() from error
     finally:
         wire.close()
     measurement = Measurement(plan, endpoint, started, local, remote)
@@ -72,6 +80,18 @@ async def measure(
         what = f"bench with {peer}"
         raise ReceiveError(what, f"{sent} bytes were sent and {received} received", "repeat it; is it a fault of ours?")
     return measurement
+
+
+async def _moved(end: End, socks: list[socket.socket], ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
+    """Return the figures of this side; raise TimedOutError when it takes longer than the plan allows."""
+    try:
+        async with asyncio.timeout(end.plan.limit) as limit:
+            return await end.run(socks, ready, on_interval)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        why = f"it takes longer than the {end.plan.limit:g} s that the plan allows"
+        raise TimedOutError(f"bench with {end.peer}", why, "is the server still running?") from error
 
 
 async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool) -> Connection:
@@ -91,15 +111,20 @@ async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool
 async def _hear(wire: Wire, name: str) -> Any:
     """Return what the server has to say next; raise what it says went wrong."""
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             message = await wire.receive()
     except TimeoutError as error:
         what = f"bench with {wire.connection.peer}"
-        raise TimedOutError(what, f"it said nothing for {_PATIENCE:g} s", "is it a ringmain bench --server?") from error
+        raise TimedOutError(what, f"it said nothing for {PATIENCE:g} s", "is it a ringmain bench --server?") from error
     if name not in message:
-        why = str(message.get("error", "a message is not understood"))
-        raise ReceiveError(f"bench with {wire.connection.peer}", why, "see the server's log")
+        raise _refusal(wire, message) if "error" in message else wire.foreign()
     return message[name]
+
+
+def _refusal(wire: Wire, message: dict[str, Any]) -> ReceiveError:
+    """Return what a server says went wrong."""
+    why = str(message["error"])[:_LONGEST_REASON]
+    return ReceiveError(f"bench with {wire.connection.peer}", why, "see the server's log")
 
 
 async def _cause(wire: Wire, error: RingmainError) -> RingmainError:
@@ -108,5 +133,5 @@ async def _cause(wire: Wire, error: RingmainError) -> RingmainError:
         async with asyncio.timeout(1.0):
             message = await wire.receive()
         if "error" in message:
-            return ReceiveError(f"bench with {wire.connection.peer}", str(message["error"]), "see the server's log")
+            return _refusal(wire, message)
     return error

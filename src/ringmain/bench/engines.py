@@ -36,6 +36,16 @@ class Budget:
         self._message_size = plan.message_size
         self._rate = plan.rate
         self._due = now
+        self._stopped = threading.Event()
+
+    def pause(self, seconds: float) -> None:
+        """Let a thread wait, until `stop` at most."""
+        if seconds > 0:
+            self._stopped.wait(seconds)
+
+    def stop(self) -> None:
+        """End all pauses of threads."""
+        self._stopped.set()
 
     def take(self) -> tuple[int, float]:
         """Return the size of the next message and how many seconds to wait before it; a size of 0 is the end."""
@@ -90,7 +100,9 @@ class Nobody:
         raise NotImplementedError
 
 
-async def receive(plan: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
+async def receive(
+    plan: Plan, connection: Connection, _: memoryview, counters: Callable[[Counters], Meter], position: int
+) -> None:
     """Receive to the end of a connection, and close it."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
     stream = Stream(connection, flow, None, Nobody(), verb="bench")
@@ -123,12 +135,13 @@ async def _into_pipe(stream: Stream, meter: Meter) -> None:
         await stream.copy_to(output, "auto")
 
 
-async def send(plan: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
-    """Send what the plan says, end the connection properly, and close it."""
+async def send(
+    plan: Plan, connection: Connection, payload: memoryview, counters: Callable[[Counters], Meter], position: int
+) -> None:
+    """Send what the plan says, `payload` in each message, end the connection properly, and close it."""
     sender = Sender(connection)
     meter = counters(sender.counters)
     try:
-        payload = memoryview(os.urandom(plan.message_size))
         await (_from_pipe if plan.through == "pipe" else _from_blocks)(sender, payload, Budget(plan), meter)
         meter.end(position)
         await sender.finish()
@@ -156,7 +169,7 @@ async def _from_pipe(sender: Sender, payload: memoryview, budget: Budget, meter:
 
     def write() -> bool:
         size, pause = budget.take()
-        time.sleep(pause)
+        budget.pause(pause)
         view = payload[:size]
         while len(view):
             view = view[os.write(sink, view) :]
@@ -166,6 +179,7 @@ async def _from_pipe(sender: Sender, payload: memoryview, budget: Budget, meter:
         writer = Helper(sink, write)
         stack.callback(writer.join)
         stack.callback(os.close, source)  # whoever still writes hears of it
+        stack.callback(budget.stop)
         input_ = Input(source, "a pipe")
         stack.callback(input_.close)
         meter.helpers.append(writer.cpu)

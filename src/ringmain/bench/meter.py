@@ -11,6 +11,9 @@ from ringmain._ring import Counters
 # How much before its time a timer may fire.
 _EARLY = 0.005
 _COUNTED = ("reads", "writes", "blocks", "stalls", "stalled_seconds")
+# What one end of a measurement tells the other: a number each, the last two a size for each stream.
+FIGURES = ("seconds", "user", "system", *_COUNTED, "sizes", "totals")
+_MOST = 1 << 62
 
 
 class Sample(NamedTuple):
@@ -118,6 +121,29 @@ class Meter:
     def _tick(self) -> None:
         self._take()
         self._wait()
+
+
+def read_side(message: object, streams: int) -> dict[str, Any]:
+    """Return the `FIGURES` of the other end, which has so many streams; raise ValueError if it tells none, or others.
+
+    What the numbers are is its word; that they can be reckoned with is made sure here.
+    """
+    if not isinstance(message, dict):
+        raise ValueError("no figures")
+    side = {name: message.get(name) for name in FIGURES}
+    lists = [side["sizes"], side["totals"]]
+    if not all(isinstance(it, list) and len(it) == streams and all(map(_is_size, it)) for it in lists):
+        raise ValueError("no sizes")
+    if not all(_is_size(side[name]) for name in ("reads", "writes", "blocks", "stalls")):
+        raise ValueError("no counts")
+    others = [side[name] for name in FIGURES[:-2]]
+    if not all(isinstance(it, int | float) and not isinstance(it, bool) and 0 <= it < _MOST for it in others):
+        raise ValueError("no figures")
+    return side
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 def split(cpu: float, user: float, system: float) -> tuple[float, float]:

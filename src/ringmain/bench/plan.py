@@ -6,10 +6,16 @@ from typing import Any, Literal, Self
 
 from ringmain.errors import UsageError
 
-# What a server takes on for a client, whoever that is.
+# What either end takes on for the other, whoever that is.
 MAX_PARALLEL = 128
 MAX_MESSAGE = 64 << 20
 MAX_SECONDS = 86_400.0
+# A measurement of so many bytes may take the time that they take at this many a second.
+_LEAST_RATE = 10_000
+# How long everything else may take, in seconds: to say what comes next, to start processes, to send the rest. It is
+# generous because a loaded machine is no broken one. Keepalive finds out who is gone, and who stands still makes room
+# for the next client of a server (`server.STANDSTILL`).
+PATIENCE = 60.0
 # How often the figures are read while it runs, at least; and once a second.
 _LOOKS = 10
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -62,7 +68,7 @@ class Plan:
         )
         for name, value, least, most, unit in limits:
             if value is not None and not least <= value <= most:
-                raise UsageError(f"{name} {value:g}", "out of range", f"give {least:g} to {most:g} {unit}")
+                raise UsageError(f"{name} {_words(value)}", "out of range", f"give {least:g} to {most:g} {unit}")
         if (self.seconds is None) == (self.size is None):
             raise UsageError("seconds and size", "one of them ends a measurement", "give either")
 
@@ -70,6 +76,14 @@ class Plan:
     def interval(self) -> float:
         """How often the figures are read while it runs, in seconds."""
         return interval_for(self.seconds)
+
+    @property
+    def limit(self) -> float:
+        """How long the whole may take at most, in seconds."""
+        seconds = self.seconds
+        if seconds is None:
+            seconds = min(MAX_SECONDS, (self.size or 0) / min(self.rate or _LEAST_RATE, _LEAST_RATE))
+        return self.omit + seconds + PATIENCE
 
     def share(self, position: int) -> Self:
         """Return the plan of one of the parallel streams."""
@@ -101,3 +115,10 @@ class Plan:
         if not known or not all(isinstance(message[name], bool) for name in ("apart", "processes", "reverse")):
             raise UsageError("plan", "not understood", "use the same version of ringmain at both ends")
         return cls(**message)
+
+
+def _words(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:
+        return "beyond all numbers"

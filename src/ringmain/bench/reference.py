@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 
 from ringmain._ring import Counters
@@ -18,7 +16,9 @@ from ringmain.connection import Connection
 _WINDOW = 256 << 10
 
 
-async def receive(_: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
+async def receive(
+    _: Plan, connection: Connection, __: memoryview, counters: Callable[[Counters], Meter], position: int
+) -> None:
     """Receive to the end of a connection, and close it."""
     count = Counters()
     meter = counters(count)
@@ -36,17 +36,18 @@ async def receive(_: Plan, connection: Connection, counters: Callable[[Counters]
     connection.sock.close()
 
 
-async def send(plan: Plan, connection: Connection, counters: Callable[[Counters], Meter], position: int) -> None:
-    """Send what the plan says, end the connection properly, and close it."""
+async def send(
+    plan: Plan, connection: Connection, payload: memoryview, counters: Callable[[Counters], Meter], position: int
+) -> None:
+    """Send what the plan says, `payload` in each message, end the connection properly, and close it."""
     count = Counters()
     meter = counters(count)
-    payload = memoryview(os.urandom(plan.message_size))
     budget = Budget(plan)
 
     def work() -> None:
         while True:
             size, pause = budget.take()
-            time.sleep(pause)
+            budget.pause(pause)
             if size == 0:
                 return
             connection.sock.sendall(payload[:size])
@@ -60,14 +61,14 @@ async def send(plan: Plan, connection: Connection, counters: Callable[[Counters]
             connection.sock.shutdown(socket.SHUT_WR)
             connection.sock.recv(1)  # the end of the other side, which has everything then
 
-    await _on_thread(connection.sock, work)
+    await _on_thread(connection.sock, work, budget.stop)
     meter.end(position)
     await _on_thread(connection.sock, finish)
     connection.sock.close()
 
 
-async def _on_thread(sock: socket.socket, work: Callable[[], None]) -> None:
-    """Let a thread use the socket, and wait for it; when cancelled, break the connection off."""
+async def _on_thread(sock: socket.socket, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:
+    """Let a thread use the socket, and wait for it; when cancelled, break the connection off and `stop` its pauses."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     errors: list[OSError] = []
@@ -85,6 +86,7 @@ async def _on_thread(sock: socket.socket, work: Callable[[], None]) -> None:
     try:
         await asyncio.shield(done)
     except asyncio.CancelledError:
+        stop()
         with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
         await done

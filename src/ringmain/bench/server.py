@@ -3,24 +3,33 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import socket
 import ssl
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from ringmain.bench.plan import Plan
+from ringmain.bench.meter import FIGURES
+from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.streams import End
-from ringmain.bench.wire import CONTROL, LONGEST_QUESTION, TOKEN_SIZE, Wire, introduced
-from ringmain.connection import Connection, finish, prepare, reset, shake_hands, watch_idle
+from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
+from ringmain.connection import Connection, finish, prepare, reset, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import RingmainError, TimedOutError, reason
+from ringmain.errors import RingmainError, TimedOutError, UsageError, reason
 from ringmain.listeners import addresses_of, open_listeners
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
-# How long a client may take for what it has to do next; a stream may stand still for as long.
-PATIENCE = 10.0
+# A measurement in which nothing moved for so many seconds makes room for the next client who asks for one.
+STANDSTILL = 10.0
+# How many connections may be in doubt at once: who has not yet said what a connection is for, or what to measure.
+MOST_IN_DOUBT = 256
+
+
+def most_processes() -> int:
+    """Return how many processes are started for a client: more than there are cores would measure their scheduling."""
+    return max(8, 2 * len(os.sched_getaffinity(0)))
 
 
 class Server:
@@ -34,9 +43,9 @@ class Server:
         self.listen_once = listen_once
         self._settings = settings
         self.tls = endpoint.tls or settings.tls
-        self._token = ""
-        self._streams: asyncio.Queue[socket.socket] = asyncio.Queue()
+        self._present: _Present | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._in_doubt: dict[asyncio.Task[None], str] = {}  # the oldest first, with the peer
 
     async def __aenter__(self) -> Self:
         if self.tls:
@@ -89,9 +98,22 @@ class Server:
                 await asyncio.sleep(0.1)
                 continue
             warned = False
-            task = asyncio.ensure_future(self._welcome(sock, host_and_port(*address[:2])))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._take(sock, host_and_port(*address[:2]))
+
+    def _take(self, sock: socket.socket, peer: str) -> None:
+        """Welcome a connection; where too many are in doubt the oldest goes: who means it needs no time to say so."""
+        if len(self._in_doubt) >= MOST_IN_DOUBT:
+            oldest = next(iter(self._in_doubt))
+            log.warning("%s: it says too little; turned away for others", self._in_doubt.pop(oldest))
+            oldest.cancel()
+        task = asyncio.ensure_future(self._welcome(sock, peer))
+        self._in_doubt[task] = peer
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._in_doubt.pop(task, None)
+        self._tasks.discard(task)
 
     async def _welcome(self, sock: socket.socket, peer: str) -> None:
         """Find out what a connection is for. It warns of what is wrong with it, and never raises."""
@@ -102,10 +124,9 @@ class Server:
             if token == CONTROL:
                 if self._context is not None:
                     sock = await shake_hands(sock, self._context, self._settings, peer)
-                await self._serve_client(Wire(Connection.of(sock, peer), LONGEST_QUESTION))
+                await self._serve_client(Wire(Connection.of(sock, peer)))
                 return
-            if token is not None and self._token and secrets.compare_digest(token, self._token):
-                self._streams.put_nowait(sock)
+            if token is not None and self._present is not None and self._present.gets(sock, token):
                 return
             log.warning("%s: not a ringmain bench client, or not of the present measurement", peer)
         except TimeoutError as error:
@@ -119,82 +140,141 @@ class Server:
 
     async def _serve_client(self, wire: Wire) -> None:
         """Measure what a client asks for, and tell it the figures or what went wrong."""
-        if self._token:
-            await self._tell(wire, {"error": "the server is busy with another measurement; try again later"})
-            return
-        self._token = secrets.token_hex(TOKEN_SIZE // 2)
+        peer = wire.connection.peer
         try:
-            await self._measure(wire)
-        except RingmainError as error:
-            log.warning("%s", error)
-            await self._tell(wire, {"error": str(error)})
-        else:
+            side = await self._measure(wire)
+            await wire.send({"side": {name: side[name] for name in FIGURES}})
+            log.info("%s: measured %d streams for %.1f s", peer, len(side["sizes"]), side["seconds"])
             if self.listen_once:
                 finish(self._over)
+        except _BusyError as error:
+            await self._tell(wire, error)
+        except Exception as error:  # whatever a client has brought about, the next one is served
+            if not isinstance(error, RingmainError):
+                error = RingmainError(f"bench with {peer}", reason(error), "try again, with less at once perhaps")
+            log.warning("%s", error)
+            await self._tell(wire, error)
         finally:
-            self._token = ""
-            while not self._streams.empty():
-                reset(self._streams.get_nowait())
             wire.close()
 
-    async def _tell(self, wire: Wire, message: dict[str, Any]) -> None:
+    async def _tell(self, wire: Wire, error: RingmainError) -> None:
         with contextlib.suppress(OSError, RingmainError, TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                await wire.send(message)
-        wire.close()
+                await wire.send({"error": str(error)})
 
-    async def _measure(self, wire: Wire) -> None:
+    async def _measure(self, wire: Wire) -> dict[str, Any]:
+        """Return the figures of our side of what a client asks for. While it only asks, others are served."""
         peer = wire.connection.peer
-        plan = Plan.read(await self._next(wire))
-        end = End(plan.at_server(), self._settings, peer, None, sending=plan.reverse, tls=self.tls)
-        await wire.send({"token": self._token})
-        socks: list[socket.socket] = []
         try:
             async with asyncio.timeout(PATIENCE):
-                while len(socks) < plan.parallel:
-                    socks.append(await self._streams.get())
+                plan = Plan.read(await wire.receive())
         except TimeoutError as error:
-            for sock in socks:
-                reset(sock)
-            raise TimedOutError(
-                f"bench with {peer}", "not all of its streams came", "is a firewall between?"
-            ) from error
-        side = await self._run(end, socks, wire)
-        await wire.send({"side": side})
-        log.info("%s: measured %d streams for %.1f s", peer, plan.parallel, side["seconds"])
+            raise TimedOutError(f"bench with {peer}", "it does not say what to measure") from error
+        if plan.processes and plan.parallel > most_processes():
+            remedy = f"give at most {most_processes()} streams, or leave --processes out"
+            raise UsageError(f"{plan.parallel} processes", "this server does not start as many", remedy)
+        if self._present is not None:
+            await self._present.make_room()
+        if self._present is not None:
+            raise _BusyError("the server is busy with another measurement", "", "try again later")
+        self._in_doubt.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
+        self._present = _Present(wire, plan)
+        try:
+            return await self._present.run(End(plan.at_server(), self._settings, peer, None, plan.reverse, self.tls))
+        finally:
+            self._present.close()
+            self._present = None
 
-    async def _run(self, end: End, socks: list[socket.socket], wire: Wire) -> dict[str, Any]:
-        """Move the bytes, for as long as any move."""
-        moved: int | None = None
+
+class _BusyError(RingmainError):
+    """Another client is served."""
+
+
+class _Present:
+    """The measurement that goes on: its streams, and when anything of it has moved last."""
+
+    def __init__(self, wire: Wire, plan: Plan) -> None:
+        self._wire = wire
+        self._plan = plan
+        self._token = secrets.token_hex(TOKEN_SIZE // 2)
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(plan.limit)
+        self._waits_for = ("not all of its streams came", "is a firewall between?")
+        self._socks: list[socket.socket] = []
+        self._complete: asyncio.Future[None] = self._loop.create_future()
+        self._is_ready = False
+        self._go: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._moves()
+
+    def gets(self, sock: socket.socket, token: str) -> bool:
+        """Take a connection that is one of its streams; False if it is none, or one too many."""
+        if self._complete.done() or not secrets.compare_digest(token, self._token):
+            return False
+        self._socks.append(sock)
+        self._moves()
+        if len(self._socks) == self._plan.parallel:
+            finish(self._complete)
+        return True
+
+    async def make_room(self) -> None:
+        """End it for another client, if it stands still."""
+        if self._loop.time() - self._moved < STANDSTILL:
+            return
+        with contextlib.suppress(RuntimeError):  # it has just run out
+            self._waits_for = (f"nothing moved for {STANDSTILL:g} s, and another client came", "try again")
+            self._limit.reschedule(self._loop.time())
+        await asyncio.shield(self._over)
+
+    async def run(self, end: End) -> dict[str, Any]:
+        """Return the figures of this side; raise when the client leaves, or takes longer than its plan allows."""
+        tasks: list[asyncio.Future[dict[str, Any]]] = []
+        try:
+            async with self._limit:
+                await self._wire.send({"token": self._token})
+                tasks = [asyncio.ensure_future(it) for it in (self._work(end), self._listen())]
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                return next(task for task in tasks if task in done).result()
+        except TimeoutError as error:
+            if not self._limit.expired():
+                raise
+            raise TimedOutError(f"bench with {end.peer}", *self._waits_for) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self, end: End) -> dict[str, Any]:
+        await self._complete
+        too_long = f"it takes longer than the {self._plan.limit:g} s that its plan allows"
+        self._waits_for = (too_long, "is it still running?")
 
         async def ready() -> None:
-            nonlocal moved
-            await wire.send({"ready": True})
-            await self._next(wire)
-            moved = 0
+            self._is_ready = True
+            await self._wire.send({"ready": True})
+            await self._go
+            self._moves()
 
         def look(interval: dict[str, Any]) -> None:
-            nonlocal moved
-            moved = (moved or 0) + sum(interval["sizes"])
+            if sum(interval["sizes"]):
+                self._moves()
 
-        def expire() -> None:
-            moving.cancel()
+        return await end.run(self._socks, ready, look)
 
-        moving = asyncio.ensure_future(end.run(socks, ready, look))
-        stop = watch_idle(asyncio.get_running_loop(), PATIENCE, lambda: moved, expire)
-        try:
-            await asyncio.wait([moving])
-        finally:
-            moving.cancel()
-            stop()
-        if moving.cancelled():
-            raise TimedOutError(f"bench with {end.peer}", f"no byte moved for {PATIENCE:g} s", "is it still running?")
-        return moving.result()
+    async def _listen(self) -> NoReturn:
+        """Hear the client say that it begins; raise when it leaves, or says anything else."""
+        await self._wire.receive()
+        if self._is_ready:
+            finish(self._go)
+            await self._wire.receive()
+        raise self._wire.foreign("it says what it was not asked")
 
-    async def _next(self, wire: Wire) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return await wire.receive()
-        except TimeoutError as error:
-            what = f"bench with {wire.connection.peer}"
-            raise TimedOutError(what, f"it said nothing for {PATIENCE:g} s", "is it still running?") from error
+    def _moves(self) -> None:
+        self._moved = self._loop.time()
+
+    def close(self) -> None:
+        """Reset the streams that did not move, and let those go on who wait for the end."""
+        finish(self._complete)
+        finish(self._over)
+        for sock in self._socks:
+            reset(sock)

@@ -1,6 +1,7 @@
 """All streams of one end of a measurement, in this process or each in its own."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -49,7 +50,7 @@ class End:
         intervals = _Intervals(len(socks), on_interval)
         ends = [dataclasses.replace(self, plan=self.plan.share(position)) for position in range(len(socks))]
         works = [
-            _in_process(end, sock, start.wait, intervals.of(at))
+            _in_process(end, sock, start.wait, intervals, at)
             for at, (end, sock) in enumerate(zip(ends, socks, strict=True))
         ]
         try:
@@ -83,6 +84,8 @@ class End:
         meter.on_interval = on_interval
         engine = reference if self.plan.engine == "reference" else engines
         move = engine.send if self.sending else engine.receive
+        # All streams send the same bytes: many long messages of a stranger's choice would fill the memory.
+        payload = memoryview(os.urandom(self.plan.message_size if self.sending else 0))
 
         def counted(counters: Counters) -> Meter:
             meter.counters.append(counters)
@@ -92,7 +95,10 @@ class End:
 
         try:
             await together(
-                [move(self.plan.share(at), connection, counted, at) for at, connection in enumerate(connections)]
+                [
+                    move(self.plan.share(at), connection, payload, counted, at)
+                    for at, connection in enumerate(connections)
+                ]
             )
         finally:
             meter.close()
@@ -138,26 +144,39 @@ class _Start:
 
 
 class _Intervals:
-    """Passes an interval on once every process has told its own."""
+    """Passes an interval on once every process has told its own, or has ended."""
 
     def __init__(self, count: int, on_interval: OnInterval) -> None:
         self._waiting: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+        self._ended = [False] * count
         self._on_interval = on_interval
 
-    def of(self, position: int) -> OnInterval:
-        def add(interval: dict[str, Any]) -> None:
-            self._waiting[position].append(interval)
-            while all(self._waiting):
-                self._on_interval(joined_interval([queue.pop(0) for queue in self._waiting]))
+    def add(self, position: int, interval: dict[str, Any]) -> None:
+        """Take an interval of a process."""
+        self._waiting[position].append(interval)
+        self._pass_on()
 
-        return add
+    def end(self, position: int) -> None:
+        """Wait for no more of a process; its stream counts as one that brings nothing."""
+        self._ended[position] = True
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while any(self._waiting) and all(
+            waiting or ended for waiting, ended in zip(self._waiting, self._ended, strict=True)
+        ):
+            parts = [queue.pop(0) if queue else {"sizes": [0]} for queue in self._waiting]
+            self._on_interval(joined_interval(parts))
 
 
-async def _in_process(end: End, sock: socket.socket, ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
+async def _in_process(
+    end: End, sock: socket.socket, ready: Ready, intervals: _Intervals, position: int
+) -> dict[str, Any]:
     """Run one stream in a process of its own."""
     task = {**dataclasses.asdict(end), "plan": end.plan.message(), "settings": dataclasses.asdict(end.settings)}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # else a module of the working directory takes the place of one of ours
         "-m",
         "ringmain.bench.worker",
         str(sock.fileno()),
@@ -177,14 +196,19 @@ async def _in_process(end: End, sock: socket.socket, ready: Ready, on_interval: 
                 await ready()
                 process.stdin.write(b"go\n")
             elif "interval" in message:
-                on_interval(message["interval"])
+                intervals.add(position, message["interval"])
             elif "error" in message:
                 raise _WorkerError(message["error"], message["exit_code"])
             else:
+                intervals.end(position)
                 return dict(message["side"])
         raise _WorkerError("a process of the measurement has ended before its stream; see standard error", 1)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        raise
     finally:
-        process.stdin.close()  # whoever still runs ends then
+        process.stdin.close()
         await process.wait()
 
 

@@ -19,9 +19,8 @@ Result = TypeVar("Result")
 _MAGIC = b"ringmain bench 1 "
 TOKEN_SIZE = 32  # hexadecimal digits
 _FIRST_LINE = len(_MAGIC) + TOKEN_SIZE + 1
-# The longest lines: what is asked for, and what was found, of many streams over a day.
-LONGEST_QUESTION = 64 << 10
-LONGEST_ANSWER = 64 << 20
+# The longest line: what was found of all the streams that there may be takes a tenth of it.
+_LONGEST = 64 << 10
 # The token of a connection that begins a measurement instead of belonging to one.
 CONTROL = "0" * TOKEN_SIZE
 
@@ -47,11 +46,22 @@ async def introduced(sock: socket.socket) -> str | None:
     return token.decode() if token.isalnum() and token.isascii() and data.endswith(b"\n") else None
 
 
-class Wire:
-    """JSON objects, a line each of `longest` bytes, both ways over a connection, plain or TLS."""
+def read_json(text: bytes) -> Any:
+    """Return what a JSON text says; raise ValueError, whatever is wrong with it."""
 
-    def __init__(self, connection: Connection, longest: int) -> None:
-        self._longest = longest
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(text.decode(), parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+class Wire:
+    """JSON objects, a line each, both ways over a connection, plain or TLS."""
+
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._sock = connection.sock
         self._received = bytearray()
@@ -77,22 +87,23 @@ class Wire:
             if not piece:
                 raise self._lost("the peer closed the connection")
             self._received += piece
-            if len(self._received) > self._longest:
-                raise self._foreign("a message is too long")
+            if len(self._received) > _LONGEST:
+                raise self.foreign("a message is too long")
         line, _, rest = bytes(self._received).partition(b"\n")
         self._received[:] = rest
         try:
-            message = json.loads(line)
+            message = read_json(line)
         except ValueError as error:
-            raise self._foreign("a message is not understood") from error
+            raise self.foreign() from error
         if not isinstance(message, dict):
-            raise self._foreign("a message is not understood")
+            raise self.foreign()
         return message
 
     def _lost(self, why: str) -> ReceiveError:
         return ReceiveError(f"bench with {self.connection.peer}", why, "see the other end's log")
 
-    def _foreign(self, why: str) -> ReceiveError:
+    def foreign(self, why: str = "a message is not understood") -> ReceiveError:
+        """Return the error that what the other end says makes no sense."""
         remedy = "is it a ringmain bench of the same version?"
         return ReceiveError(f"bench with {self.connection.peer}", why, remedy)
 
