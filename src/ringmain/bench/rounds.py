@@ -17,6 +17,7 @@ from ringmain.bench.client import Measurement
 from ringmain.bench.files import write
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import machine
+from ringmain.bench.wire import read_json
 from ringmain.errors import InputError, UsageError, reason
 
 # What is compared, and whether more is better.
@@ -111,7 +112,7 @@ def save_baseline(path: str, tests: dict[str, dict[str, Any]]) -> None:
 def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool) -> dict[str, list[dict[str, Any]]]:
     """Return the rounds of each test; refuse a baseline of another machine, or of other settings, unless forced."""
     try:
-        baseline = json.loads(Path(path).read_text())
+        baseline = read_json(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"read {path}", reason(error), "make one with --save-baseline") from error
     except ValueError as error:
@@ -121,7 +122,7 @@ def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool
         rounds: dict[str, list[dict[str, Any]]] = {test: baseline["tests"][test]["rounds"] for test in settings}
         if not all(_is_measured(it) for it in rounds.values()):
             raise ValueError
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         what, why = f"baseline {path}", "it has not what these options measure"
         raise InputError(what, why, "make one with --save-baseline and the same options") from error
     if differing and not force:
