@@ -1,11 +1,14 @@
 """`ringmain bench save` and `bench load`: load tests of other people's receivers and senders."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import signal
 import socket
+import struct
 import subprocess
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +40,10 @@ def receiver(bench: peers.Bench, *address: str, options: str = "") -> Iterator[t
     peers.wait_for_port(port)
     yield f"127.0.0.1:{port}", path
     assert program.wait() == 0
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def repeated(size: int) -> bytes:
@@ -114,6 +121,9 @@ def test_what_got_through_is_told_also_when_the_receiver_breaks(bench: peers.Ben
         size = 0
         while size < 500_000:
             size += len(sock.recv(1 << 16))
+        # What it has read need not be acknowledged yet; with a byte of its own that has arrived it is.
+        sock.sendall(b"x")
+        peers.eventually(lambda: unacknowledged(sock) == 0, "the arrival of a byte")
         got.append(size)
         peers.close_with_reset(sock)
 
@@ -126,9 +136,46 @@ def test_what_got_through_is_told_also_when_the_receiver_breaks(bench: peers.Ben
     assert result["verdict"] == "reset"
     assert "reset" in result["error"]
     end = result["end"]
-    # What it has read was acknowledged, and no more was than was sent.
+    # What was acknowledged is told, and no more than was sent.
     assert got[0] <= end["sum_received"]["bytes"] <= end["sum_sent"]["bytes"]
     assert 0 < end["sum_received"]["records"] <= end["sum_sent"]["records"]
+
+
+@pytest.mark.parametrize("way", ["connect", "listen"])
+def test_a_peer_that_takes_a_few_bytes_is_told_to_have_taken_all_of_them(bench: peers.Bench, way: str) -> None:
+    """Whoever dials counts its SYN as an acknowledged byte, whoever listens does not: neither is told."""
+    path = bench.file(b"0123456789\n" * 1000, "few")
+    options = ("--input", path, "-t", "60s", "--records-per-second", "1", "--json")
+    with server_at() as listener, contextlib.ExitStack() as stack:
+        port = listener.getsockname()[1]
+        if way == "connect":
+            program = bench.ringmain("bench", "save", f"127.0.0.1:{port}", *options, stdout=subprocess.PIPE)
+            sock = stack.enter_context(listener.accept()[0])
+        else:
+            listener.close()
+            program = bench.ringmain("bench", "save", "--listen", f"127.0.0.1:{port}", *options, stdout=subprocess.PIPE)
+            peers.wait_for_port(port)
+            sock = stack.enter_context(peers.connect(port))
+        assert sock.recv(1 << 16) == b"0123456789\n"
+        sock.sendall(b"x")
+        peers.eventually(lambda: unacknowledged(sock) == 0, "the arrival of a byte")
+        peers.close_with_reset(sock)
+        assert program.wait() == 55
+    assert program.process.stdout is not None
+    end = checked(program.process.stdout.read().decode(), 55)["end"]
+    assert 11 <= end["sum_received"]["bytes"] <= end["sum_sent"]["bytes"]
+
+
+def test_a_pause_between_records_outlasts_neither_the_test_nor_the_peer(bench: peers.Bench, lines: Path) -> None:
+    paced = ("--input", lines, "--records-per-second", "0.001")  # the first is due in a quarter of an hour
+    with receiver(bench) as (endpoint, path):
+        assert measured("save", endpoint, *paced, "-t", "300ms")["verdict"] == "ended"
+    assert path.read_bytes() == b""
+    with server_at() as listener:
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+        program = bench.ringmain("bench", "save", endpoint, *paced, "-t", "1h")
+        peers.close_with_reset(listener.accept()[0])
+        assert program.wait() == 55
 
 
 def test_a_receiver_that_takes_nothing_is_given_up(bench: peers.Bench, lines: Path) -> None:

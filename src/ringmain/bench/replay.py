@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import mmap
 import socket
 import ssl
@@ -30,8 +31,9 @@ _NEWLINE = 10
 _BURST = 0.1
 # A sender whose kernel takes everything at once lets others have the loop this often.
 _TURN = 0.01
-# What a paced sender waits at least: timers are no finer.
+# What a paced sender waits at least, since timers are no finer, and at most, since the peer may leave meanwhile.
 _LEAST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.2
 # Where struct tcp_info of <linux/tcp.h> has tcpi_bytes_acked, 64 bits.
 _BYTES_ACKED = 120
 
@@ -90,6 +92,7 @@ async def send(
     """Send a recording in a loop until the plan is over, and end the connection properly."""
     connection = test.connection
     sender = Sender(connection)
+    before = _bytes_acknowledged(connection.sock)
     meter = test.measured(sender.counters, plan.interval, sending=True)
     if records_per_second is None:
         pieces = _at_full_speed(recording, Budget(plan))
@@ -102,6 +105,8 @@ async def send(
                 if pause or time.monotonic() > turn:
                     await asyncio.sleep(pause)
                     turn = time.monotonic() + _TURN
+                if sender.failure is not None:
+                    raise sender.failure
                 if len(piece) and not sender.gather(piece):
                     await sender.send(piece)
             await sender.finish()
@@ -117,7 +122,8 @@ async def send(
         if test.verdict == "ended":
             test.acknowledged = size
         elif connection.tls_version is None:
-            test.acknowledged = _acknowledged(connection.sock, size)
+            after_it = _bytes_acknowledged(connection.sock)
+            test.acknowledged = None if before is None or after_it is None else min(size, after_it - before)
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
         if test.verdict == "ended":
@@ -150,7 +156,8 @@ def _paced(recording: Recording, plan: Plan, rate: float) -> Iterator[tuple[memo
             return
         due = int((now - origin) * rate) - done
         if due < 1:
-            yield recording.data[:0], max(_LEAST_PAUSE, (done + 1) / rate - (now - origin))
+            pause = min(_LONGEST_PAUSE, (done + 1) / rate - (now - origin), math.inf if over is None else over - now)
+            yield recording.data[:0], max(_LEAST_PAUSE, pause)
             continue
         if due > most:  # what was missed is not made up for
             origin += (due - most) / rate
@@ -189,13 +196,16 @@ async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None
         raise TimedOutError(f"bench to {sender.connection.peer}", why, remedy) from error
 
 
-def _acknowledged(sock: socket.socket, size: int) -> int | None:
-    """Return how many of `size` bytes a peer's kernel has acknowledged, also when the connection is broken."""
+def _bytes_acknowledged(sock: socket.socket) -> int | None:
+    """Return how many bytes a peer's kernel has acknowledged, also when the connection is broken.
+
+    The SYN of one who dials counts as a byte: only what it grows by is known. Nothing becomes of it after a reset, so
+    what the peer has read but not acknowledged before, a segment and more, is not in it.
+    """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     if len(info) < _BYTES_ACKED + 8:
         return None
-    # The SYN of one who dials counts as a byte: at most one too many, never more than were sent.
-    return max(0, min(size, int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) - 1))
+    return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0])
 
 
 async def receive(test: Test, seconds: float | None, idle_timeout: float | None) -> None:
