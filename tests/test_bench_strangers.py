@@ -118,6 +118,9 @@ PLANS: dict[str, bytes] = {
     "an escape": json.dumps({**GOOD, "through": "\x1b[31m"}).encode(),
     "a list for a number": json.dumps({**GOOD, "parallel": [1]}).encode(),
     "a list for a word": json.dumps({**GOOD, "engine": ["ringmain"]}).encode(),
+    "long messages of processes": json.dumps(
+        {**GOOD, "parallel": 4, "processes": True, "message_size": 64 << 20}
+    ).encode(),
     "128 processes": json.dumps({**GOOD, "parallel": 128, "processes": True}).encode(),
     "null": b"null",
     "an empty line": b"",

@@ -190,7 +190,9 @@ def test_all_peers_end_with_the_test_whatever_is_connected() -> None:
 
 def test_a_peer_does_not_outlive_tests_that_are_killed() -> None:
     code = "import os, ringmain.testing as t; print(t.Peers().loader().port, flush=True); os.kill(os.getpid(), 9)"
-    result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=peers.TIMEOUT)
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True, timeout=peers.TIMEOUT
+    )
     port = int(result.stdout)
     peers.eventually(lambda: "LISTEN" not in peers.states(port), "the end of the peer")
 

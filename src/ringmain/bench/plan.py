@@ -58,9 +58,11 @@ class Plan:
     apart: bool = False
 
     def __post_init__(self) -> None:
+        # Each process has a message of its own.
+        longest = max(1 << 20, MAX_MESSAGE // max(1, self.parallel)) if self.processes else MAX_MESSAGE
         limits = (
             ("parallel", self.parallel, 1, MAX_PARALLEL, "streams"),
-            ("message_size", self.message_size, 1, MAX_MESSAGE, "bytes"),
+            ("message_size", self.message_size, 1, longest, "bytes"),
             ("omit", self.omit, 0, MAX_SECONDS, "seconds"),
             ("seconds", self.seconds, 0.001, MAX_SECONDS, "seconds"),
             ("size", self.size, self.parallel, 1 << 62, "bytes"),
