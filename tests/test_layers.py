@@ -86,7 +86,14 @@ MAY_IMPORT = {
         "stream",
         "tls",
     },
-    "feeds": {"errors", "feeds", "file", "loader", "stream"},  # each of its modules; nothing else imports them
+    "feeds": {
+        "_records",
+        "errors",
+        "feeds",
+        "file",
+        "loader",
+        "stream",
+    },  # each of its modules; nothing else imports them
     # Each of its modules; nothing else imports them, and pytest is imported by the plugin only.
     "testing": {"connection", "endpoint", "errors", "gate", "loader", "sender", "settings", "testing", "tls"},
     "pytest_plugin": {"testing"},
