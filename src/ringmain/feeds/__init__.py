@@ -5,6 +5,11 @@ from ringmain.feeds import arrow  # pip install 'ringmain[arrow]'
 A feed takes a `Loader`, whose connections it reads one after another, or one `Stream` of `loader.connections()`. Bad
 input raises `ringmain.ParseError`, with peer and byte offset, after all that came before it was handed out. Whoever
 goes on iterating gets the next connection; what the connection at fault had left is dropped.
+
+With `on_error="skip"` a feed leaves out the record at fault and goes on behind it. Its iterator counts what it left
+out, as `skipped` and `skipped_size`; the 1st, 10th, 100th ... such record of a connection is warned of, with its offset
+and its size. With `on_error=function` it calls `function(error, record)` instead, in order, in the consumer's thread:
+`error` is the ParseError, `record` a copy of the bytes. What the function raises comes out of the iteration.
 """
 
 from importlib import import_module

@@ -6,8 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
-from ringmain.feeds._arrow_parsers import Outcome, Parser
-from ringmain.feeds._feed import Feed, Piece
+from ringmain.feeds._arrow_parsers import Parser
+from ringmain.feeds._arrow_search import Job, Outcome
+from ringmain.feeds._feed import Cursor, Feed, Piece
+from ringmain.feeds._refusal import Bad, OnError
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -18,13 +20,14 @@ class Batches(Feed["pa.RecordBatch"]):
     `schema` is the given one, or None until the first batch was made.
     """
 
-    def __init__(self, source: Loader | Stream, parser: Parser, threads: int) -> None:
-        super().__init__(source)
+    def __init__(self, source: Loader | Stream, parser: Parser, threads: int, on_error: OnError) -> None:
+        super().__init__(Cursor(source, lines=True), on_error)
         self._parser = parser
         self._pool = ThreadPoolExecutor(threads, "ringmain-arrow")
         # Each pending block is one that the receiver cannot fill, and it needs some.
         self._depth = max(1, min(2 * threads, source.ring.block_count // 2))
         self._pending: deque[tuple[Stream, Future[Outcome]]] = deque()
+        self._broken = False  # behind what is pending nothing of its connection can be read
 
     @property
     def schema(self) -> "pa.Schema | None":
@@ -44,8 +47,11 @@ class Batches(Feed["pa.RecordBatch"]):
                 raise StopIteration from None
         return self._ready.popleft()
 
-    async def prime(self) -> None:
+    def prime(self) -> None:
         """Wait until there is a schema, if there is to be one."""
+        self._cursor.run(self._prime())
+
+    async def _prime(self) -> None:
         while self._parser.schema is None:
             try:
                 await self._fill()
@@ -55,7 +61,7 @@ class Batches(Feed["pa.RecordBatch"]):
     async def _fill(self) -> None:
         """Hand what has come to the threads and take what the next one made of it. While this waits, more comes."""
         self._raise_failed()
-        while len(self._pending) < (self._depth if self._parser.ready else 1):
+        while not self._broken and len(self._pending) < (self._depth if self._parser.ready else 1):
             piece = self._cursor.take()
             if piece is None:
                 break
@@ -74,16 +80,37 @@ class Batches(Feed["pa.RecordBatch"]):
 
     def _turn(self, piece: Piece) -> None:
         job = self._parser.admit(piece)
-        if job is not None:
-            self._pending.append((piece.stream, self._pool.submit(self._parser.run, job)))
+        if isinstance(job, Bad):
+            self._broken = True
+            self._pending.append((piece.stream, _settled(Outcome([job]))))
+        elif job is not None:
+            self._pending.append((piece.stream, self._submit(job)))
+
+    def _submit(self, job: Job) -> "Future[Outcome]":
+        return self._pool.submit(self._parser.run, job, self._refusals.most)
 
     def _collect(self, stream: Stream, outcome: Outcome) -> None:
-        schema = self._parser.schema
-        if schema is None and outcome.batches:
-            schema = self._parser.schema = outcome.batches[0].schema
-        self._ready.extend(outcome.batches)
-        if outcome.failed is not None:
-            for _, future in self._pending:
-                future.cancel()
-            self._pending.clear()
-            self._fail(stream, outcome.failed)
+        good: list[pa.RecordBatch] = []
+        for part in outcome.parts:
+            if not isinstance(part, Bad):
+                good.append(part)
+            elif not self._refuse(stream, part):
+                for _, future in self._pending:
+                    future.cancel()
+                self._pending.clear()
+                self._broken = False
+                break
+        else:
+            if outcome.rest is not None:
+                self._pending.appendleft((stream, self._submit(outcome.rest)))
+        if len(outcome.parts) > 1 and good:  # what lay between bad records becomes one batch again
+            good = pa.Table.from_batches(good).combine_chunks().to_batches()
+        if self._parser.schema is None and good:
+            self._parser.schema = good[0].schema
+        self._ready.extend(good)
+
+
+def _settled(outcome: Outcome) -> "Future[Outcome]":
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future

@@ -1,35 +1,28 @@
-"""What Arrow makes of one block: NDJSON or CSV into record batches, and which record it stumbles over."""
+"""What Arrow makes of one block: NDJSON or CSV into record batches, and which records it refuses."""
 
-import contextlib
 import copy
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import secrets
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ringmain.feeds._feed import Failed, Piece, line_ends
+from ringmain._records import CsvRecords, fields_of, line_ends, split_value
+from ringmain.feeds._arrow_search import Job, Outcome, Search
+from ringmain.feeds._feed import Piece, broke
+from ringmain.feeds._refusal import Bad
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+MARK = b"\xef\xbb\xbf"  # of UTF-8, at the beginning of a stream; Arrow leaves it out at that of each block
 
+# Arrow builds types by recursion, and crashes where they are nested too deeply; this is its own limit for IPC.
+DEEPEST = 64
 
-class Job(NamedTuple):
-    """Whole records, to be parsed by any thread; `offset` bytes of the stream lie before them.
+# A column costs some KiB in whatever is made of it, were it empty: no stranger's header or first record may ask for any
+# number. As many as the columns of a spreadsheet; those of a schema may be more.
+MOST_COLUMNS = 16_384
+LEAST_CELLS = 1 << 22
 
-    It knows nothing of the stream, which a thread that is still at work must not keep open.
-    """
-
-    data: memoryview
-    offset: int
-    names: list[str] | None = None  # of the columns, or None where the first record has them
-
-
-class Outcome(NamedTuple):
-    """The batches of a job up to its first bad record, and what is wrong with that."""
-
-    batches: "list[pa.RecordBatch]"
-    failed: Failed | None
+SEED = secrets.randbits(64)
 
 
 class Parser(Protocol):
@@ -41,11 +34,11 @@ class Parser(Protocol):
     def ready(self) -> bool:
         """Whether the next job may be run before the one before it is done, which tells what its columns are."""
 
-    def admit(self, piece: Piece) -> Job | None:
+    def admit(self, piece: Piece) -> Job | Bad | None:
         """Return what is to be parsed now that a piece came, in order."""
 
-    def run(self, job: Job) -> Outcome:
-        """Parse in any thread."""
+    def run(self, job: Job, most: int) -> Outcome:
+        """Parse in any thread, up to so many bad records."""
 
 
 class Ndjson:
@@ -63,22 +56,38 @@ class Ndjson:
     def ready(self) -> bool:
         return self.schema is not None
 
-    def admit(self, piece: Piece) -> Job | None:
+    def admit(self, piece: Piece) -> Job | Bad | None:
         return Job(piece.block, piece.offset) if piece.block else None
 
-    def run(self, job: Job) -> Outcome:
-        return _run(job, line_ends, self._parse, self._given)
+    def run(self, job: Job, most: int) -> Outcome:
+        return Search(job, self.schema, self._given, self._parse, line_ends, most).outcome()
 
-    def _parse(self, job: Job) -> "pa.Table":
-        schema = self.schema
-        return self._json.read_json(
-            pa.BufferReader(pa.py_buffer(job.data)),
-            read_options=self._json.ReadOptions(use_threads=False, block_size=len(job.data) + 1),
+    def _parse(self, job: Job, schema: "pa.Schema | None") -> "pa.Table":
+        data = job.data[len(MARK) :] if job.offset == 0 and job.data[: len(MARK)] == MARK else job.data
+        if split_value(data, objects=True, depth=DEEPEST if schema is None else 0) >= 0:
+            levels = f" of {DEEPEST} levels at most" if schema is None else ""
+            raise pa.ArrowInvalid(f"the line is not a whole JSON object{levels}")
+        if schema is None:
+            _check_fields(data)
+        table = self._json.read_json(
+            pa.BufferReader(pa.py_buffer(data)),
+            read_options=self._json.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=self._json.ParseOptions(
                 explicit_schema=schema,
                 unexpected_field_behavior="infer" if schema is None else self._unexpected_fields,
             ),
         )
+        table.validate(full=True)  # that strings are UTF-8, which the parser does not look at
+        _ = table.column_names  # and names too
+        return table
+
+
+def _check_fields(data: memoryview) -> None:
+    """Refuse what would cost far more memory than it has: a column has a cell in each row, there or not."""
+    rows = len(line_ends(data))
+    most = min(MOST_COLUMNS, max(LEAST_CELLS, 8 * len(data)) // max(1, rows))
+    if fields_of(data, SEED, most) > most:
+        raise pa.ArrowInvalid(f"{rows} records have more than {most} different fields; give a schema")
 
 
 class Csv:
@@ -95,92 +104,92 @@ class Csv:
         self._header = header
         self._parse_options = parse_options or pyarrow.csv.ParseOptions()
         self._convert_options = convert_options or pyarrow.csv.ConvertOptions()
-        self._quote = str(self._parse_options.quote_char or "").encode()
         self._max_record = max_record
+        self._records = self._new_records()  # of the stream; each job has one of its own
         self._names: list[str] | None = None
-        self._carried = b""
+        self._carried = bytearray()
 
     @property
     def ready(self) -> bool:
         return self.schema is not None and self._names is not None
 
-    def admit(self, piece: Piece) -> Job | None:
+    def admit(self, piece: Piece) -> Job | Bad | None:
         if piece.offset == 0:  # what the connection before left may have been given up
-            self._names, self._carried = None, b""
-        if not self._header and self.schema is not None:
-            self._names = self.schema.names
+            self._records.reset()
+            self._carried = bytearray()
+            self._names = self.schema.names if not self._header and self.schema is not None else None
         data, offset = piece.block, piece.offset - len(self._carried)
-        if self._carried:
-            data, self._carried = memoryview(self._carried + data), b""
-        if piece.block and self._cut_in_quotes(data) and len(data) < self._max_record:
-            self._carried = bytes(data)
-            return None
-        return Job(data, offset, self._names) if data else None
+        if not data:
+            carried, self._carried = self._carried, bytearray()
+            return Job(memoryview(carried), offset, self._names) if carried and not broke(piece.stream) else None
+        marked = piece.offset == 0 and data[: len(MARK)] == MARK
+        end = self._records.last_end(data[len(MARK) :] if marked else data)
+        end += len(MARK) if marked and end else 0
+        whole = memoryview(bytes(self._carried + data[:end])) if self._carried and end else data[:end]
+        if end:
+            self._carried = bytearray()
+        self._carried += data[end:]
+        if not whole and len(self._carried) > self._max_record:
+            return self._too_long(offset)
+        return Job(whole, offset, self._names) if whole else None
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job, most: int) -> Outcome:
         if job.names is None:
-            self._names = self._names_of(job.data)
-        return _run(job, self._record_ends, self._parse, self._given)
+            header = self._header_of(job)
+            if isinstance(header, Bad):
+                return Outcome([header])
+            job = header
+            if job.names is None:
+                return Outcome([])
+            self._names = job.names
+        return Search(job, self.schema, self._given, self._parse, self._new_records().ends, most).outcome()
 
-    def _parse(self, job: Job) -> "pa.Table":
-        convert, schema = self._convert_options, self.schema
+    def _header_of(self, job: Job) -> Job | Bad:
+        """Return what is behind the first record, with the names in that; without names if all of it is blank."""
+        if job.offset == 0 and job.data[: len(MARK)] == MARK:
+            job = job.behind(len(MARK))
+        if self._parse_options.ignore_empty_lines:
+            blank = re.match(rb"[\r\n]*", job.data)
+            job = job.behind(blank.end() if blank else 0)
+        if not job.data:
+            return job
+        end = self._new_records().first_end(job.data)
+        header = job._replace(data=job.data[:end])
+        try:
+            self._check_columns(header.data)
+            names = self._read(header.data, None, self._csv.ConvertOptions()).column_names
+            self._parse(header, self.schema)  # whether the columns that are asked for are there
+        except Exception as error:
+            return Bad(job.offset, header.data, error.with_traceback(None), str(error), fatal=True)
+        return job.behind(end)._replace(names=names)
+
+    def _check_columns(self, header: memoryview) -> None:
+        most = max(MOST_COLUMNS, len(self.schema or ()))
+        if bytes(header).count(self._parse_options.delimiter.encode()) >= most:
+            raise pa.ArrowInvalid(f"the header has more than {most} columns")
+
+    def _parse(self, job: Job, schema: "pa.Schema | None") -> "pa.Table":
+        convert = self._convert_options
         if schema is not None:
             convert = copy.copy(convert)
             convert.column_types, convert.include_columns = schema, schema.names
+        marked = job.offset > 0 and job.data[: len(MARK)] == MARK
+        return self._read(MARK + job.data if marked else job.data, job.names, convert)
+
+    def _read(self, data: Any, names: list[str] | None, convert: Any) -> "pa.Table":
         return self._csv.read_csv(
-            pa.BufferReader(pa.py_buffer(job.data)),
-            read_options=self._csv.ReadOptions(use_threads=False, block_size=len(job.data) + 1, column_names=job.names),
+            pa.BufferReader(pa.py_buffer(data)),
+            read_options=self._csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
             parse_options=self._parse_options,
             convert_options=convert,
         )
 
-    def _cut_in_quotes(self, data: memoryview) -> bool:
-        """Tell whether a quoted field goes on behind the data: it has an odd number of quotes."""
-        return bool(self._quote) and bytes(data).count(self._quote) % 2 == 1
+    def _too_long(self, offset: int) -> Bad:
+        why = f"a quoted field does not end within {self._max_record} bytes"
+        carried, self._carried = self._carried, bytearray()
+        return Bad(offset, memoryview(carried), None, why, "raise max_record, or check the quotes", fatal=True)
 
-    def _names_of(self, data: memoryview) -> list[str] | None:
-        """Return the names in the first record, or None where it cannot be read; who parses it will say why."""
-        for end in self._record_ends(data):
-            with contextlib.suppress(pa.ArrowException):
-                header = pa.BufferReader(pa.py_buffer(data[:end]))
-                return list(self._csv.read_csv(header, parse_options=self._parse_options).column_names)
-        return None
-
-    def _record_ends(self, data: memoryview) -> Iterator[int]:
-        """Return the offset behind each record, which may hold newlines in quotes."""
-        quotes = start = 0
-        for end in line_ends(data):
-            quotes += bytes(data[start:end]).count(self._quote) if self._quote else 0
-            start = end
-            if quotes % 2 == 0 or end == len(data):
-                yield end
-
-
-def _run(
-    job: Job, ends_of: "Callable[[memoryview], Iterator[int]]", parse: "Callable[[Job], pa.Table]", given: bool
-) -> Outcome:
-    """Parse a job; where that fails, all before its first bad record."""
-    cause: Exception | None = None
-    try:
-        return Outcome(_batches(parse(job)), None)
-    except pa.ArrowException as error:
-        cause = error
-    ends = [0, *ends_of(job.data)]
-    good, bad = 0, len(ends) - 1  # so many records parse, so many do not
-    batches: list[pa.RecordBatch] = []
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            batches = _batches(parse(job._replace(data=job.data[: ends[middle]])))
-            good = middle
-        except pa.ArrowException as error:
-            cause, bad = error, middle
-    whole = job.data[ends[bad] - 1] == ord("\n")
-    why = re.sub(r" in row \d+|Row #\d+: ", "", str(cause))  # rows of this block, which nobody else can count
-    narrow = not given and re.search("changed from|onver|unexpected field", why)
-    remedy = "the schema is the first block's: give a wider one with schema=" if narrow else ""
-    return Outcome(batches, Failed(job.offset + ends[good], whole, cause, why, remedy))
-
-
-def _batches(table: "pa.Table") -> "list[pa.RecordBatch]":
-    return [batch for batch in table.to_batches() if batch.num_rows]
+    def _new_records(self) -> CsvRecords:
+        options = self._parse_options
+        quote, escape = (ord(char) if char else -1 for char in (options.quote_char, options.escape_char))
+        return CsvRecords(ord(options.delimiter), quote, escape, bool(options.double_quote))

@@ -2,12 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Iterator
-from io import BytesIO
-from itertools import accumulate
+from collections.abc import Coroutine
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from ringmain.errors import ParseError, UsageError
+from ringmain.errors import UsageError
+from ringmain.feeds._refusal import Bad, OnError, Refusals
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -24,10 +23,15 @@ class Piece(NamedTuple):
 
 
 class Cursor:
-    """Walk over the blocks of a loader's connections, one after another, or of a single stream."""
+    """Walk over the blocks of a loader's connections, one after another, or of a single stream.
 
-    def __init__(self, source: Loader | Stream) -> None:
+    With `lines`, a line that has no end because its connection broke is left out: only a connection that ended properly
+    may end without a newline.
+    """
+
+    def __init__(self, source: Loader | Stream, *, lines: bool = False) -> None:
         self.source = source
+        self._lines = lines
         self._stream = source if isinstance(source, Stream) else None
         self._ended: Stream | None = None
 
@@ -38,7 +42,7 @@ class Cursor:
             return None
         offset = stream.offset
         block = stream.take()
-        return Piece(stream, offset, block) if block is not None else None
+        return self._piece(stream, offset, block) if block is not None else None
 
     async def next(self) -> Piece | None:
         """Return the next block, an empty one at the end of each connection, None when none is to come.
@@ -54,12 +58,20 @@ class Cursor:
         stream = self._stream
         if stream is None:
             return None
-        offset = stream.offset
-        block = await stream.next_block()
-        if block is None:
-            self._ended, self._stream = stream, None
-            block = memoryview(b"")
-        return Piece(stream, offset, block)
+        while True:
+            offset = stream.offset
+            block = await stream.next_block()
+            if block is None:
+                self._ended, self._stream = stream, None
+                return Piece(stream, offset, memoryview(b""))
+            piece = self._piece(stream, offset, block)
+            if piece is not None:
+                return piece
+
+    def _piece(self, stream: Stream, offset: int, block: memoryview) -> Piece | None:
+        if self._lines and block[-1] != ord("\n") and broke(stream):
+            block = block[: bytes(block).rfind(b"\n") + 1]
+        return Piece(stream, offset, block) if block else None
 
     async def _next_stream(self) -> Stream | None:
         return None if isinstance(self.source, Stream) else await self.source.next_connection()
@@ -74,16 +86,30 @@ class Cursor:
 
 
 class Feed(ABC, Generic[Item]):
-    """An iterator over what blocks are turned into: asynchronous, and plain in a plain `with`. One consumer."""
+    """An iterator over what blocks are turned into: asynchronous, and plain in a plain `with`. One consumer.
 
-    def __init__(self, source: Loader | Stream) -> None:
-        self._cursor = Cursor(source)
+    `skipped` records of `skipped_size` bytes were left out, on all connections, because the parser refused them.
+    """
+
+    def __init__(self, cursor: Cursor, on_error: OnError = "raise") -> None:
+        self._cursor = cursor
+        self._refusals = Refusals(on_error)
         self._ready: deque[Item] = deque()
-        self._failed: ParseError | None = None
+        self._failed: Exception | None = None
+
+    @property
+    def skipped(self) -> int:
+        """How many records were left out."""
+        return self._refusals.count
+
+    @property
+    def skipped_size(self) -> int:
+        """How many bytes they had."""
+        return self._refusals.size
 
     @abstractmethod
     def _turn(self, piece: Piece) -> None:
-        """Append what a block gives to `_ready`; call `_fail` where it is not what it should be."""
+        """Append what a block gives to `_ready`; call `_refuse` where it is not what it should be."""
 
     def __aiter__(self) -> Self:
         return self
@@ -109,20 +135,12 @@ class Feed(ABC, Generic[Item]):
             self._turn(piece)
         return self._ready.popleft()
 
-    def _fail(self, stream: Stream, failed: "Failed") -> None:
-        """Let the connection go, and raise once what came before is handed out.
-
-        A record without its delimiter, on a connection that broke, is at fault only because the rest of it is missing:
-        then the connection's own error is what the user gets.
-        """
-        if not failed.whole and stream.failure() is not None:
-            return
-        self._cursor.leave()
-        error = ParseError(stream.peer, failed.offset, failed.why, failed.remedy)
-        error.__cause__ = (
-            failed.cause.with_traceback(None) if failed.cause is not None else None
-        )  # its frames hold blocks
-        self._failed = error
+    def _refuse(self, stream: Stream, bad: Bad) -> bool:
+        """Return True if the record is skipped; else let the connection go, and raise once what came before is out."""
+        self._failed = self._refusals.judge(stream, bad)
+        if self._failed is not None:
+            self._cursor.leave()
+        return self._failed is None
 
     def _raise_failed(self) -> None:
         error, self._failed = self._failed, None
@@ -133,19 +151,9 @@ class Feed(ABC, Generic[Item]):
             del error  # or it and this frame hold each other, and the connection, until the collector comes
 
 
-class Failed(NamedTuple):
-    """What is wrong with the record at an offset of a stream; `whole` unless the stream ended within it."""
-
-    offset: int
-    whole: bool
-    cause: Exception | None
-    why: str
-    remedy: str = ""
-
-
-def line_ends(block: memoryview) -> Iterator[int]:
-    """Yield the offset behind each line of a block, the unterminated one's too. For errors: it copies the block."""
-    return accumulate(len(line) for line in BytesIO(block))
+def broke(stream: Stream) -> bool:
+    """Tell whether a connection ended in any way but a proper end: its last record may lack a part."""
+    return stream.verdict not in (None, "ended")
 
 
 def check_lines(source: Loader | Stream) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
 from ringmain.feeds._feed import check_lines
+from ringmain.feeds._refusal import OnError
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pyarrow.csv import ConvertOptions, ParseOptions
 
     from ringmain.feeds._arrow_batches import Batches
+    from ringmain.feeds._arrow_ipc import IpcBatches
 
 NEWLINE = ord("\n")
 
@@ -68,24 +70,33 @@ def record_batches(
 
     ndjson: `unexpected_fields` "error" (the default) or "ignore", for fields that the schema does not have.
     csv: `header=False` if connections do not begin with the names of their columns, which needs a schema;
-    `parse_options` and `convert_options` as in pyarrow.csv. Newlines in quotes are understood.
+    `parse_options` and `convert_options` as in pyarrow.csv. Newlines in quotes are understood, in records of up to
+    `max_record` bytes.
+    ipc: each batch is validated, since what it says about itself would have any memory read; `validate=False` spares
+    that for peers that you trust. A batch, decompressed and with its dictionaries, has at most `max_record` bytes; a
+    dictionary that comes in parts (a delta) is taken with `validate=False` only.
 
     Call it in a plain `with`; in a coroutine use `batches`. Raises ParseError, from the reader's iteration, at a record
-    that cannot be parsed, after the batches of all that came before it; the next read is of the next connection.
+    that cannot be parsed, after the batches of all that came before it; the next read is of the next connection. With
+    `on_error` "skip" or a function (see `ringmain.feeds`) it goes on behind the record, which for ipc is a batch. A CSV
+    header, a broken IPC frame or dictionary is raised in any case: nothing behind it can be read.
     """
-    if format == "ipc":
-        from ringmain.feeds._arrow_ipc import IpcBatches
-
-        if options:
-            raise UsageError(f"format ipc with {', '.join(options)}", "it has no options", "leave them out")
-        messages = IpcBatches(source, schema)
-        if schema is None:
-            messages.open()
-        return pa.RecordBatchReader.from_batches(messages.schema or pa.schema([]), messages)
-    parsed = batches(source, format, schema, **options)
+    made = parsed(source, format, schema, **options)
     if schema is None:
-        source.run(parsed.prime())
-    return pa.RecordBatchReader.from_batches(parsed.schema or pa.schema([]), parsed)
+        made.prime()
+    return pa.RecordBatchReader.from_batches(made.schema or pa.schema([]), made)
+
+
+def parsed(source: Loader | Stream, format: str, schema: "pa.Schema | None", **options: Any) -> "Batches | IpcBatches":
+    """Return the record batches of any format, without waiting for a schema."""
+    if format != "ipc":
+        return batches(source, format, schema, **options)  # type: ignore[arg-type]
+    from ringmain.feeds._arrow_ipc import IpcBatches
+
+    others = options.keys() - {"validate", "on_error"}
+    if others:
+        raise UsageError(f"format ipc with {', '.join(sorted(others))}", "not an option of it", "leave it out")
+    return IpcBatches(source, schema, **options)
 
 
 def batches(
@@ -98,6 +109,7 @@ def batches(
     header: bool = True,
     parse_options: "ParseOptions | None" = None,
     convert_options: "ConvertOptions | None" = None,
+    on_error: OnError = "raise",
 ) -> "Batches":
     """Do as `record_batches` does, for `async for` too, and without waiting for a schema. ipc is for that one only."""
     from ringmain.feeds._arrow_batches import Batches
@@ -113,4 +125,4 @@ def batches(
         parser = Csv(schema, header, parse_options, convert_options, source.ring.max_record)
     else:
         raise UsageError(f"format {format!r}", "not known here", "choose ndjson or csv; ipc is for record_batches")
-    return Batches(source, parser, threads or pa.cpu_count())
+    return Batches(source, parser, threads or pa.cpu_count(), on_error)

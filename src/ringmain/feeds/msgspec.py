@@ -7,11 +7,12 @@ with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
         ...
 """
 
-import contextlib
 from typing import Any, Generic, TypeVar, overload
 
+from ringmain._records import line_ends, split_value
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Failed, Feed, Piece, check_lines, line_ends
+from ringmain.feeds._feed import Cursor, Feed, Piece, check_lines
+from ringmain.feeds._refusal import Bad, OnError
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -24,10 +25,16 @@ Type = TypeVar("Type")
 
 
 @overload
-def decode_lines(source: Loader | Stream, type: type[Type], *, strict: bool = True) -> "Lines[Type]": ...
+def decode_lines(
+    source: Loader | Stream, type: type[Type], *, strict: bool = True, on_error: OnError = "raise"
+) -> "Lines[Type]": ...
 @overload
-def decode_lines(source: Loader | Stream, type: Any = Any, *, strict: bool = True) -> "Lines[Any]": ...
-def decode_lines(source: Loader | Stream, type: Any = Any, *, strict: bool = True) -> "Lines[Any]":
+def decode_lines(
+    source: Loader | Stream, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise"
+) -> "Lines[Any]": ...
+def decode_lines(
+    source: Loader | Stream, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise"
+) -> "Lines[Any]":
     r"""Iterate over lists of objects of `type`, one list a block, one object a line; plain or with `async for`.
 
     The source must cut at lines (`delimiter=b"\n"`). `type` and `strict` are those of `msgspec.json.Decoder`; a Struct
@@ -39,39 +46,55 @@ def decode_lines(source: Loader | Stream, type: Any = Any, *, strict: bool = Tru
     keep, lest the ring runs out of blocks and the peer has to wait (BlocksHeldError).
 
     The parser holds the interpreter's lock, so that while it works nothing is received: the kernel's buffer goes on
-    filling meanwhile. Raises ParseError at a line that is not JSON or not of that type, after the list of what was
-    good before it in its block; the next item is of the next connection.
+    filling meanwhile.
+
+    A line that is not JSON or not of that type raises ParseError, after the list of what was good before it in its
+    block; the next item is of the next connection. With `on_error` "skip", or a function (see `ringmain.feeds`), the
+    lines behind it are decoded instead.
     """
     check_lines(source)
-    return Lines(source, msgspec.json.Decoder(type, strict=strict))
+    return Lines(Cursor(source, lines=True), msgspec.json.Decoder(type, strict=strict), on_error)
 
 
 class Lines(Feed[list[Type]], Generic[Type]):
-    """What `decode_lines` returns: an iterator of lists, plain or asynchronous."""
+    """What `decode_lines` returns: an iterator of lists, plain or asynchronous.
 
-    def __init__(self, source: Loader | Stream, decoder: "msgspec.json.Decoder[Type]") -> None:
-        super().__init__(source)
-        self._decode = decoder.decode_lines
+    `skipped` lines of `skipped_size` bytes were refused and left out, on all connections.
+    """
+
+    def __init__(self, cursor: Cursor, decoder: "msgspec.json.Decoder[Type]", on_error: OnError) -> None:
+        super().__init__(cursor, on_error)
+        self._decoder = decoder
 
     def _turn(self, piece: Piece) -> None:
-        objects: list[Type] | None = None
-        with contextlib.suppress(msgspec.DecodeError):
-            objects = self._decode(piece.block)
-        if objects is None:
+        objects, cause = self._decode(piece.block)
+        if cause is not None:
             objects = self._decode_good(piece)
         if objects:
             self._ready.append(objects)
 
     def _decode_good(self, piece: Piece) -> list[Type]:
-        """Decode line by line up to the bad one."""
+        """Decode line by line, and go on behind a bad one where that is wanted."""
         objects: list[Type] = []
         start, block = 0, piece.block
         for end in line_ends(block):
-            try:
-                objects += self._decode(block[start:end])
-            except msgspec.DecodeError as error:
-                whole = block[end - 1] == ord("\n")
-                self._fail(piece.stream, Failed(piece.offset + start, whole, error, str(error)))
+            line = block[start:end]
+            good, cause = self._decode(line)
+            objects += good
+            if cause is not None and not self._refuse(
+                piece.stream, Bad(piece.offset + start, line, cause, str(cause) or type(cause).__name__)
+            ):
                 break
             start = end
         return objects
+
+    def _decode(self, lines: memoryview) -> tuple[list[Type], Exception | None]:
+        """Return the objects, or what is wrong: besides the parser's own error whatever the type makes of a value."""
+        try:
+            if split_value(lines) >= 0:
+                raise msgspec.DecodeError("a line holds a part of a value only")
+            return self._decoder.decode_lines(lines), None
+        except MemoryError:
+            raise
+        except Exception as error:
+            return [], error.with_traceback(None)  # its frames hold blocks, and itself

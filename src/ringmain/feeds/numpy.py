@@ -11,7 +11,8 @@ from typing import Any
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Failed, Feed, Piece
+from ringmain.feeds._feed import Cursor, Feed, Piece, broke
+from ringmain.feeds._refusal import Bad
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -46,7 +47,7 @@ class Records(Feed["np.ndarray[Any, Any]"]):
     """What `records` returns: an iterator of arrays, plain or asynchronous."""
 
     def __init__(self, source: Loader | Stream, dtype: "np.dtype[Any]") -> None:
-        super().__init__(source)
+        super().__init__(Cursor(source))
         self._dtype = dtype
         self._carried = bytearray()
 
@@ -68,9 +69,9 @@ class Records(Feed["np.ndarray[Any, Any]"]):
 
     def _end(self, piece: Piece) -> None:
         carried, self._carried = self._carried, bytearray()
-        if carried:
+        if carried and not broke(piece.stream):  # or else the connection has an error of its own
             why = f"the stream ended {len(carried)} bytes into a record of {self._dtype.itemsize}"
-            self._fail(piece.stream, Failed(piece.offset - len(carried), False, None, why))
+            self._refuse(piece.stream, Bad(piece.offset - len(carried), memoryview(carried), None, why))
 
 
 def line_offsets(block: memoryview) -> "np.ndarray[Any, np.dtype[np.int64]]":

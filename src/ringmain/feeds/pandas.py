@@ -10,8 +10,8 @@ CSV that ends and fits in memory as a whole is in one frame sooner by Pandas's o
 a file of `ringmain.open`, or with the URL (see `ringmain.feeds.fsspec`). For NDJSON Arrow is several times faster.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 from ringmain.feeds import arrow
 from ringmain.feeds._extra import missing
@@ -34,21 +34,28 @@ def frames(
 ) -> "Frames":
     """Iterate over data frames, one a record batch of `arrow.record_batches`, whose arguments and errors these are.
 
-    `types_mapper=pandas.ArrowDtype` keeps Arrow's memory and types, without a copy. Without it Pandas makes columns of
-    its own: numbers without nulls are taken over, the rest is copied. The index of each frame begins at 0.
+    Plain or with `async for`; ipc plain only. `types_mapper=pandas.ArrowDtype` keeps Arrow's memory and types,
+    without a copy. Without it Pandas makes columns of its own: numbers without nulls are taken over, others are copied.
+    The index of each frame begins at 0.
     """
-    return Frames(arrow.record_batches(source, format, schema, **options), types_mapper)
+    return Frames(arrow.parsed(source, format, schema, **options), types_mapper)
 
 
 class Frames:
     """What `frames` returns. After a ParseError it goes on with the next connection."""
 
-    def __init__(self, reader: Any, types_mapper: "Callable[[Any], Any] | None") -> None:
-        self._reader = reader
+    def __init__(self, batches: Any, types_mapper: "Callable[[Any], Any] | None") -> None:
+        self._batches = batches
         self._types_mapper = types_mapper
 
-    def __iter__(self) -> "Iterator[pandas.DataFrame]":
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> "pandas.DataFrame":
-        return self._reader.read_next_batch().to_pandas(types_mapper=self._types_mapper)
+        return next(self._batches).to_pandas(types_mapper=self._types_mapper)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "pandas.DataFrame":
+        return (await anext(self._batches)).to_pandas(types_mapper=self._types_mapper)

@@ -13,8 +13,7 @@ with ringmain.open("tcp://127.0.0.1:8000") as file:
     frame = polars.read_ndjson(file.read())
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from ringmain.feeds import arrow
 from ringmain.feeds._extra import missing
@@ -30,20 +29,27 @@ except ImportError as error:
 def frames(source: Loader | Stream, format: Any = "ndjson", schema: Any = None, **options: Any) -> "Frames":
     """Iterate over data frames, one a record batch of `arrow.record_batches`, whose arguments and errors these are.
 
-    Arrow parses and Polars takes the columns over without a copy, but for types that it keeps in another way (strings,
-    for which it makes views, and dictionaries). To have everything in one frame: `polars.concat(frames(...))`.
+    Plain or with `async for`; ipc plain only. Arrow parses and Polars takes the columns over without a copy, but for
+    types that it keeps in another way (strings, for which it makes views, and dictionaries). To have everything in one
+    frame: `polars.concat(frames(...))`.
     """
-    return Frames(arrow.record_batches(source, format, schema, **options))
+    return Frames(arrow.parsed(source, format, schema, **options))
 
 
 class Frames:
     """What `frames` returns. After a ParseError it goes on with the next connection."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
 
-    def __iter__(self) -> "Iterator[polars.DataFrame]":
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> "polars.DataFrame":
-        return polars.from_arrow(self._reader.read_next_batch())
+        return polars.from_arrow(next(self._batches))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "polars.DataFrame":
+        return polars.from_arrow(await anext(self._batches))
