@@ -11,6 +11,8 @@ from typing import Any
 import peers
 import pytest
 
+import ringmain
+
 
 def library(name: str) -> Any:
     """Return a library that a feed needs; without it skip the module, or under CI fail."""
@@ -45,6 +47,11 @@ def send(port: int, *parts: bytes, reset: bool = False) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def all_given_back(loader: ringmain.Loader) -> None:
+    """Wait until no thread of a feed that was left holds a block any more."""
+    peers.eventually(lambda: loader.ring.lent == 0, "all blocks given back")
 
 
 def numbered(count: int, start: int = 0) -> bytes:

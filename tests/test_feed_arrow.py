@@ -171,7 +171,8 @@ def test_a_broken_ipc_stream_is_named_and_the_next_connection_is_read() -> None:
 
 NUMBERS = numbered(3000)
 BAD = [
-    ("ndjson", b"", NUMBERS, b'{"a":1,"b"\n', "Missing a colon"),
+    ("ndjson", b"", NUMBERS, b'{"a":1,"b"\n', "not a whole JSON object"),
+    ("ndjson", b"", NUMBERS, b'{"a":1,"b"}\n', "Missing a colon"),
     ("ndjson", b"", NUMBERS, b'{"a":"x"}\n', "changed from number to string"),
     ("ndjson", b"", NUMBERS, b'{"a":1,"new":2}\n', "unexpected field"),
     ("csv", b"n,text,half\n", ROWS, b"1,2\n", "Expected 3 columns, got 2"),
@@ -179,7 +180,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "header", "good", "bad", "why"), BAD, ids=["cut", "type", "field", "ragged", "text"])
+@pytest.mark.parametrize(
+    ("kind", "header", "good", "bad", "why"), BAD, ids=["cut", "malformed", "type", "field", "ragged", "text"]
+)
 def test_a_bad_record_is_named_loses_nothing_before_it_and_the_next_connection_is_read(
     kind: Any, header: bytes, good: bytes, bad: bytes, why: str
 ) -> None:
@@ -254,9 +257,9 @@ def test_more_is_received_while_blocks_are_parsed(monkeypatch: pytest.MonkeyPatc
     parse = parsers.Ndjson._parse
     pauses = [0.2, 0.2]
 
-    def slow(self: Any, job: Any) -> Any:
+    def slow(self: Any, job: Any, schema: Any) -> Any:
         time.sleep(pauses.pop() if pauses else 0)
-        return parse(self, job)
+        return parse(self, job, schema)
 
     monkeypatch.setattr(parsers.Ndjson, "_parse", slow)
     with ringmain.load("127.0.0.1:0", listen_once=True, delimiter=b"\n", block_size=1 << 16) as loader:

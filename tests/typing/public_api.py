@@ -1,9 +1,12 @@
 """What a type checker sees of the public API. Read by mypy --strict in `make lint`, never run."""
 
 import io
-from typing import assert_type
+from typing import Any, assert_type
 
 import ringmain
+from ringmain.feeds import arrow
+from ringmain.feeds import msgspec as lines
+from ringmain.feeds import numpy as records
 from ringmain.testing import Measurement, Peer, PeerConnection, Peers, Throughput
 
 
@@ -67,6 +70,22 @@ def plain() -> None:
     assert_type(ringmain.nics(), list[ringmain.Nic])
     assert_type(ringmain.Endpoint.parse("tcp://[::1]:80").tls, bool)
     assert_type(ringmain.TlsSettings(certfile="pem").certfile, str | None)
+
+
+def feeds(loader: ringmain.Loader, stream: ringmain.Stream) -> None:
+    def put_aside(error: ringmain.ParseError, record: bytes) -> None:
+        assert_type((error.connection, error.offset), tuple[str, int])
+
+    feed = lines.decode_lines(loader, dict[str, int], on_error=put_aside)
+    assert_type(feed, lines.Lines[dict[str, int]])
+    assert_type(next(feed), list[dict[str, int]])
+    assert_type((feed.skipped, feed.skipped_size), tuple[int, int])
+    assert_type(lines.decode_lines(stream, on_error="skip"), lines.Lines[Any])
+    assert_type(arrow.batches(stream, on_error="raise").skipped, int)
+    records.records(loader, "<u4")
+    lines.decode_lines(loader, on_error="ignore")  # type: ignore[call-overload]
+    lines.decode_lines(loader, on_error=ord)  # type: ignore[arg-type]
+    arrow.batches(loader, on_error="ignore")  # type: ignore[arg-type]
 
 
 def failing() -> str:

@@ -1,0 +1,321 @@
+"""Records that a parser refuses: each is named, what is around it is handed out, and `on_error` says what then."""
+
+import io
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import pytest
+from feeding import all_given_back, library, numbered, send
+
+import ringmain
+from ringmain import errors
+
+pa = library("pyarrow")
+csv = library("pyarrow.csv")
+arrow = library("ringmain.feeds.arrow")
+msgspec = library("msgspec")
+lines = library("ringmain.feeds.msgspec")
+
+csv.read_csv(io.BytesIO(b"a\n1\n"))  # the first call in the main thread makes a pipe for signals, which it keeps
+LINES: Any = {"delimiter": b"\n", "block_size": 4096, "ring_size": 65536}
+SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
+Event = msgspec.defstruct("Event", [("a", int), ("b", str), ("c", list[int | None])])
+
+
+class Picky(msgspec.Struct):
+    """A type that refuses some records in its own way."""
+
+    a: int
+
+    def __post_init__(self) -> None:
+        if self.a < 0:
+            raise LookupError(f"{self.a} is not there")
+
+
+DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+REFUSED = {
+    "invalid UTF-8": (Event, numbered(300), b'{"a":1,"b":"\xff","c":[]}\n', "codec can't decode"),
+    "nested too deeply": (Any, numbered(300), DEEP, "recursion"),
+    "not hashable": (set[Any], b"[1]\n" * 300, b"[[1]]\n", "unhashable"),
+    "refused by its own type": (Picky, b'{"a":1}\n' * 300, b'{"a":-1}\n', "-1 is not there"),
+    "in two lines": (Any, numbered(300), b'{"a":\n1}\n', "a part of a value"),
+    "begun in a line before": (Any, numbered(300), b"]\n", "a part of a value"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_whatever_msgspec_makes_of_a_line_is_a_parse_error_after_what_was_good(kind: str) -> None:
+    type_, good, bad, why = REFUSED[kind]
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        thread = send(loader.port, good + bad + good, good)
+        feed, got = lines.decode_lines(loader, type_), []
+        with pytest.raises(errors.ParseError, match=why) as caught:
+            for part in feed:
+                got += part
+        assert got == msgspec.json.Decoder(type_).decode_lines(good)
+        assert caught.value.offset == len(good)
+        assert next(feed)
+    thread.join()
+
+
+NUMBERS, ROWS = numbered(300), b"".join(b"%d,x\n" % n for n in range(300))
+TWO = pa.schema({"a": pa.int64(), "b": pa.string()})
+REFUSED_BY_ARROW = {
+    "invalid UTF-8": ("ndjson", SCHEMA, NUMBERS, b'{"a":1,"b":"\xff","c":[]}\n', "UTF8"),
+    "invalid UTF-8, inferred": ("ndjson", None, NUMBERS, b'{"a":1,"b":"\xff","c":[]}\n', "UTF8"),
+    "no object": ("ndjson", SCHEMA, NUMBERS, b"null\n", "not a whole JSON object"),
+    "in two lines": ("ndjson", SCHEMA, NUMBERS, b'{"a":\n1}\n', "not a whole JSON object"),
+    "nested too deeply": ("ndjson", SCHEMA, NUMBERS, DEEP, "changed from number to array"),
+    "csv with invalid UTF-8": ("csv", TWO, ROWS, b"1,\xff\n", "invalid UTF8"),
+    "csv with control characters": ("csv", TWO, ROWS, b"\x1b[31m,x\n", r"'\\x1b\[31m'"),
+    "csv with a long field": ("csv", TWO, ROWS, b"y" * 3000 + b",x\n", r"y{200}\.\.\.$"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_BY_ARROW)
+def test_whatever_arrow_makes_of_a_record_is_a_parse_error_after_what_was_good(kind: str) -> None:
+    name, schema, good, bad, why = REFUSED_BY_ARROW[kind]
+    options = {"header": False} if name == "csv" else {}
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        thread = send(loader.port, good + bad + good, good)
+        reader, rows = arrow.record_batches(loader, name, schema, **options), 0
+        with pytest.raises(errors.ParseError, match=why) as caught:
+            for batch in reader:
+                rows += len(batch)
+        assert (rows, caught.value.offset) == (300, len(good))
+        assert reader.read_next_batch().num_rows
+        all_given_back(loader)
+    thread.join()
+
+
+FIRST = {
+    "null": ("ndjson", None, b"null\n"),
+    "null with a schema": ("ndjson", SCHEMA, b" null\n"),
+    "null before an object": ("ndjson", SCHEMA, b'null {"a":1}\n'),
+    "nested too deeply": ("ndjson", None, DEEP),
+    "a name that is not UTF-8": ("ndjson", None, b'{"\xff":1}\n'),
+    "fields without end": (
+        "ndjson",
+        None,
+        b'{"a":{"b":[{' + b",".join(b'"%d":1' % n for n in range(20_000)) + b"}]}}\n",
+    ),
+    "columns without end": ("csv", None, b"," * 20_000 + b"\n"),
+    "columns without end, with a schema": ("csv", TWO, b"," * 20_000 + b"\n"),
+    "a header that is not UTF-8": ("csv", None, b"\xff,b\n1,2\n"),
+    "a header that is not UTF-8, with a schema": ("csv", TWO, b"\xff,b\n1,2\n"),
+    "a header that lacks a column": ("csv", TWO, b"b,c\n"),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_the_first_record_may_be_one_that_the_parser_breaks_at(kind: str) -> None:
+    name, schema, bad = FIRST[kind]
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        thread = send(loader.port, bad, b"")
+        with pytest.raises(errors.ParseError) as caught:
+            arrow.record_batches(loader, name, schema).read_next_batch()
+        assert caught.value.offset == 0
+        next(loader.connections())  # or the thread would be reset
+    thread.join()
+
+
+def test_records_that_have_no_field_in_common_do_not_cost_a_cell_each() -> None:
+    data = b"".join(b'{"%d":{"x":1}}\n' % n for n in range(9000))
+    with ringmain.load("127.0.0.1:0", listen_once=True, delimiter=b"\n", min_block=len(data), linger=5.0) as loader:
+        thread = send(loader.port, data)
+        reader = arrow.record_batches(loader)
+        with pytest.raises(errors.ParseError, match="different fields; give a schema"):
+            for batch in reader:
+                assert batch.num_columns * batch.num_rows < 1 << 22
+    thread.join()
+
+
+def test_rows_do_not_wait_for_the_end_of_a_quoted_field_behind_them() -> None:
+    with ringmain.load("127.0.0.1:0", listen_once=True, **LINES) as loader, peers.connect(loader.port) as sock:
+        sock.sendall(b'a,b\n1,5" pipe\n2,"x\n')
+        reader = arrow.record_batches(loader, "csv")
+        assert reader.read_next_batch().to_pylist() == [{"a": 1, "b": '5" pipe'}]
+        sock.sendall(b'y"\n3,z\n')
+        sock.shutdown(socket.SHUT_WR)
+        assert reader.read_all().to_pylist() == [{"a": 2, "b": "x\ny"}, {"a": 3, "b": "z"}]
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n\n", b"\xef\xbb\xbf\n"])
+def test_blank_lines_may_come_alone_before_the_header(blank: bytes) -> None:
+    options: Any = {**LINES, "listen_once": True, "linger": 0}
+    with ringmain.load("127.0.0.1:0", **options) as loader, peers.connect(loader.port) as sock:
+        sock.sendall(blank)
+        connection = next(loader.connections())
+        # What is there now is taken before anything else is sent.
+        timer = threading.Timer(0.1, lambda: (sock.sendall(b"a,b\n1,2\n"), sock.shutdown(socket.SHUT_WR)))
+        timer.start()
+        assert arrow.record_batches(connection, "csv").read_all().to_pylist() == [{"a": 1, "b": 2}]
+        timer.join()
+
+
+def test_a_quoted_field_without_an_end_is_refused_after_max_record_bytes() -> None:
+    with ringmain.load("127.0.0.1:0", max_record=20_000, **LINES) as loader:
+        thread = send(loader.port, b'a,b\n1,x\n2,"' + b"y\n" * 1_000_000, b"a,b\n3,z\n")
+        reader = arrow.record_batches(loader, "csv")
+        connection = loader._stream
+        assert connection is not None
+        assert reader.read_next_batch().to_pylist() == [{"a": 1, "b": "x"}]
+        with pytest.raises(errors.ParseError, match="does not end within 20000 bytes") as caught:
+            reader.read_next_batch()
+        assert caught.value.offset == len(b"a,b\n1,x\n")
+        assert connection.offset < 20_000 + 2 * 4096
+        assert reader.read_next_batch().to_pylist() == [{"a": 3, "b": "z"}]
+        del caught, connection
+    thread.join()
+
+
+@pytest.mark.parametrize("kind", ["msgspec", "ndjson", "csv"])
+def test_a_record_that_a_reset_cut_is_not_taken_for_a_shorter_one(kind: str) -> None:
+    data = {"msgspec": b"1234\n1234", "ndjson": b'{"a":1}\n{"a":2}', "csv": b'a\n1234\n"x\n12'}[kind]
+    with ringmain.load("127.0.0.1:0", listen_once=True, **LINES) as loader, peers.connect(loader.port) as sock:
+        sock.sendall(data)
+        connection = next(loader.connections())
+        feed = lines.decode_lines(connection) if kind == "msgspec" else iter(arrow.batches(connection, kind, threads=1))
+        assert len(next(feed)) == 1
+        peers.close_with_reset(sock)
+        with pytest.raises(errors.ReceiveError):
+            next(feed)
+
+
+BAD = b'{"a":"x"}\n'
+MIXED = b"".join(numbered(7, 7 * n) + BAD * (n % 3) for n in range(60))
+GOOD = numbered(420)
+BAD_OFFSETS = [at for at in range(len(MIXED)) if MIXED.startswith(BAD, at)]
+HEADER = b"a,b\n"
+ROW, BAD_ROW = b'7,"x\ny"\n', b'z,"x\ny"\n'
+ALL_ROWS = HEADER + (ROW * 5 + BAD_ROW) * 200
+
+
+def refused_by(feed: str, data: bytes, on_error: Any) -> tuple[Any, Any]:
+    """Return the rows of one connection, and the feed's iterator."""
+    with ringmain.load("127.0.0.1:0", listen_once=True, **LINES) as loader:
+        thread = send(loader.port, data)
+        if feed == "msgspec":
+            iterator = lines.decode_lines(loader, Event, on_error=on_error)
+            rows = [msgspec.to_builtins(one) for part in iterator for one in part]
+        elif feed == "polars":
+            iterator = library("ringmain.feeds.polars").frames(loader, schema=SCHEMA, on_error=on_error)
+            rows = [row for frame in iterator for row in frame.to_dicts()]
+        elif feed == "pandas":
+            iterator = library("ringmain.feeds.pandas").frames(
+                loader, schema=SCHEMA, on_error=on_error, types_mapper=library("pandas").ArrowDtype
+            )
+            rows = [row for frame in iterator for row in frame.to_dict("records")]
+        elif feed == "duckdb":
+            duckdb = library("duckdb")
+            iterator = library("ringmain.feeds.duckdb")
+            with duckdb.connect() as database:
+                relation = iterator.relation(loader, schema=SCHEMA, on_error=on_error, database=database)
+                rows = [dict(zip(SCHEMA.names, row, strict=True)) for row in relation.fetchall()]
+        else:
+            schema = {"ndjson": SCHEMA, "csv": TWO}.get(feed)
+            iterator = arrow.batches(loader, feed.removesuffix(", inferred"), schema, on_error=on_error)
+            rows = [row for batch in iterator for row in batch.to_pylist()]
+    thread.join()
+    return rows, iterator
+
+
+@pytest.mark.parametrize("feed", ["msgspec", "ndjson", "ndjson, inferred", "polars", "pandas", "duckdb"])
+def test_a_function_is_given_each_bad_record_and_what_is_around_them_is_handed_out(feed: str) -> None:
+    seen: list[tuple[int, bytes]] = []
+    rows, _ = refused_by(feed, MIXED, lambda error, record: seen.append((error.offset, record)))
+    assert rows == msgspec.json.Decoder().decode_lines(GOOD)
+    assert seen == [(offset, BAD) for offset in BAD_OFFSETS]
+
+
+def test_bad_rows_of_csv_are_skipped_with_their_newlines() -> None:
+    seen: list[tuple[int, bytes]] = []
+    rows, _ = refused_by("csv", ALL_ROWS, lambda error, record: seen.append((error.offset, record)))
+    assert rows == [{"a": 7, "b": "x\ny"}] * 1000
+    each = len(ROW) * 5 + len(BAD_ROW)
+    assert seen == [(len(HEADER) + n * each + 5 * len(ROW), BAD_ROW) for n in range(200)]
+
+
+@pytest.mark.parametrize("feed", ["msgspec", "ndjson"])
+def test_skipped_records_are_counted_and_a_few_of_them_warned_of(feed: str, caplog: pytest.LogCaptureFixture) -> None:
+    rows, iterator = refused_by(feed, MIXED, "skip")
+    assert len(rows) == 420
+    assert (iterator.skipped, iterator.skipped_size) == (60, 60 * len(BAD))
+    first, tenth = [record.getMessage() for record in caplog.records]
+    assert f"the record at offset {BAD_OFFSETS[0]} from 127.0.0.1:" in first
+    assert f"skipped, with it 1 records of {len(BAD)} bytes" in first
+    assert f"offset {BAD_OFFSETS[9]} " in tenth
+    assert f"10 records of {10 * len(BAD)} bytes" in tenth
+
+
+@pytest.mark.parametrize("feed", ["msgspec", "ndjson", "ndjson, inferred"])
+def test_a_block_may_have_nothing_but_bad_records(feed: str) -> None:
+    rows, iterator = refused_by(feed, b"{\n" * 5000 + numbered(3), "skip")
+    assert rows == msgspec.json.Decoder().decode_lines(numbered(3))
+    assert (iterator.skipped, iterator.skipped_size) == (5000, 10_000)
+
+
+@pytest.mark.parametrize("feed", ["msgspec", "ndjson"])
+def test_what_the_function_raises_comes_after_exactly_what_was_before_that_record(feed: str) -> None:
+    seen: list[Exception] = []
+
+    def three_at_most(error: ringmain.ParseError, record: bytes) -> None:
+        seen.append(error)
+        if len(seen) > 3:
+            raise RuntimeError("too many")
+
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        thread = send(loader.port, MIXED, GOOD)
+        if feed == "msgspec":
+            iterator = lines.decode_lines(loader, on_error=three_at_most, type=Event)
+        else:
+            iterator = arrow.batches(loader, schema=SCHEMA, on_error=three_at_most)
+        rows = 0
+        with pytest.raises(RuntimeError, match="too many"):
+            for part in iterator:
+                rows += len(part)
+        assert rows == sum(line != BAD for line in io.BytesIO(MIXED[: BAD_OFFSETS[3]]))
+        while rows < 450:  # the next connection's
+            rows += len(next(iterator))
+        assert len(seen) == 4
+        all_given_back(loader)
+    thread.join()
+
+
+def test_a_header_that_cannot_be_read_is_raised_in_any_case() -> None:
+    seen: list[Any] = []
+    with pytest.raises(errors.ParseError, match="offset 0 "):
+        refused_by("csv", b"\xff\n1\n", lambda *it: seen.append(it))
+    assert not seen
+
+
+def test_on_error_is_one_of_three() -> None:
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        makers: list[Callable[[], Any]] = [
+            lambda: lines.decode_lines(loader, on_error="ignore"),
+            lambda: arrow.record_batches(loader, schema=SCHEMA, on_error="ignore"),
+            lambda: arrow.record_batches(loader, "ipc", SCHEMA, on_error="ignore"),
+        ]
+        for make in makers:
+            with pytest.raises(errors.UsageError, match="'ignore'"):
+                make()
+
+
+@pytest.mark.parametrize("name", ["polars", "pandas"])
+def test_frames_come_in_a_coroutine_too(name: str, run: Callable[[Any], Any]) -> None:
+    library(name)
+    feed = library(f"ringmain.feeds.{name}")
+
+    async def main() -> int:
+        async with ringmain.load("127.0.0.1:0", listen_once=True, **LINES) as loader:
+            thread = send(loader.port, GOOD)
+            rows = 0
+            async for frame in feed.frames(loader):
+                rows += len(frame)
+        thread.join()
+        return rows
+
+    assert run(main()) == 420
