@@ -1,5 +1,8 @@
 """NDJSON into msgspec and Arrow: through ringmain, from memory, and by what Python comes with: wall time of each.
 
+The parser "ipc" is Arrow's own format through ringmain instead, with batches validated (`ringmain`) and `trusted` as
+they come: what validation costs.
+
 python -m benchmarks.feeds [--gib 2] [--rounds 5] [--threads 1] [--json FILE]
 
 Suricata-like events are sent at full speed by a process of its own to a contender in a process of its own. The
@@ -33,7 +36,8 @@ from benchmarks.eve import arrow_schema, msgspec_type, write_events
 
 CHUNK = 256 << 20
 CONTENDERS = ("memory", "ringmain", "makefile", "asyncio")
-PARSERS = ("msgspec", "arrow")
+IPC_CONTENDERS = ("trusted", "ringmain")
+PARSERS = ("msgspec", "arrow", "ipc")
 BLOCK = 1 << 20
 BARS = {"memory": 1.1, "makefile": 1.3, "asyncio": 5.0}
 
@@ -140,6 +144,32 @@ def ringmain(parser: str, options: argparse.Namespace) -> Counts:
     return counts
 
 
+def ipc(*, validate: bool) -> Counts:
+    """Take record batches off a connection, and look at none of their values."""
+    from ringmain import load
+    from ringmain.feeds import arrow
+
+    counts = Counts()
+    with load("tcp://127.0.0.1:0", listen_once=True, block_size=8 * BLOCK) as loader:
+        print(loader.port, flush=True)
+        batches = arrow.record_batches(next(loader.connections()), "ipc", validate=validate)
+        counts.start()
+        for batch in batches:
+            counts.add(len(batch))
+            del batch
+    return counts
+
+
+def write_ipc(events: Path, path: Path) -> None:
+    """Write events as an IPC stream, in batches of about a MiB."""
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    table = pj.read_json(str(events), parse_options=pj.ParseOptions(explicit_schema=arrow_schema()))
+    with path.open("wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(1, table.num_rows * BLOCK // table.nbytes))
+
+
 def makefile(parser: str, options: argparse.Namespace) -> Counts:
     """Parse the lines of a socket's file."""
     counts = Counts()
@@ -231,9 +261,10 @@ def measure(name: str, parser: str, options: argparse.Namespace) -> dict[str, fl
 
 def compare(parser: str, options: argparse.Namespace) -> dict[str, Any]:
     """Let the contenders take turns; print and return medians and ratios."""
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in options.contenders}
+    contenders = IPC_CONTENDERS if parser == "ipc" else options.contenders
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for number in range(options.rounds):
-        for name in options.contenders:
+        for name in contenders:
             rounds[name].append(result := measure(name, parser, options))
             print(f"  round {number + 1} {name:9} {result['seconds']:6.2f} s", file=sys.stderr, flush=True)
     rows = {result["rows"] for results in rounds.values() for result in results}
@@ -248,6 +279,10 @@ def compare(parser: str, options: argparse.Namespace) -> dict[str, Any]:
         last = rounds[name][-1]
         cpu = statistics.median(part["cpu"] for part in rounds[name])
         note = f"{cpu:7.2f} s CPU {size / seconds / 1e6:7.0f} MB/s {size / last['calls'] / 1024:8.1f} KiB a call"
+        if name == "trusted":
+            ratios[name] = ours / seconds
+            more = (statistics.median(part["cpu"] for part in rounds["ringmain"]) - cpu) / size * 1e9
+            note += f"  ratio {ratios[name]:5.2f}: validation takes {more:.3f} s of CPU a GB"
         if name in BARS and ours:
             ratios[name] = ours / seconds if name == "memory" else seconds / ours
             bound = "at most" if name == "memory" else "at least"
@@ -287,7 +322,10 @@ def main() -> None:
         return
     if options.contender:
         run = {"memory": memory, "ringmain": ringmain, "makefile": makefile, "asyncio": asyncio_streams}
-        run[options.contender](options.parser, options).show()
+        if options.parser == "ipc":
+            ipc(validate=options.contender == "ringmain").show()
+        else:
+            run[options.contender](options.parser, options).show()
         return
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="ringmain-feeds-") as folder:
@@ -295,7 +333,12 @@ def main() -> None:
         options.times = max(1, round(size / CHUNK))
         options.data = Path(folder, "eve.json")
         write_events(options.data, size // options.times)
+        events = options.data
         for parser in options.parsers:
+            options.data = events
+            if parser == "ipc":
+                options.data = Path(folder, "eve.arrows")
+                write_ipc(events, options.data)
             results[parser] = compare(parser, options)
     if options.json:
         versions = {name: version(name) for name in ("ringmain", "uvloop", "msgspec", "pyarrow")}
