@@ -1,5 +1,5 @@
 # cython: language_level=3
-# What _tls_receiver uses of libssl; _libssl.pyx tells how it is found.
+# What _tls_receiver and _tls_sender use of libssl; _libssl.pyx tells how it is found.
 
 # Answers of SSL_get_error, <openssl/ssl.h>.
 cdef enum:
@@ -12,5 +12,9 @@ cdef enum:
 cdef void* read_ahead_of(object sslobj, int fd) except? NULL
 cdef int read_records(
     void* connection, char* window, size_t room, size_t* filled, long* records, int* number
+) noexcept nogil
+cdef void* connection_of(object sslobj) except? NULL
+cdef int write_records(
+    void* connection, const char* data, size_t size, size_t* begun, size_t* written, int* number
 ) noexcept nogil
 cdef object error_of(int answer, int number)

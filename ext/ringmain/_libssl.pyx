@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Read TLS records by the libssl that Python's `_ssl` has loaded, many a call and without the GIL.
+"""Read and write TLS records by the libssl that Python's `_ssl` has loaded, many a call and without the GIL.
 
 Python's own read is a lock, a call and two system calls for each record of 16 KiB. Here the SSL inside Python's object
 is read directly, and reads from a BIO (bio(7)) that asks the kernel for 256 KiB at a time. OpenSSL's read-ahead would
@@ -37,6 +37,7 @@ cdef enum:
     BIO_TYPE = 0x047f               # a source, with a number that OpenSSL does not use
 
 cdef enum:
+    RECORD = 16 << 10               # bytes; the most that one holds
     AHEAD = 256 << 10               # bytes; what fits the cache beside the block that they are decrypted to
 
 
@@ -59,6 +60,8 @@ cdef struct LibSsl:
     void* (*get_data)(void* bio) noexcept nogil
     void (*set_flags)(void* bio, int flags) noexcept nogil
     void (*clear_flags)(void* bio, int flags) noexcept nogil
+    int (*write)(void* connection, const void* buffer, size_t size, size_t* written) noexcept nogil
+    int (*get_sigalgs)(void* connection, int index, int* sign, int* hash, int* both, char* raw, char* raw_hash) noexcept
 
 # The heads of CPython's PySSLContext and PySSLSocket, unchanged since 3.2.
 cdef struct ContextHead:
@@ -99,7 +102,7 @@ cdef bint find_libssl(object module_path) except -1:
         b"SSL_CTX_get_options", b"SSL_get_SSL_CTX", b"SSL_read_ex", b"SSL_get_error", b"SSL_shutdown", b"SSL_set0_rbio",
         b"ERR_clear_error", b"ERR_peek_last_error", b"ERR_reason_error_string", b"BIO_meth_new", b"BIO_meth_set_read",
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
-        b"BIO_clear_flags",
+        b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:
@@ -166,6 +169,36 @@ cdef int read_records(
         filled[0] += got
         records[0] += 1
     return SSL_ERROR_NONE
+
+
+cdef int write_records(
+    void* connection, const char* data, size_t size, size_t* begun, size_t* written, int* number
+) noexcept nogil:
+    """Encrypt data and give it to the kernel, a record at a time, until all is there or the kernel takes no more.
+
+    `begun` is the size of a record that the kernel has taken in part, or 0: the data must begin with it the next time.
+    `written` counts whole records, which is what the peer can have decrypted. Returns as `read_records`.
+    """
+    cdef size_t piece, done
+    libssl.clear_errors()
+    while written[0] < size:
+        piece = begun[0] if begun[0] else min(<size_t>RECORD, size - written[0])
+        if libssl.write(connection, data + written[0], piece, &done) != 1:
+            number[0] = c_errno
+            begun[0] = piece
+            return libssl.get_error(connection, 0)
+        begun[0] = 0
+        written[0] += piece
+    return SSL_ERROR_NONE
+
+
+def may_reject_us(sslobj):
+    """Tell whether a server has asked for a certificate; True where that cannot be known.
+
+    The list of signatures that it takes for one is in that request only.
+    """
+    cdef void* connection = connection_of(sslobj)
+    return connection == NULL or libssl.get_sigalgs(connection, -1, NULL, NULL, NULL, NULL, NULL) > 0
 
 
 def send_close_notify(sslobj):

@@ -1,4 +1,5 @@
 HAS_LIBSSL: bool
-__pyx_capi__: dict[str, object]  # what _tls_receiver finds its functions by
+__pyx_capi__: dict[str, object]  # what _tls_receiver and _tls_sender find their functions by
 
 def send_close_notify(sslobj: object) -> bool: ...
+def may_reject_us(sslobj: object) -> bool: ...

@@ -42,6 +42,7 @@ class Descriptor:
         self.is_file = stat.S_ISREG(mode)
         self.is_pipe = stat.S_ISFIFO(mode)
         self.is_socket = stat.S_ISSOCK(mode)
+        self.has_end = self.is_file or stat.S_ISBLK(mode)  # so that a part of it can be told from the whole
         self.is_terminal = os.isatty(fd)
         self.may_block = self.is_pipe or self.is_socket or self.is_terminal
         # Both have flags of their own that others share, and splice may block there.

@@ -11,13 +11,20 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ringmain._libssl import send_close_notify
+from ringmain._libssl import may_reject_us, send_close_notify
 from ringmain.connection import Connection, finish
+from ringmain.errors import reason
+from ringmain.liveness import watch_peer
+
+if TYPE_CHECKING:
+    from ringmain._tls_sender import TlsSender
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
+# How long a TLS 1.3 server that has asked for our certificate gets to answer it, once its kernel has everything.
+_VERDICT = 5.0
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 
 
@@ -33,16 +40,21 @@ class Ending:
         self.connection = connection
         self._sock = connection.sock
         self._fd = self._sock.fileno()
-        self._tls: Any = getattr(self._sock, "_sslobj", None)
+        self._sslobj: Any = getattr(self._sock, "_sslobj", None)
+        self._tls = _tls_sender_of(self._sock)
         self._duplex = duplex
         self.failure: OSError | None = None
         self.on_failure = on_failure
         self.peer_ended = False
         self._changed: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._unjudged = not duplex and _may_be_rejected(connection)
+        self._awaits_verdict = False
         self._goodbye_due = False  # close_notify waits until it costs nothing to read
         self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
         self._closed = False
         self._hang_up: select.epoll | None = None
+        self._cancel_watch = watch_peer(self._loop, self._sock, self._vanished)
 
     async def _say_goodbye(self) -> None:
         """Send close_notify (under TLS) and FIN; without libssl not before there is nothing more to read."""
@@ -57,17 +69,30 @@ class Ending:
 
     async def _send_close_notify(self) -> bool:
         """Send close_notify; False where that cannot be done without losing what has come."""
-        while True:
+        while not self._closed:
             try:
+                if send_close_notify(self._sslobj):
+                    return True
                 if self._duplex:
-                    return send_close_notify(self._tls)
-                self._tls.shutdown()
+                    return False
+                self._shut_down_by_python()
             except ssl.SSLWantWriteError:
                 await self._until_writable()
                 continue
-            except (OSError, ValueError):  # mostly "want read": the peer's close_notify need not be waited for
+            except (OSError, ValueError):  # it is gone, as those who read will hear
                 pass
             return True
+        return True
+
+    def _shut_down_by_python(self) -> None:
+        """Send close_notify and read what the peer has sent, which may be its last word."""
+        try:
+            self._sslobj.shutdown()
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, ssl.SSLSyscallError):
+            raise
+        except ssl.SSLError as error:
+            if "alert" in reason(error):
+                self._fail(error)
 
     def _send_fin(self) -> None:
         with contextlib.suppress(OSError):
@@ -75,17 +100,23 @@ class Ending:
             self._fin += 1
 
     async def drain(self) -> None:
-        """Return once the peer's kernel has every byte."""
+        """Return once the peer's kernel has every byte, and the peer is known to accept our certificate."""
         if self._goodbye_due:
             with contextlib.suppress(OSError, ValueError):
-                self._tls.shutdown()
+                self._sslobj.shutdown()
             self._send_fin()
+        await self.until_acknowledged()
+        await self._hear_verdict()
+
+    async def until_acknowledged(self) -> None:
+        """Return once the peer's kernel has every byte that was sent."""
         pause, deadline = 0.0005, self._loop.time() + _LINGER
         while (left := self.unacknowledged()) != 0:
             if self.failure is None and (self.peer_ended or self._duplex):  # nobody reads any more
                 self._look_for_reset()
             if self.failure is not None:
-                if left is not None and left <= self._fin:  # the peer had every byte when it closed for good
+                # The peer had every byte when it closed for good.
+                if left is not None and left <= self._fin and not self._unjudged:
                     return
                 raise self.failure
             if left is None and (self.peer_ended or self._loop.time() > deadline):
@@ -94,6 +125,32 @@ class Ending:
                 async with asyncio.timeout(pause):
                     await self._change()
             pause = min(2 * pause, 0.05)
+
+    async def _hear_verdict(self) -> None:
+        """Wait until the peer has said anything, if it may still say that it rejects us; not for ever.
+
+        With TLS 1.3 our side of the handshake is over before the server has seen our certificate. Its first record,
+        its end, or an alert is its answer. One that says nothing at all has rejected nothing.
+        """
+        self._awaits_verdict = True
+        try:
+            async with asyncio.timeout(_VERDICT) as limit:
+                while not self._is_judged():
+                    if self.failure is not None:
+                        raise self.failure
+                    await self._change()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            self._awaits_verdict = False
+
+    def _is_judged(self) -> bool:
+        """Tell whether the peer has accepted us, or cannot but do so."""
+        if self._unjudged and self.failure is None and not self._closed:
+            session = self._sslobj.session  # read-only; a ticket is a record that is never handed out
+            self._unjudged = not (self.peer_ended or (session is not None and session.has_ticket))
+        return not self._unjudged
 
     def read_to_end(self) -> None:
         """Hear that the peer has ended, from those who read what it sends; a reset may still come."""
@@ -119,11 +176,9 @@ class Ending:
             self._fail(OSError(number, os.strerror(number)))
         self._notify()
 
-    def _stop_watching(self) -> None:
-        if self._hang_up is not None:
-            if not self._loop.is_closed():
-                self._loop.remove_reader(self._hang_up.fileno())
-            self._hang_up.close()
+    def _vanished(self) -> None:
+        self._fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+        self._notify()
 
     def was_reset(self) -> bool:
         """Tell whether the connection is gone although we have not ended it.
@@ -143,8 +198,10 @@ class Ending:
             self._fail(OSError(number, os.strerror(number)))
 
     async def _until_writable(self) -> None:
-        """Wait until the socket takes bytes. It may be closed meanwhile, and its number belong to another."""
-        ready = self._loop.create_future()
+        """Wait until the socket takes bytes, or will never again."""
+        if self._closed:  # and its number may belong to another
+            return
+        self._writable = ready = self._loop.create_future()
         try:
             self._loop.add_writer(self._fd, finish, ready)
         except RuntimeError:  # uvloop's handle has died of a reset, of which the next write will hear
@@ -153,15 +210,35 @@ class Ending:
         try:
             await ready
         finally:
+            self._writable = None
             if not self._closed:
                 self._loop.remove_writer(self._fd)
 
     def _notify(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        """Wake up whoever waits for a change, and, after a failure, whoever waits to write."""
+        if self._changed is not None:
+            finish(self._changed)
+        if self.failure is not None and self._writable is not None:
+            finish(self._writable)
+
+    def _shut(self) -> None:
+        """Close the socket, once; whoever still waits hears that it is closed."""
+        self._closed = True
+        self._cancel_watch()
+        if self._hang_up is not None:
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._hang_up.fileno())
+            self._hang_up.close()
+        self._sock.close()
+        if self.failure is None:
+            self.failure = ConnectionAbortedError(errno.ECONNABORTED, "it was closed meanwhile")
+        if not self._loop.is_closed():
+            self._notify()
 
     def unacknowledged(self) -> int | None:
         """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
+        if self._closed:
+            return None
         try:
             answer = fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(4))
         except OSError:
@@ -175,14 +252,32 @@ class Ending:
         return self._changed
 
     def _fail(self, error: OSError) -> None:
-        if isinstance(self._sock, ssl.SSLSocket):
-            from ringmain._tls_receiver import true_error
-
-            error = true_error(error, self._sock)
         # Whether it said goodbye matters to those who read; a goodbye that comes after ours is raised, not returned.
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             self.peer_ended = True
             return
-        self.failure = error
+        self.failure = self._cause(error)
         if self.on_failure is not None:
             self.on_failure()
+
+    def _cause(self, error: OSError) -> OSError:
+        """Return why a connection broke: a TLS peer that had ended, said so or not, has reset what came after that."""
+        if self._tls is not None and self.peer_ended and isinstance(error, ConnectionError):
+            return ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "the peer closed the connection")
+        return error
+
+
+def _tls_sender_of(sock: socket.socket) -> "TlsSender | None":
+    if not isinstance(sock, ssl.SSLSocket):
+        return None
+    from ringmain._tls_sender import TlsSender
+
+    return TlsSender(sock)
+
+
+def _may_be_rejected(connection: Connection) -> bool:
+    """Tell whether the peer may still refuse our certificate: a TLS 1.3 server, if it has asked for one."""
+    sock = connection.sock
+    if not isinstance(sock, ssl.SSLSocket) or sock.server_side or connection.tls_version != "TLSv1.3":
+        return False
+    return may_reject_us(sock._sslobj)  # type: ignore[attr-defined]

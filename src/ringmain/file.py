@@ -171,6 +171,14 @@ class Writer(io.BufferedWriter):
         """The port listened at."""
         return self.raw.saver.port
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close; after an exception break the stream off with a reset, so that a part never looks like the whole."""
+        if error is not None and self.raw.failure is None:
+            self.raw.failure = error
+        self.close()
+
     def close(self) -> None:
         """End the stream once the peer's kernel has every byte; after a write that failed, break it off."""
         if self.raw.failure is not None:

@@ -14,7 +14,10 @@ class InputSaver(Saver):
     _source: Input | None = None  # what `copy_from` reads block by block
 
     def stop(self) -> bool:
-        """Let `copy_from` end after what is under way, and serve no other client. False when nothing is open."""
+        """Let `copy_from` end after what is under way, and serve no other client. False when nothing is open.
+
+        The peer of a file that is cut short is reset; a stream, which has no end of its own, is ended properly.
+        """
         self._stopping = True
         if self._sender is None:
             return False
@@ -39,31 +42,40 @@ class InputSaver(Saver):
 
     async def _send_to_each(self, source: Input, path: str, pumped: bool) -> None:
         """Send the whole input to the one client that counts, or to one after another."""
-        while True:
+        while not self._stopping:
             await self.wait_for_peer()
-            assert self._sender is not None
             sender = self._sender
+            assert sender is not None
             try:
                 if not (pumped and await self._pump(sender, source, path)):
                     if not source.is_file:
                         await self._send_stream(source)
                         return
                     await self._send_file(sender, source)
-                await self.end_connection()
             except RingmainError as error:
                 if not self._goes_on_after(error, sender.counters):
                     raise
                 continue
-            if not self.listening or self.listen_once or self._stopping:
+            if not self.listening or self.listen_once:
                 return
 
     async def _send_file(self, sender: Sender, source: Input) -> None:
         position = source.position
-        while not self._stopping and len(view := source.read_at(position)):
+        while not self._stopping:
+            view = source.read_at(position)
+            if not len(view):
+                await self._end(sender)
+                return
             position += len(view)
             sender.counters.bytes_in += len(view)
             sender.counters.reads += 1
-            await self._send(view)
+            await self._guarded(sender, sender.send(view))
+        await self._break_off(sender)
+
+    async def _break_off(self, sender: Sender) -> None:
+        """Let what was read get through, then reset the peer: it must not take a part for the whole."""
+        await self._guarded(sender, sender.deliver())
+        self._release(sender, "stopped")
 
     async def _send_stream(self, source: Input) -> None:
         self._source = source
@@ -77,6 +89,8 @@ class InputSaver(Saver):
                     counters.bytes_in += len(view)
                     counters.reads += 1
                 await self._write(view)
+        if self._stopping and source.has_end and self._sender is not None:
+            await self._break_off(self._sender)
 
     async def _pump(self, sender: Sender, source: Input, path: str) -> bool:
         """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
@@ -89,12 +103,16 @@ class InputSaver(Saver):
         )
         if self._stopping:
             pump.stop()
-        await self._guarded(sender.pump(pump))
+        await self._guarded(sender, sender.pump(pump))
         if pump.refused:
             kernel.refused(path, source)
             return False
         if pump.failed == "source" and pump.error is not None:
             raise source.failure(pump.error)
+        if pump.verdict == "ended" or not source.has_end:
+            await self._end(sender)
+        else:
+            await self._break_off(sender)
         return True
 
     def _broke(self) -> None:

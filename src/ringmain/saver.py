@@ -1,10 +1,12 @@
 """Save: bytes to one connection at a time."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
@@ -31,7 +33,9 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
         await saver.write(buffer)
 
     Outside of an event loop the same without `async` and `await`. Leaving the block sends FIN (and close_notify under
-    TLS) and waits until the peer's kernel has acknowledged every byte. A listener whose client leaves logs a warning
+    TLS) and waits until the peer's kernel has acknowledged every byte, and until a TLS 1.3 server that asks for our
+    certificate has answered: with its first record, its end or an alert, 5 s at most. Leaving it by an exception resets
+    the peer, so that a part never looks like the whole. A listener whose client leaves logs a warning
     and goes on with the next client where the last one left; with `listen_once`, which implies `listen`, that is an
     error. For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the
     endpoint cannot be opened, and when the one connection there is breaks.
@@ -67,11 +71,9 @@ class Saver(Listening, Blocking):
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._writing = False
+        self._torn = False  # a write was cancelled half-way: the stream has a hole, and must not go on
         self._carry = b""  # what a lost client never got, for the next one
         self._lost: RingmainError | None = None
-        self._cancel_idle: Callable[[], None] = lambda: None
-        self._task: asyncio.Task[None] | None = None
-        self._expired = False
         self._stopping = False  # serve no other client
 
     def __enter__(self) -> BlockingSaver:
@@ -94,17 +96,18 @@ class Saver(Listening, Blocking):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is not None and self._sender is not None:
-                await self.end_connection(abort=True)
-            elif kind is None:
-                await self._finish()
+            if kind is None:
+                with self._one_writer():
+                    await self._finish()
         finally:
+            if self._sender is not None:
+                self._release(self._sender, "stopped")
             if self._gate is not None:
                 self._gate.close()
                 self._gate = None
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        closers: list[Callable[[], object]] = [self._sender.close] if self._sender is not None else []
+        closers: list[Callable[[], object]] = [self._sender.abort] if self._sender is not None else []
         return [*closers, self._gate.close] if self._gate is not None else closers
 
     @property
@@ -127,7 +130,8 @@ class Saver(Listening, Blocking):
 
         If the present one is gone: raise, or warn and wait for the next client.
         """
-        await self._send_whole(memoryview(b""))
+        with self._one_writer():
+            await self._send_whole(memoryview(b""))
 
     async def _find_peer(self) -> Sender:
         """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
@@ -135,7 +139,8 @@ class Saver(Listening, Blocking):
         if sender is not None and self._is_gone(sender):
             cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
             error = failure_of(cause, f"save to {sender.connection.peer}")
-            self._release("reset")
+            # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
+            self._release(sender, "reset", abort=sender.failure is not None)
             self._carry_over(error, sender)
         await self.wait_for_peer()
         assert self._sender is not None
@@ -148,6 +153,7 @@ class Saver(Listening, Blocking):
 
     async def wait_for_peer(self) -> None:
         """Return once there is a peer to write to: at once when dialled, else when a client has come."""
+        self._check_not_torn()
         while self._sender is None:
             if self._gate is None:
                 raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
@@ -160,110 +166,137 @@ class Saver(Listening, Blocking):
         at the end of this turn of the loop; if that fails, the next write or the end of the block raises. A listener
         that loses its client sends what that client's kernel never acknowledged to the next one. (Under TLS, where that
         cannot be told in terms of plain bytes: what our own kernel never took.)
+
+        A write that is cancelled before a part of the buffer has gone out has done nothing. One that is cancelled later
+        leaves a hole in the stream: every later write, and leaving the block, raises SendError and resets the peer.
         """
         if self._runner is None:
             return self._write(buffer)
-        return cast(Coroutine[Any, Any, None], self.run(self._write_out(buffer)))  # None: see BlockingSaver
+        return cast(Coroutine[Any, Any, None], self.run(self._write(buffer, gather=False)))  # None: see BlockingSaver
 
-    async def _write(self, buffer: "Buffer") -> None:
+    async def _write(self, buffer: "Buffer", *, gather: bool = True) -> None:
+        """Write; without `gather` leave nothing to a later turn of a loop that may not turn for long."""
+        self._check_not_torn()
         view = memoryview(buffer)
         if view.nbytes == 0:
             return
         view = view.cast("B")
+        if gather and not self._writing and not self._carry and self._sender is not None and self._sender.gather(view):
+            return
+        with self._one_writer():
+            await self._send_whole(view)
+
+    @contextlib.contextmanager
+    def _one_writer(self) -> Iterator[None]:
         if self._writing:
             raise RuntimeError("another task is already writing")
-        if self._sender is not None and not self._carry and self._sender.gather(view):
-            return
         self._writing = True
         try:
-            await self._send_whole(view)
+            yield
         finally:
             self._writing = False
 
-    async def _write_out(self, buffer: "Buffer") -> None:
-        """Write, and leave nothing to a later turn of a loop that may not turn for long."""
-        await self._write(buffer)
-        if self._sender is not None:
-            await self._guarded(self._sender.flush())
+    def _check_not_torn(self) -> None:
+        if self._torn:
+            why = "an earlier write was cancelled half-way, so the stream has a hole"
+            raise SendError(f"save to {self.endpoint}", why, "connect again, and do not cancel writes")
 
     async def _send_whole(self, view: memoryview) -> None:
         """Send all of the view to whichever clients it takes."""
-        while True:
-            sender = await self._find_peer()
-            try:
-                while self._carry:
+        size = len(view)
+        torn = False  # by the present client
+        try:
+            while True:
+                sender = await self._find_peer()
+                try:
+                    await self._send_carry(sender)
                     before = sender.accepted
                     try:
-                        await self._send(memoryview(self._carry))
+                        await self._guarded(sender, sender.send(view))
                     finally:
-                        self._carry = self._carry[sender.accepted - before :]
-                before = sender.accepted
-                try:
-                    await self._send(view)
-                finally:
-                    view = view[sender.accepted - before :]
-                return
-            except RingmainError as error:
-                self._carry_over(error, sender)
+                        view, torn = view[sender.accepted - before :], sender.torn
+                    return
+                except RingmainError as error:
+                    torn = False
+                    self._carry_over(error, sender)
+        except RingmainError:
+            raise
+        except BaseException as error:
+            # Anything but a cancellation may have come between a byte that went out and its being counted.
+            self._torn = size > 0 and (torn or len(view) < size or not isinstance(error, asyncio.CancelledError))
+            raise
+
+    async def _send_carry(self, sender: Sender) -> None:
+        """Send what a lost client never got. What is left of it when this is cancelled is sent another time."""
+        while self._carry:
+            before = sender.accepted
+            try:
+                await self._guarded(sender, sender.send(memoryview(self._carry)))
+            finally:
+                self._carry = self._carry[sender.accepted - before :]
 
     async def end_connection(self, *, abort: bool = False) -> None:
         """End the connection being served properly, or with `abort` break it off with a reset."""
-        assert self._sender is not None
-        peer = self._sender.connection.peer
+        sender = self._sender
         if abort:
-            self._sender.abort()
-            self._release("stopped")
+            if sender is not None:
+                self._release(sender, "stopped")
             return
-        try:
-            await self._bounded(self._sender.finish(), peer)
-        except BaseException as error:
-            self._release(_verdict_of(error))
-            raise
-        self._release("ended")
+        with self._one_writer():
+            self._check_not_torn()
+            if sender is None:
+                raise self._lost or UsageError("a saver", "there is no connection to end", "write to it first")
+            try:
+                await self._end(sender)
+            except BaseException:
+                self._keep_rest(sender)
+                raise
 
     async def _finish(self) -> None:
         """End the last connection; what its peer never acknowledged goes to another client, if any."""
+        self._check_not_torn()
         while self._sender is not None or self._carry:
             if self._carry:
-                await self.recover()
+                await self._send_whole(memoryview(b""))
             sender = self._sender
             assert sender is not None
             try:
-                await self.end_connection()
+                await self._end(sender)
             except RingmainError as error:
                 self._carry_over(error, sender)
 
-    async def _send(self, view: memoryview) -> None:
-        """Send to the peer there is; on failure release it and raise what the user gets to see."""
-        assert self._sender is not None
-        await self._guarded(self._sender.send(view))
-
-    async def _guarded(self, work: Awaitable[None]) -> None:
-        """Await work on the present connection; release that if it fails."""
-        assert self._sender is not None
+    async def _end(self, sender: Sender) -> None:
         try:
-            await self._bounded(work, self._sender.connection.peer)
-        except RingmainError as error:
-            self._release(_verdict_of(error))
+            await self._guarded(sender, sender.finish())
+        except BaseException:
+            self._release(sender, "stopped")
             raise
+        self._release(sender, "ended", abort=False)
 
-    async def _bounded(self, work: Awaitable[None], peer: str) -> None:
-        """Await the work, or its end by idle time-out; translate what goes wrong."""
-        self._task = asyncio.current_task()
+    async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
+        """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
+        loop = asyncio.get_running_loop()
         try:
-            await work
-        except asyncio.CancelledError:
-            task = self._task
-            if not self._expired or task is None or task.uncancel():
-                raise
-            why = f"it took nothing for {self.settings.idle_timeout:g} s"
-            raise TimedOutError(
-                f"save to {peer}", why, "is the peer still reading? else raise --idle-timeout"
-            ) from None
-        except OSError as error:
-            raise failure_of(error, f"save to {peer}") from error
-        finally:
-            self._task = None
+            async with asyncio.timeout(None) as limit:
+                cancel = watch_idle(
+                    loop, self.settings.idle_timeout, sender.progress, lambda: limit.reschedule(loop.time())
+                )
+                try:
+                    await work
+                finally:
+                    cancel()
+        except OSError as cause:  # a TimeoutError is one
+            raise self._broken(sender, None if limit.expired() else cause) from cause
+
+    def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
+        """Release a connection that broke, or timed out if there is no cause; return what the user gets to see."""
+        what = f"save to {sender.connection.peer}"
+        if cause is not None:
+            self._release(sender, "reset")
+            return failure_of(cause, what)
+        self._release(sender, "timed out")
+        why = f"it took nothing for {self.settings.idle_timeout:g} s"
+        return TimedOutError(what, why, "is the peer still reading? else raise --idle-timeout")
 
     def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
@@ -278,41 +311,36 @@ class Saver(Listening, Blocking):
         """Keep what a lost client never got for the next one; raise the error where there is to be none."""
         if not self._goes_on_after(error, sender.counters):
             raise error
-        self._carry = sender.unsent() + self._carry
+        self._keep_rest(sender)
+
+    def _keep_rest(self, sender: Sender) -> None:
+        if self._gate is not None and not self.listen_once:
+            self._carry = sender.unsent() + self._carry
 
     def _begin(self, connection: Connection) -> None:
-        self._sender = sender = Sender(connection, self._broke, keep_tail=self.listening and not self.listen_once)
-        self._expired = False
-        self._cancel_idle = watch_idle(
-            asyncio.get_running_loop(),
-            self.settings.idle_timeout,
-            lambda: None if self._task is None else sender.progress(),
-            self._expire,
-        )
+        broke = weakref.WeakMethod(self._broke)  # the loop, which knows the sender, must not keep a forgotten saver
+
+        def tell() -> None:
+            if (method := broke()) is not None:
+                method()
+
+        self._sender = Sender(connection, tell, keep_tail=self.listening and not self.listen_once)
         log.info("%s", connection)
 
     def _broke(self) -> None:
         """Hear that the peer has gone, at whichever time."""
 
-    def _expire(self) -> None:
-        self._expired = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def _release(self, verdict: str) -> None:
-        if self._sender is None:
+    def _release(self, sender: Sender, verdict: str, *, abort: bool = True) -> None:
+        """Close a connection, unless it has ended properly with a reset: what was cut short must not look whole."""
+        if self._sender is not sender:
             return
-        sender, self._sender = self._sender, None
-        self._cancel_idle()
-        sender.close()
+        self._sender = None
+        if abort:
+            sender.abort()
+        else:
+            sender.close()
         if self.on_end is not None:
             self.on_end(sender.connection, sender.counters, verdict)
         log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
         if self._gate is not None:
             self._gate.done()
-
-
-def _verdict_of(error: BaseException) -> str:
-    if isinstance(error, TimedOutError):
-        return "timed out"
-    return "reset" if isinstance(error, SendError | TlsError) else "stopped"

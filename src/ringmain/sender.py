@@ -19,8 +19,6 @@ _PAUSE = 0.01
 # What is no longer than the first is copied, to go out with its like in one system call of the second at most.
 _SMALL = 16 << 10
 _GATHER = 64 << 10
-# OpenSSL takes a write whole or not at all: by pieces of a few records it can be told how far it came.
-_PIECE = 64 << 10
 _RECORD = 16 << 10
 _SCRATCH = bytearray(1 << 16)
 
@@ -49,9 +47,8 @@ class Sender(Ending):
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
-        # What a cancelled write under TLS left inside OpenSSL, which takes nothing else before.
-        self._unfinished = b""
         self.accepted = 0
+        self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
         self.counters = Counters()
         self.counters.started = time.monotonic()
         if not duplex:
@@ -75,51 +72,47 @@ class Sender(Ending):
         """Give all that was gathered, and all of a contiguous view of bytes, to the kernel.
 
         The view may be changed once this returns. After an exception, `accepted` has grown by what was taken of it.
+        Once it was `torn` by being cancelled, nothing can follow but the rest of it.
         """
+        self.torn = False
         await self.flush()
         before = self.counters.bytes_out
         try:
             await self._send(view)
         finally:
-            self.accepted += self.counters.bytes_out - before + len(self._unfinished)
+            taken = self.counters.bytes_out - before
+            self.accepted += taken
+            self.torn = taken < len(view) and (taken > 0 or (self._tls is not None and self._tls.begun > 0))
 
     async def flush(self) -> None:
-        """Give all that was gathered, or begun by a write that was cancelled, to the kernel."""
+        """Give all that was gathered to the kernel."""
         if self._flushing is not None:
             await asyncio.wait([self._flushing])
         if self._gathered and self.failure is None:  # someone has cancelled the task
             await self._flush()
         if self._gathered and self.failure is not None:
             raise self.failure
-        await self._complete()
 
     def unsent(self) -> bytes:
         """Return what was accepted and a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
-        return bytes(self.tail + self._unfinished + self._gathered)
+        return bytes(self.tail + self._gathered)
 
     async def _flush(self) -> None:
         try:
             while self._gathered:
-                await self._complete()
-                # A copy: while it goes out more may be gathered.
+                # A copy: while it goes out more may be gathered. If this is cancelled, the next one begins as it did.
                 batch = memoryview(bytes(self._gathered))
                 before = self.counters.bytes_out
                 try:
                     await self._send(batch)
                 finally:
-                    del self._gathered[: self.counters.bytes_out - before + len(self._unfinished)]
+                    del self._gathered[: self.counters.bytes_out - before]
         except OSError as error:
             if self.failure is None:
                 self._fail(error)
             self.failure = self.failure or error
         finally:
             self._flushing = None
-
-    async def _complete(self) -> None:
-        """Send what a cancelled write has begun."""
-        while self._unfinished:
-            unfinished, self._unfinished = self._unfinished, b""
-            await self._send(memoryview(unfinished))
 
     async def _send(self, view: memoryview) -> None:
         # Each record is a write of its own: corked, many leave in one segment, and the last at once when uncorked.
@@ -138,27 +131,18 @@ class Sender(Ending):
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     async def _send_all(self, view: memoryview) -> None:
+        write = self._sock.send if self._tls is None else self._tls.write
         offset = 0
         while offset < len(view):
             if self.failure is not None:
                 raise self.failure
             try:
-                if self._tls is not None:
-                    size = self._tls.write(view[offset : offset + _PIECE])
-                else:
-                    size = self._sock.send(view[offset:])
+                size = write(view[offset:])
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError) as error:
-                try:
-                    await self._stalled(self._until_ready(error))
-                except BaseException:
-                    if self._tls is not None:
-                        self._unfinished = bytes(view[offset : offset + _PIECE])
-                    raise
-            except OSError:
+                await self._stalled(self._until_ready(error))
+            except OSError as error:
                 self._discard()  # the peer's last words, an alert perhaps, say more than a broken pipe
-                if self.failure is not None:
-                    raise self.failure from None
-                raise
+                raise self.failure or self._cause(error) from None
             else:
                 if self._keep_tail:
                     self.tail += view[offset : offset + size]
@@ -183,6 +167,11 @@ class Sender(Ending):
         if pump.failed == "destination" and not pump.refused and pump.error is not None:
             raise pump.error
 
+    async def deliver(self) -> None:
+        """Return once the peer's kernel has every byte so far, with no end behind them."""
+        await self.flush()
+        await self.until_acknowledged()
+
     async def finish(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
         await self.end()
@@ -194,34 +183,37 @@ class Sender(Ending):
         await self._say_goodbye()
 
     def progress(self) -> int | None:
-        """Return a number that grows while the peer takes bytes, or None while a pump has none for it to take."""
+        """Return a number that grows while the peer takes bytes, or None while there are none for it to take."""
         left = self.unacknowledged() or 0
-        if self.pumping is not None and not self.pumping.paused and left == 0:
+        if left == 0 and (self._awaits_verdict or (self.pumping is not None and not self.pumping.paused)):
             return None
         return self.counters.bytes_out - left
 
     @property
     def fullness(self) -> float:
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
+        if self._closed:
+            return 0.0
         return min(1.0, (self.unacknowledged() or 0) / self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
 
     def abort(self) -> None:
-        """Close with a reset, so that the peer cannot take it for a regular end."""
-        reset_when_closed(self._sock)
-        self.close()
+        """Close with a reset, so that the peer cannot take it for a regular end; after a close it does nothing."""
+        if not self._closed:
+            reset_when_closed(self._sock)
+            self.close()
 
     def close(self) -> None:
-        """Close the socket; whatever `finish` has not seen through may be lost."""
-        self._closed = True
+        """Close the socket, unless it is closed; whatever `finish` has not seen through may be lost."""
+        if self._closed:
+            return
+        self._trim_tail()
         if not self._loop.is_closed():
             if self._flushing is not None:
                 self._flushing.cancel()
             self._loop.remove_writer(self._fd)
             self._loop.remove_reader(self._fd)
             self._discard()
-        self._stop_watching()
-        self._trim_tail()
-        self._sock.close()
+        self._shut()
         self.counters.ended = time.monotonic()
 
     def _trim_tail(self) -> None:
@@ -261,10 +253,8 @@ class Sender(Ending):
             return
         try:
             for _ in range(16):
-                if self._tls is not None:
-                    size = self._tls.read(len(_SCRATCH), _SCRATCH)
-                else:
-                    size = self._sock.recv_into(_SCRATCH)
+                size = self._sock.recv_into(_SCRATCH) if self._tls is None else self._tls.read(_SCRATCH)
+                self._unjudged = self._unjudged and size == 0
                 if size == 0:
                     self.peer_ended = True
                     break
@@ -285,6 +275,11 @@ class Sender(Ending):
 
 def failure_of(error: OSError, what: str) -> RingmainError:
     """Return what a failure of the connection means to the user; an alert comes from a peer that rejects us."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return TlsError(what, reason(error), "does the peer accept our certificate and settings?")
-    return SendError(what, reason(error), "what was sent may not have arrived")
+    why, lost = reason(error), "what was sent may not have arrived"
+    if isinstance(error, ConnectionAbortedError):  # our own doing has no words in the C library
+        why = error.strerror or why
+    elif isinstance(error, ssl.SSLZeroReturnError):
+        why = "the peer closed the connection"
+    elif isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return TlsError(what, why, "does the peer accept our certificate and settings?")
+    return SendError(what, why, lost)
