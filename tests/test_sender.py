@@ -18,7 +18,7 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.connection import Connection
+from ringmain.connection import Connection, finish
 from ringmain.sender import Sender
 
 Run = Callable[[Any], Any]
@@ -310,7 +310,7 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
             os.dup2(other.fileno(), number)
             with socket.socket(fileno=number) as heir:
                 ready = loop.create_future()
-                loop.add_reader(number, ready.set_result, None)
+                loop.add_reader(number, finish, ready)
                 sender.close()
                 sender.abort()
                 assert sender.unacknowledged() is None

@@ -232,15 +232,19 @@ class Passage:
             failed = next((task for task in tasks if task.done() and task.exception() is not None), None)
             if failed is None:
                 return
-            survivor: Direction | None = self.directions[tasks.index(failed)]
-            if isinstance(failed.exception(), SendError | TlsError):  # the other direction reads from whom this lost
-                survivor = self.back if survivor is self.there else self.there
+            direction = self.directions[tasks.index(failed)]
+            survivor: Direction | None = direction
+            sending = isinstance(failed.exception(), SendError | TlsError) and direction.stream.verdict != "truncated"
+            if sending:  # the other direction reads from whom this lost
+                survivor = self.back if direction is self.there else self.there
             if survivor is not None:
                 with contextlib.suppress(TimeoutError, RingmainError):
                     async with _moving(_GRACE, survivor.moved):
-                        if self.directions[tasks.index(failed)] is not survivor:
+                        if direction is not survivor:
                             await asyncio.wait(tasks)
                         await survivor.drain()
+            # An alert that was read tells more than a write that failed because of it.
+            failed = next((it for it in tasks if it.done() and isinstance(it.exception(), TlsError)), failed)
             failed.result()
         finally:
             for task in tasks:

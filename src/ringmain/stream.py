@@ -22,6 +22,7 @@ from ringmain.errors import (
     RecordTooLongError,
     RingmainError,
     TimedOutError,
+    TlsError,
     TruncatedError,
     reason,
 )
@@ -287,6 +288,8 @@ class Stream:
             silent = isinstance(cause, ssl.SSLEOFError)
             why = "it ended without close_notify" if cause is None or silent else reason(cause)
             error = TruncatedError(what, f"{why} after {got} bytes", lost)
+            if got == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
+                error = TlsError(what, why, "does the peer accept our certificate and settings?")
         elif self.verdict == "reset":
             error = self.lost(cause or ConnectionResetError())
         elif self.verdict == "timed out":

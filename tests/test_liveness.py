@@ -1,0 +1,105 @@
+"""A peer that vanishes: the kernel's own keepalive is silent while bytes are under way, and we are not."""
+
+import asyncio
+import fcntl
+import socket
+import termios
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import pytest
+from conftest import Certificates
+from streams import connection
+
+import ringmain
+from ringmain import errors
+from ringmain.connection import Connection
+from ringmain.gate import hold_back
+from ringmain.sender import Sender
+
+Run = Callable[[Any], Any]
+
+
+def probe_often(sock: socket.socket) -> None:
+    """Let a peer be lost after two seconds, the least that the kernel counts in."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+        sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+def vanish(sock: socket.socket) -> None:
+    """Drop whatever comes to a socket, so that it answers nothing, as one whose machine is gone."""
+    # What it sent and has not seen acknowledged it would send again and again.
+    peers.eventually(lambda: fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)) == bytes(4))
+    assert hold_back(sock)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("size", [6, 8_000_000], ids=["a-few-bytes", "a-full-buffer"])
+def test_a_peer_that_vanishes_with_bytes_under_way_is_noticed(
+    run: Run, certificates: Certificates, tls: bool, size: int
+) -> None:
+    options: Any = {"certfile": str(certificates.server)} if tls else {}
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(errors.SendError, match="connection timed out"):
+            async with ringmain.save(
+                f"{'tcps' if tls else 'tcp'}://127.0.0.1:0", listen_once=True, keepalive=1, **options
+            ) as saver:
+                connect = (lambda: peers.connect_tls(saver.port, certificates.ca)) if tls else None
+                visiting = loop.run_in_executor(None, connect or (lambda: peers.connect(saver.port)))
+                await saver.wait_for_peer()
+                with await visiting as client:
+                    vanish(client)
+                    async with asyncio.timeout(25):
+                        await saver.write(b"x" * size)
+                        await saver.end_connection()
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["auto", "block"])
+def test_the_command_line_notices_a_peer_that_vanished_by_every_path(bench: peers.Bench, path: str) -> None:
+    saver, port = bench.listening("save", "-o", "--keepalive", "1s", "--path", path, "-I", "/dev/zero")
+    with peers.connect(port) as client:
+        assert client.recv(1)
+        vanish(client)
+        assert saver.wait() == 55, saver.stderr
+        assert "connection timed out" in saver.stderr
+
+
+def test_a_reader_that_stalls_but_answers_lives_on(run: Run) -> None:
+    """For longer than a vanished one is waited for: probes of a closed window are answered."""
+
+    async def main() -> None:
+        with connection() as (peer, ours):
+            probe_often(ours)
+            sender = Sender(Connection.of(ours, "the peer"))
+            data = peers.payload(12_000_000)
+            sending = asyncio.ensure_future(sender.send(memoryview(data)))
+            done, _ = await asyncio.wait([sending], timeout=5)
+            assert not done
+            reading = asyncio.ensure_future(asyncio.to_thread(peers.read_all, peer))
+            await sending
+            await sender.finish()
+            sender.close()
+            assert peers.sha256(await reading) == peers.sha256(data)
+
+    run(main())
+
+
+def test_an_idle_connection_may_be_older_than_the_time_for_an_answer(run: Run) -> None:
+    async def main() -> None:
+        with connection() as (peer, ours):
+            probe_often(ours)
+            sender = Sender(Connection.of(ours, "the peer"))
+            await asyncio.sleep(2.5)
+            await sender.send(memoryview(b"after a while"))
+            await sender.finish()
+            assert sender.failure is None
+            sender.close()
+            assert peers.read_all(peer) == b"after a while"
+
+    run(main())
