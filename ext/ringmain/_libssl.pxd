@@ -14,7 +14,8 @@ cdef int read_records(
     void* connection, char* window, size_t room, size_t* filled, long* records, int* number
 ) noexcept nogil
 cdef void* connection_of(object sslobj) except? NULL
+cdef size_t record_limit(void* connection) noexcept
 cdef int write_records(
-    void* connection, const char* data, size_t size, size_t* begun, size_t* written, int* number
+    void* connection, const char* data, size_t size, size_t limit, size_t* begun, size_t* written, int* number
 ) noexcept nogil
 cdef object error_of(int answer, int number)

@@ -62,6 +62,8 @@ cdef struct LibSsl:
     void (*clear_flags)(void* bio, int flags) noexcept nogil
     int (*write)(void* connection, const void* buffer, size_t size, size_t* written) noexcept nogil
     int (*get_sigalgs)(void* connection, int index, int* sign, int* hash, int* both, char* raw, char* raw_hash) noexcept
+    void* (*get_session)(const void* connection) noexcept
+    unsigned char (*fragment_code)(const void* session) noexcept
 
 # The heads of CPython's PySSLContext and PySSLSocket, unchanged since 3.2.
 cdef struct ContextHead:
@@ -102,7 +104,8 @@ cdef bint find_libssl(object module_path) except -1:
         b"SSL_CTX_get_options", b"SSL_get_SSL_CTX", b"SSL_read_ex", b"SSL_get_error", b"SSL_shutdown", b"SSL_set0_rbio",
         b"ERR_clear_error", b"ERR_peek_last_error", b"ERR_reason_error_string", b"BIO_meth_new", b"BIO_meth_set_read",
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
-        b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs",
+        b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs", b"SSL_get_session",
+        b"SSL_SESSION_get_max_fragment_length",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:
@@ -171,8 +174,14 @@ cdef int read_records(
     return SSL_ERROR_NONE
 
 
+cdef size_t record_limit(void* connection) noexcept:
+    """Return how many bytes a record to this peer holds at most."""
+    cdef int code = libssl.fragment_code(libssl.get_session(connection))
+    return <size_t>512 << (code - 1) if 1 <= code <= 4 else RECORD  # RFC 6066, section 4
+
+
 cdef int write_records(
-    void* connection, const char* data, size_t size, size_t* begun, size_t* written, int* number
+    void* connection, const char* data, size_t size, size_t limit, size_t* begun, size_t* written, int* number
 ) noexcept nogil:
     """Encrypt data and give it to the kernel, a record at a time, until all is there or the kernel takes no more.
 
@@ -182,7 +191,7 @@ cdef int write_records(
     cdef size_t piece, done
     libssl.clear_errors()
     while written[0] < size:
-        piece = begun[0] if begun[0] else min(<size_t>RECORD, size - written[0])
+        piece = begun[0] if begun[0] else min(limit, size - written[0])
         if libssl.write(connection, data + written[0], piece, &done) != 1:
             number[0] = c_errno
             begun[0] = piece

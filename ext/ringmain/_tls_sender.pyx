@@ -3,7 +3,8 @@
 
 OpenSSL takes a write whole or not at all: of several records that are written at once and broken off, the peer may
 have some, and nobody can tell which. A record that the kernel has only in part cannot be decrypted.
-Records go out in a loop outside the GIL by way of _libssl; where that cannot be, by Python's own `write`.
+Records go out in a loop outside the GIL by way of _libssl; where that cannot be, by Python's own `write`. A peer that
+has asked for smaller records (max_fragment_length, RFC 6066) gets one of those at a time.
 """
 
 import ssl
@@ -18,6 +19,7 @@ from ringmain._libssl cimport (
     connection_of,
     error_of,
     read_records,
+    record_limit,
     write_records,
 )
 
@@ -32,13 +34,16 @@ cdef class TlsSender:
     cdef object sock
     cdef object sslobj                  # keeps the SSL inside it alive
     cdef void* connection               # that SSL, or NULL for Python's own calls
+    cdef size_t limit                   # what a record holds at most
     cdef size_t record                  # see `begun`
+    cdef object stopped                 # what stopped a write that had written something: the next one raises it
     cdef object failure                 # raised by every write from now on
     cdef object heard                   # raised by every read from now on
 
     def __init__(self, sock):
         self.sock, self.sslobj = sock, sock._sslobj
         self.connection = connection_of(self.sslobj)
+        self.limit = record_limit(self.connection) if self.connection != NULL else RECORD
 
     @property
     def begun(self):
@@ -56,21 +61,26 @@ cdef class TlsSender:
         cdef int answer
         if self.failure is not None:
             raise self.failure
+        if self.stopped is not None:
+            error, self.stopped = self.stopped, None
+            raise error
         if self.connection == NULL:
             return self.write_by_python(data)
         PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
         try:
             with nogil:
                 answer = write_records(
-                    self.connection, <const char*>buffer.buf, buffer.len, &self.record, &written, &number
+                    self.connection, <const char*>buffer.buf, buffer.len, self.limit, &self.record, &written, &number
                 )
         finally:
             PyBuffer_Release(&buffer)
         if answer == SSL_ERROR_NONE:
             return written
         error = self.failed(answer, number)
-        if not isinstance(error, ssl.SSLWantWriteError | ssl.SSLWantReadError):
+        if answer != SSL_ERROR_WANT_WRITE and answer != SSL_ERROR_WANT_READ:
             self.failure = error
+        elif written:
+            self.stopped = error
         if written:
             return written
         raise error

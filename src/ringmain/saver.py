@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, dial, watch_idle
+from ringmain.connection import Connection, dial, reset, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
 from ringmain.gate import Listening
@@ -71,6 +71,7 @@ class Saver(Listening, Blocking):
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._writing = False
+        self._waiting = False  # for a client
         self._torn = False  # a write was cancelled half-way: the stream has a hole, and must not go on
         self._carry = b""  # what a lost client never got, for the next one
         self._lost: RingmainError | None = None
@@ -153,11 +154,22 @@ class Saver(Listening, Blocking):
 
     async def wait_for_peer(self) -> None:
         """Return once there is a peer to write to: at once when dialled, else when a client has come."""
-        self._check_not_torn()
+        if self._torn:
+            self._check_usable()
         while self._sender is None:
             if self._gate is None:
                 raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
-            self._begin(await self._gate.next_connection(self._context))
+            if self._waiting:
+                raise RuntimeError("another task is already waiting for a client")
+            self._waiting = True
+            try:
+                connection = await self._gate.next_connection(self._context)
+            finally:
+                self._waiting = False
+            if self._gate is None:  # it was left while the client shook hands
+                reset(connection.sock)
+            else:
+                self._begin(connection)
 
     def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
         """Send all of a contiguous buffer, which may be changed once this returns; to be awaited in `async with`.
@@ -176,27 +188,32 @@ class Saver(Listening, Blocking):
 
     async def _write(self, buffer: "Buffer", *, gather: bool = True) -> None:
         """Write; without `gather` leave nothing to a later turn of a loop that may not turn for long."""
-        self._check_not_torn()
+        if self._torn or self._writing:
+            self._check_usable()
         view = memoryview(buffer)
         if view.nbytes == 0:
             return
         view = view.cast("B")
-        if gather and not self._writing and not self._carry and self._sender is not None and self._sender.gather(view):
+        if gather and self._sender is not None and not self._carry and self._sender.gather(view):
             return
-        with self._one_writer():
+        self._writing = True
+        try:
             await self._send_whole(view)
+        finally:
+            self._writing = False
 
     @contextlib.contextmanager
     def _one_writer(self) -> Iterator[None]:
-        if self._writing:
-            raise RuntimeError("another task is already writing")
+        self._check_usable()
         self._writing = True
         try:
             yield
         finally:
             self._writing = False
 
-    def _check_not_torn(self) -> None:
+    def _check_usable(self) -> None:
+        if self._writing:
+            raise RuntimeError("another task is already writing")
         if self._torn:
             why = "an earlier write was cancelled half-way, so the stream has a hole"
             raise SendError(f"save to {self.endpoint}", why, "connect again, and do not cancel writes")
@@ -243,7 +260,6 @@ class Saver(Listening, Blocking):
                 self._release(sender, "stopped")
             return
         with self._one_writer():
-            self._check_not_torn()
             if sender is None:
                 raise self._lost or UsageError("a saver", "there is no connection to end", "write to it first")
             try:
@@ -254,7 +270,6 @@ class Saver(Listening, Blocking):
 
     async def _finish(self) -> None:
         """End the last connection; what its peer never acknowledged goes to another client, if any."""
-        self._check_not_torn()
         while self._sender is not None or self._carry:
             if self._carry:
                 await self._send_whole(memoryview(b""))
@@ -275,18 +290,20 @@ class Saver(Listening, Blocking):
 
     async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        loop = asyncio.get_running_loop()
+        loop, timeout = asyncio.get_running_loop(), self.settings.idle_timeout
+        limit: asyncio.Timeout | None = None
         try:
+            if timeout is None:
+                await work
+                return
             async with asyncio.timeout(None) as limit:
-                cancel = watch_idle(
-                    loop, self.settings.idle_timeout, sender.progress, lambda: limit.reschedule(loop.time())
-                )
+                cancel = watch_idle(loop, timeout, sender.progress, lambda: limit.reschedule(loop.time()))
                 try:
                     await work
                 finally:
                     cancel()
         except OSError as cause:  # a TimeoutError is one
-            raise self._broken(sender, None if limit.expired() else cause) from cause
+            raise self._broken(sender, None if limit is not None and limit.expired() else cause) from cause
 
     def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
         """Release a connection that broke, or timed out if there is no cause; return what the user gets to see."""

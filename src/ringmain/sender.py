@@ -20,6 +20,7 @@ _PAUSE = 0.01
 _SMALL = 16 << 10
 _GATHER = 64 << 10
 _RECORD = 16 << 10
+_TURN = 4 << 20
 _SCRATCH = bytearray(1 << 16)
 
 
@@ -47,6 +48,7 @@ class Sender(Ending):
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
+        self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
         self.counters = Counters()
@@ -134,11 +136,15 @@ class Sender(Ending):
         write = self._sock.send if self._tls is None else self._tls.write
         offset = 0
         while offset < len(view):
+            if self._turn <= 0:  # a peer that is always ready must not keep timers and signals waiting
+                self._turn = _TURN
+                await asyncio.sleep(0)
             if self.failure is not None:
                 raise self.failure
             try:
-                size = write(view[offset:])
+                size = write(view[offset : offset + _TURN])
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError) as error:
+                self._turn = _TURN
                 await self._stalled(self._until_ready(error))
             except OSError as error:
                 self._discard()  # the peer's last words, an alert perhaps, say more than a broken pipe
@@ -148,6 +154,7 @@ class Sender(Ending):
                     self.tail += view[offset : offset + size]
                     self._trim_tail()
                 offset += size
+                self._turn -= size
                 self.counters.bytes_out += size
                 self.counters.writes += 1
 
