@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import socket
+import sys
 import termios
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,10 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.connection import Connection
+from ringmain.connection import Connection, prepare
 from ringmain.gate import hold_back
 from ringmain.sender import Sender
+from ringmain.settings import Settings
 
 Run = Callable[[Any], Any]
 
@@ -33,6 +35,11 @@ def vanish(sock: socket.socket) -> None:
     # What it sent and has not seen acknowledged it would send again and again.
     peers.eventually(lambda: fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)) == bytes(4))
     assert hold_back(sock)
+
+
+def in_flight(sock: socket.socket) -> int:
+    """Return how many segments are not acknowledged."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -68,6 +75,22 @@ def test_the_command_line_notices_a_peer_that_vanished_by_every_path(bench: peer
         vanish(client)
         assert saver.wait() == 55, saver.stderr
         assert "connection timed out" in saver.stderr
+
+
+def test_a_reader_that_stalls_and_then_vanishes_is_noticed(run: Run) -> None:
+    async def main() -> None:
+        with connection() as (peer, ours):
+            prepare(ours, Settings(keepalive=1))
+            probe_often(ours)
+            sender = Sender(Connection.of(ours, "the peer"))
+            sending = asyncio.ensure_future(sender.send(memoryview(bytes(12_000_000))))
+            await asyncio.to_thread(peers.eventually, lambda: sender.counters.stalls and not in_flight(ours))
+            vanish(peer)
+            with pytest.raises(TimeoutError):
+                await sending
+            sender.close()
+
+    run(main())
 
 
 def test_a_reader_that_stalls_but_answers_lives_on(run: Run) -> None:

@@ -249,6 +249,35 @@ def test_a_tls_client_that_is_lost_leaves_the_next_one_just_what_it_cannot_have(
     assert len(had) <= taken[0] == len(data) - len(rest)
 
 
+def test_a_client_that_asked_for_small_records_counts_from_its_first_one(
+    bench: peers.Bench, certificates: Certificates
+) -> None:
+    """It has got less than one of our own records when it is lost; the next client gets just the rest."""
+    data = peers.payload(3_000_000)
+    with ringmain.save("tcps://127.0.0.1:0", listen=True, certfile=str(certificates.server)) as saver:
+        taken: list[int] = []
+        saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)  # type: ignore[attr-defined]
+        port, first, second = saver.port, [], []
+
+        def visit() -> None:
+            command = [peers.need("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", "-maxfraglen", "512"]
+            command += ["-quiet", "-CAfile", str(certificates.ca)]
+            client = bench.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert client.process.stdout is not None
+            first.append(client.process.stdout.read(700))
+            client.process.kill()
+            with peers.connect_tls(port, certificates.ca) as sock:
+                second.append(peers.read_all(sock))
+
+        thread = threading.Thread(target=visit, daemon=True)
+        thread.start()
+        saver.write(data)
+    thread.join(peers.TIMEOUT)
+    assert data.startswith(first[0])
+    assert taken[0] % 512 == 0
+    assert peers.sha256(second[0]) == peers.sha256(data[taken[0] :])
+
+
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_a_tls_peer_that_leaves_properly_in_mid_stream_is_no_matter_of_certificates(
     certificates: Certificates, version: str
