@@ -67,6 +67,33 @@ def test_a_peer_that_vanishes_with_bytes_under_way_is_noticed(
     run(main())
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_peer_that_vanishes_while_idle_is_told_of_as_what_it_is(
+    run: Run, certificates: Certificates, tls: bool
+) -> None:
+    options: Any = {"certfile": str(certificates.server)} if tls else {}
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(errors.SendError, match="connection timed out"):
+            async with ringmain.save(
+                f"{'tcps' if tls else 'tcp'}://127.0.0.1:0", listen_once=True, keepalive=1, **options
+            ) as saver:
+                connect = (lambda: peers.connect_tls(saver.port, certificates.ca)) if tls else None
+                visiting = loop.run_in_executor(None, connect or (lambda: peers.connect(saver.port)))
+                await saver.wait_for_peer()
+                with await visiting as client:
+                    await saver.write(b"all of it")
+                    assert await asyncio.to_thread(client.recv, 100) == b"all of it"
+                    await asyncio.to_thread(peers.eventually, lambda: saver.unacknowledged_bytes == 0)
+                    vanish(client)
+                    while True:
+                        await saver.recover()
+                        await asyncio.sleep(0.05)
+
+    run(main())
+
+
 @pytest.mark.parametrize("path", ["auto", "block"])
 def test_the_command_line_notices_a_peer_that_vanished_by_every_path(bench: peers.Bench, path: str) -> None:
     saver, port = bench.listening("save", "-o", "--keepalive", "1s", "--path", path, "-I", "/dev/zero")

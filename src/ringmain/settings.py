@@ -15,8 +15,9 @@ class ConnectionOptions(TypedDict, total=False):
 
     `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection. A listener also resets a client that
     has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect
-    is tried again (-1: forever); `keepalive` is the idle time before the kernel probes the peer. `gate` and `allow`
-    say what becomes of other clients. `family` is 4, 6, or 0 for both.
+    is tried again (-1: forever); `keepalive` is the silence before the peer is probed: one that answers nothing for
+    about that long again is lost. `gate` and `allow` say what becomes of other clients. `family` is 4, 6, or 0 for
+    both.
     """
 
     connect_timeout: float | None

@@ -21,7 +21,7 @@ def save(**options: Any) -> int:
     zstdcat dump.zst | ringmain save --retry forever tcps://example.org:4000
 
     A listener sends a regular file whole to every client; any other input goes on with the next client where the last
-    one left.
+    one left. A signal ends it after what was read: a file that is cut short by a reset, any other input properly.
     """
     # Imported when it is used: --help and --version need neither the event loop nor sockets.
     from ringmain.cli.verbs import run_save
