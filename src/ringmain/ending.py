@@ -116,7 +116,7 @@ class Ending:
                 self._look_for_reset()
             if self.failure is not None:
                 # The peer had every byte when it closed for good.
-                if left is not None and left <= self._fin and not self._unjudged:
+                if left is not None and left <= self._fin and self._is_judged():
                     return
                 raise self.failure
             if left is None and (self.peer_ended or self._loop.time() > deadline):
@@ -147,7 +147,7 @@ class Ending:
 
     def _is_judged(self) -> bool:
         """Tell whether the peer has accepted us, or cannot but do so."""
-        if self._unjudged and self.failure is None and not self._closed:
+        if self._unjudged and not self._closed:
             session = self._sslobj.session  # read-only; a ticket is a record that is never handed out
             self._unjudged = not (self.peer_ended or (session is not None and session.has_ticket))
         return not self._unjudged
