@@ -4,6 +4,9 @@
 Python's own read is a lock, a call and two system calls for each record of 16 KiB. Here the SSL inside Python's object
 is read directly, and reads from a BIO (bio(7)) that asks the kernel for 256 KiB at a time. OpenSSL's read-ahead would
 do that too, but it moves all that it has read ahead to the front of its buffer for every record.
+What a peer can make OpenSSL do in one call is bounded, in the handshake too. OpenSSL goes on by itself as long as it is
+given messages without data (key updates, session tickets, requests for a handshake), so the BIO pauses now and then,
+which looks as if the socket were empty; and it gives nothing more to whom sends such messages without end.
 Nothing is linked: the functions are looked up in the library that is there, and what is found inside Python's objects
 is checked before it is trusted. Where either fails, there is nothing to read by, and Python's own read does the work.
 """
@@ -14,11 +17,14 @@ import ssl
 
 from cpython.object cimport PyObject
 cimport libc.errno
-from libc.errno cimport EAGAIN, EINTR, errno as c_errno
+from libc.errno cimport EAGAIN, EINTR, EPROTO, errno as c_errno
+from libc.math cimport fmin
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.dlfcn cimport RTLD_LAZY, dlopen, dlsym
+
+from ringmain._coalesce cimport monotonic
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
@@ -27,6 +33,8 @@ cdef extern from "<sys/socket.h>" nogil:
 # <openssl/ssl.h>: the kernel may be decrypting already, below the BIO.
 cdef enum:
     SSL_OP_ENABLE_KTLS = 8
+    SSL_CTRL_SET_MSG_CALLBACK_ARG = 16
+    SSL3_RT_HANDSHAKE = 22
 
 # <openssl/bio.h>
 cdef enum:
@@ -39,6 +47,13 @@ cdef enum:
 cdef enum:
     RECORD = 16 << 10               # bytes; the most that one holds
     AHEAD = 256 << 10               # bytes; what fits the cache beside the block that they are decrypted to
+    # Bytes that one call of Python's own, or of a handshake, takes from the kernel.
+    PORTION = 64 << 10
+
+# Messages without data that are taken at once, and a second. A handshake has ten, a chatty peer some tens in all; each
+# key update costs some 30 us.
+cdef double MESSAGES = 1000
+cdef double MESSAGES_PER_SECOND = 100
 
 
 cdef struct LibSsl:
@@ -48,6 +63,11 @@ cdef struct LibSsl:
     int (*get_error)(const void* connection, int result) noexcept nogil
     int (*shutdown)(void* connection) noexcept
     void (*set_source)(void* connection, void* bio) noexcept
+    void* (*get_source)(const void* connection) noexcept
+    long (*control)(void* connection, int command, long number, void* pointer) noexcept
+    void (*set_message_callback)(
+        void* connection, void (*callback)(int, int, int, const void*, size_t, void*, void*) noexcept nogil
+    ) noexcept
     void (*clear_errors)() noexcept nogil
     unsigned long (*last_error)() noexcept
     const char* (*reason)(unsigned long error) noexcept
@@ -64,6 +84,18 @@ cdef struct LibSsl:
     int (*get_sigalgs)(void* connection, int index, int* sign, int* hash, int* both, char* raw, char* raw_hash) noexcept
     void* (*get_session)(const void* connection) noexcept
     unsigned char (*fragment_code)(const void* session) noexcept
+    int (*get_type)(const void* bio) noexcept
+
+# <openssl/err.h>, since 3.0: how to give an error of ours words.
+cdef struct Strings:
+    unsigned long error
+    const char* words
+
+cdef struct LibSslErrors:
+    int (*new_library)() noexcept
+    int (*add_strings)(int library, Strings* strings) noexcept
+    void (*new_error)() noexcept nogil
+    void (*set_error)(int library, int reason, const char* format, ...) noexcept nogil
 
 # The heads of CPython's PySSLContext and PySSLSocket, unchanged since 3.2.
 cdef struct ContextHead:
@@ -76,15 +108,10 @@ cdef struct ConnectionHead:
     void* connection
     PyObject* context
 
-# What a BIO of ours has read ahead.
-cdef struct Ahead:
-    int fd
-    bint ended
-    char* start
-    char* end
-    char data[AHEAD]
-
 cdef LibSsl libssl
+cdef LibSslErrors errors
+cdef int error_library = 0          # 0 where OpenSSL is too old for errors of ours
+cdef Strings[2] error_strings
 cdef void* method = NULL
 # Whether libssl was found: not where it is built into the interpreter.
 HAS_LIBSSL = find_libssl(getattr(_ssl, "__file__", None))
@@ -94,7 +121,7 @@ cdef bint find_libssl(object module_path) except -1:
     """Look up the functions of the libssl that `_ssl` has loaded; tell whether all are there."""
     cdef void* library
     cdef void** field = <void**>&libssl
-    global method
+    global error_library, method
     if module_path is None:
         return False
     library = dlopen(module_path.encode(), RTLD_LAZY)
@@ -102,10 +129,11 @@ cdef bint find_libssl(object module_path) except -1:
         return False
     for name in (  # in the order of the fields
         b"SSL_CTX_get_options", b"SSL_get_SSL_CTX", b"SSL_read_ex", b"SSL_get_error", b"SSL_shutdown", b"SSL_set0_rbio",
-        b"ERR_clear_error", b"ERR_peek_last_error", b"ERR_reason_error_string", b"BIO_meth_new", b"BIO_meth_set_read",
+        b"SSL_get_rbio", b"SSL_ctrl", b"SSL_set_msg_callback", b"ERR_clear_error", b"ERR_peek_last_error",
+        b"ERR_reason_error_string", b"BIO_meth_new", b"BIO_meth_set_read",
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
         b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs", b"SSL_get_session",
-        b"SSL_SESSION_get_max_fragment_length",
+        b"SSL_SESSION_get_max_fragment_length", b"BIO_method_type",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:
@@ -117,6 +145,15 @@ cdef bint find_libssl(object module_path) except -1:
     libssl.method_set_read(method, ahead_read)
     libssl.method_set_control(method, ahead_control)
     libssl.method_set_destroy(method, ahead_destroy)
+    field = <void**>&errors
+    for name in (b"ERR_get_next_error_library", b"ERR_load_strings", b"ERR_new", b"ERR_set_error"):
+        field[0] = dlsym(library, name)
+        if field[0] == NULL:
+            return True
+        field += 1
+    error_library = errors.new_library()
+    error_strings[0].error, error_strings[0].words = 1, "too many TLS messages without data"
+    errors.add_strings(error_library, error_strings)
     return True
 
 
@@ -134,8 +171,8 @@ cdef void* connection_of(object sslobj) except? NULL:
     return head.connection if libssl.get_context(head.connection) == found else NULL
 
 
-cdef void* read_ahead_of(object sslobj, int fd) except? NULL:
-    """Let the SSL inside an `_ssl._SSLSocket` read ahead, and return it; NULL where that cannot be.
+cdef Ahead* bounded(object sslobj, int fd) except? NULL:
+    """Bound what the peer can make one call do; return the source of its bytes, or NULL where that cannot be.
 
     It stays Python's, and good as long as `sslobj` lives; Python may go on using it too.
     """
@@ -144,31 +181,56 @@ cdef void* read_ahead_of(object sslobj, int fd) except? NULL:
     cdef void* bio
     if connection == NULL:
         return NULL
-    ahead = <Ahead*>malloc(sizeof(Ahead))
+    bio = libssl.get_source(connection)
+    if bio != NULL and libssl.get_type(bio) == BIO_TYPE:
+        return <Ahead*>libssl.get_data(bio)
+    ahead = <Ahead*>calloc(1, sizeof(Ahead))
     bio = libssl.new_bio(method) if ahead != NULL else NULL
     if bio == NULL:
         free(ahead)
         return NULL
-    ahead.fd, ahead.ended = fd, False
-    ahead.start = ahead.end = ahead.data
+    ahead.connection, ahead.fd, ahead.budget = connection, fd, PORTION
+    ahead.allowed, ahead.counted = MESSAGES, monotonic()
     libssl.set_data(bio, ahead)
     libssl.set_source(connection, bio)
-    return connection
+    libssl.control(connection, SSL_CTRL_SET_MSG_CALLBACK_ARG, 0, ahead)
+    libssl.set_message_callback(connection, count_message)
+    return ahead
 
 
-cdef int read_records(
-    void* connection, char* window, size_t room, size_t* filled, long* records, int* number
-) noexcept nogil:
-    """Decrypt records into the window until it is full or there are no more for now.
+def bound(sslobj, int fd):
+    """Bound what the peer can make one call of a handshake, read or close do.
 
-    Returns SSL_ERROR_NONE, or what SSL_get_error answered, with errno in `number`.
+    Each call takes 64 KiB at most from the kernel, then it raises SSLWantReadError with more to read. A peer that sends
+    over 1,000 messages without data, and over 100 a second, gets an SSLError.
+    """
+    bounded(sslobj, fd)
+
+
+cdef Ahead* read_ahead_of(object sslobj, int fd) except? NULL:
+    """Let the SSL inside an `_ssl._SSLSocket` read ahead, and return what from; NULL where that cannot be."""
+    cdef Ahead* ahead = bounded(sslobj, fd)
+    if ahead != NULL and ahead.data == NULL:
+        ahead.data = ahead.start = ahead.end = <char*>malloc(AHEAD)
+    return ahead if ahead != NULL and ahead.data != NULL else NULL
+
+
+cdef int read_records(Ahead* ahead, char* window, size_t room, size_t* filled, long* records, int* number) noexcept nogil:
+    """Decrypt records into the window until it is full, there are no more for now, or much has come without data.
+
+    Returns SSL_ERROR_NONE, also when `ahead.spent` tells that there is more, or what SSL_get_error answered, with errno
+    in `number`.
     """
     cdef size_t got
+    cdef int answer
     libssl.clear_errors()
+    ahead.spent = False
+    ahead.budget = room
     while filled[0] < room:
-        if libssl.read(connection, window + filled[0], room - filled[0], &got) != 1:
+        if libssl.read(ahead.connection, window + filled[0], room - filled[0], &got) != 1:
             number[0] = c_errno
-            return libssl.get_error(connection, 0)
+            answer = libssl.get_error(ahead.connection, 0)
+            return SSL_ERROR_NONE if answer == SSL_ERROR_WANT_READ and ahead.spent else answer
         filled[0] += got
         records[0] += 1
     return SSL_ERROR_NONE
@@ -246,13 +308,9 @@ cdef int ahead_read(void* bio, char* out, int size) noexcept nogil:
     cdef Ahead* ahead = <Ahead*>libssl.get_data(bio)
     cdef ssize_t got
     libssl.clear_flags(bio, BIO_RETRY_FLAGS)
-    if ahead.start == ahead.end:
-        libc.errno.errno = 0  # an end of file leaves it as it was
-        got = recv(ahead.fd, ahead.data, AHEAD, MSG_DONTWAIT)
-        if got <= 0:
-            ahead.ended = got == 0
-            if got < 0 and (c_errno == EAGAIN or c_errno == EINTR):
-                libssl.set_flags(bio, BIO_RETRY_READ)
+    if ahead.refused or ahead.start == ahead.end:
+        got = take_more(ahead, bio, out, size)
+        if got <= 0 or ahead.data == NULL:
             return <int>got
         ahead.start = ahead.data
         ahead.end = ahead.data + got
@@ -263,6 +321,45 @@ cdef int ahead_read(void* bio, char* out, int size) noexcept nogil:
     return size
 
 
+cdef ssize_t take_more(Ahead* ahead, void* bio, char* out, int size) noexcept nogil:
+    """Receive into `data`, or `out` where that is NULL."""
+    cdef ssize_t got
+    if ahead.refused:
+        libc.errno.errno = EPROTO
+        if error_library:
+            errors.new_error()
+            errors.set_error(error_library, 1, NULL)
+        return -1
+    if ahead.budget <= 0:
+        ahead.spent = True
+        ahead.budget = PORTION
+        libssl.set_flags(bio, BIO_RETRY_READ)
+        return -1
+    libc.errno.errno = 0  # an end of file leaves it as it was
+    got = recv(ahead.fd, ahead.data if ahead.data != NULL else out, AHEAD if ahead.data != NULL else size, MSG_DONTWAIT)
+    ahead.ended = got == 0
+    if got > 0:
+        ahead.budget -= got
+    elif got < 0 and (c_errno == EAGAIN or c_errno == EINTR):
+        libssl.set_flags(bio, BIO_RETRY_READ)
+    return got
+
+
+cdef void count_message(
+    int sent, int version, int kind, const void* data, size_t size, void* connection, void* pointer
+) noexcept nogil:
+    """Count a message of the handshake protocol, which OpenSSL tells of; in a flood, see to it that no more is read."""
+    cdef Ahead* ahead = <Ahead*>pointer
+    cdef double now
+    if sent or kind != SSL3_RT_HANDSHAKE:
+        return
+    now = monotonic()
+    ahead.allowed = fmin(MESSAGES, ahead.allowed + (now - ahead.counted) * MESSAGES_PER_SECOND) - 1
+    ahead.counted = now
+    if ahead.allowed < 0:
+        ahead.refused = True
+
+
 cdef long ahead_control(void* bio, int command, long number, void* pointer) noexcept nogil:
     if command == BIO_CTRL_EOF:
         return (<Ahead*>libssl.get_data(bio)).ended
@@ -270,5 +367,8 @@ cdef long ahead_control(void* bio, int command, long number, void* pointer) noex
 
 
 cdef int ahead_destroy(void* bio) noexcept nogil:
-    free(libssl.get_data(bio))
+    cdef Ahead* ahead = <Ahead*>libssl.get_data(bio)
+    if ahead != NULL:
+        free(ahead.data)
+    free(ahead)
     return 1

@@ -2,14 +2,15 @@
 # Fields of a receiver: what every way of receiving (plain here, TLS in _tls_receiver) shares.
 
 from ringmain._coalesce cimport Coalescer
-from ringmain._ring cimport Claim, Counters, Ring
+from ringmain._ring cimport Block, Claim, Counters, Ring
 
 
 cdef class Receiver:
     cdef readonly Ring ring
     cdef readonly Counters counters
     cdef readonly str verdict           # None while the stream goes on; set once
-    cdef readonly long long taken       # bytes that were handed out
+    cdef readonly long long taken       # where in the stream the last block that was handed out ends
+    cdef public object on_skip          # called once, from the loop, with the offset of the first record that is skipped
     cdef readonly object error          # the exception behind the verdict, if any
     cdef readonly bint paused           # no block was free: the peer waits
     cdef object loop
@@ -28,12 +29,14 @@ cdef class Receiver:
 
     cdef bint claim_window(self) except -1
     cdef int received(self, Py_ssize_t size) except -1
+    cdef int count_skipped(self) except -1
     cdef bint holds_back(self) noexcept
     cdef int hold_rest(self) except -1
     cdef int coalesce(self) except -1
     cdef int set_timer(self, double seconds) except -1
     cdef int wake(self) except -1
     cdef int end(self, str verdict, object error) except -1
+    cdef void end_stall(self) noexcept
     cdef int shut(self) except -1
     cdef int hold(self) except -1
     cdef int go_on(self) except -1

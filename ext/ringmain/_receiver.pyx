@@ -7,6 +7,8 @@ Invariants:
 - At most TURN bytes a turn of the loop, so that other callbacks run and the consumer gets what may still be in a cache.
   The loops' own protocols read up to 32 windows in a row.
 - The verdict is set once. Bytes that came before it stay in the ring for the consumer.
+- Whatever calls Python (the loop, a waiter) or lets go of the GIL comes after the state is whole, and after it the
+  verdict is looked at again: a collector's finalizer may have stopped the stream. A block that is read into is pinned.
 - `wait` makes a Future only when there is nothing to take; one wake-up follows however many reads.
 - While the low-water mark is raised a timer is set; an idle connection has none. The loops' own timers count in
   milliseconds, which is as long as a byte may wait at all, so it is a timerfd (timerfd_create(2)).
@@ -21,7 +23,7 @@ from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close, read
 
 from ringmain._coalesce cimport Coalescer, monotonic
-from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
+from ringmain._ring cimport CLAIMED, TOO_LONG, Block, Claim, Counters, Ring
 
 cdef extern from *:
     """
@@ -98,29 +100,39 @@ cdef class Receiver:
             return None
         block = self.ring.take()
         if block is not None:
+            self.taken = self.ring.taken
             self.counters.blocks += 1
-            self.taken += len(block)
             if self.min_block > 1:
                 self.hold_rest()
+        if self.ring.skipped_bytes:
+            self.count_skipped()
         return block
 
     def wait(self):
         """Return a Future that is done once `take` or `verdict` has something new. One consumer at a time."""
         if self.waiter is not None and not self.waiter.done():
             raise RuntimeError("another task is already waiting for this stream")
-        self.waiter = self.loop.create_future()
-        return self.waiter
+        waiter = self.loop.create_future()
+        self.waiter = waiter
+        if self.verdict is not None:  # since the caller has looked
+            self.wake()
+        return waiter
 
     def stop(self, str verdict="stopped", object error=None):
         """End the stream from our side, keeping what came. Does nothing after a verdict."""
         if self.verdict is None:
-            self.end(verdict, error)
-            self.shut()
+            try:
+                self.end(verdict, error)
+            finally:
+                self.shut()
 
     def block_released(self):
         """Note that a block is free again. May be called from any thread, during any deallocation."""
-        if self.paused and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.resume)
+        if self.paused:
+            try:
+                self.loop.call_soon_threadsafe(self.resume)
+            except RuntimeError:  # the loop is closed, and nobody waits
+                pass
 
     def resume(self):
         """Go on reading if a block is free."""
@@ -130,8 +142,7 @@ cdef class Receiver:
             except RuntimeError:  # uvloop's handle has died of a reset, and who writes has yet to let go of it
                 self.loop.call_soon(self.resume)
                 return
-            self.paused = False
-            self.counters.stalled_seconds += monotonic() - self.paused_at
+            self.end_stall()
 
     cdef bint claim_window(self) except -1:
         """Claim room for the next read; where there is none pause, or give up on an endless record."""
@@ -139,7 +150,7 @@ cdef class Receiver:
         if claim == CLAIMED:
             return True
         if claim == TOO_LONG:
-            offset = self.counters.bytes_in - self.ring.uncut
+            offset = self.ring.long_at
             error = OverflowError(f"the record at offset {offset} is longer than {self.ring.max_record} bytes")
             self.stop("stopped", error)
         elif not self.paused:
@@ -154,6 +165,8 @@ cdef class Receiver:
         self.counters.bytes_in += size
         self.counters.reads += 1
         self.ring.commit_bytes(size)
+        if self.ring.skipped_bytes:
+            self.count_skipped()
         if self.coalescer is not None:
             self.coalescer.arrived(size, monotonic())
             if self.holds_back():
@@ -165,6 +178,16 @@ cdef class Receiver:
             if self.coalescer.mark > 1 and not self.timing:
                 self.set_timer(self.linger)
         return self.wake()
+
+    cdef int count_skipped(self) except -1:
+        """Count what the ring has thrown away, and tell of the first record."""
+        cdef bint first = self.counters.skipped_records == 0
+        self.counters.skipped_records += self.ring.skipped_records
+        self.counters.skipped_bytes += self.ring.skipped_bytes
+        self.ring.skipped_records = self.ring.skipped_bytes = 0
+        if first and self.on_skip is not None and not self.loop.is_closed():
+            self.loop.call_soon(self.on_skip, self.ring.long_at)
+        return 0
 
     cdef int hold_rest(self) except -1:
         """Begin anew to wait for enough bytes, now that a block was taken."""
@@ -238,27 +261,33 @@ cdef class Receiver:
 
     cdef int end(self, str verdict, object error) except -1:
         if self.verdict is None:
-            if self.paused:
-                self.paused = False
-                self.counters.stalled_seconds += monotonic() - self.paused_at
+            self.end_stall()
             self.verdict = verdict
             self.error = error
             self.counters.ended = monotonic()
-            if self.coalescer is not None:
-                self.coalescer = None
-                self.loop.remove_reader(self.timer_fd)
-                close(self.timer_fd)
-                self.timer_fd = -1
             self.ring.finish()
             self.ring.on_release = None
-            self.wake()
+            self.coalescer = None
+            timer_fd, self.timer_fd = self.timer_fd, -1
+            try:
+                if timer_fd >= 0:
+                    self.loop.remove_reader(timer_fd)
+            finally:
+                if timer_fd >= 0:
+                    close(timer_fd)
+                self.wake()
         return 0
+
+    cdef void end_stall(self) noexcept:
+        if self.paused:
+            self.paused = False
+            self.counters.stalled_seconds += monotonic() - self.paused_at
 
     cdef int shut(self) except -1:
         """Let go of the socket."""
-        if self.sock is not None:
+        sock, self.sock = self.sock, None
+        if sock is not None:
             self.hold()
-            self.sock = None
         return 0
 
     cdef int hold(self) except -1:
@@ -269,6 +298,8 @@ cdef class Receiver:
     cdef int go_on(self) except -1:
         """Read when there is something."""
         self.loop.add_reader(self.fd, self.on_readable)
+        if self.sock is None:  # it was let go meanwhile: its number may be another's soon
+            self.loop.remove_reader(self.fd)
         return 0
 
 
@@ -281,16 +312,22 @@ cdef class PlainReceiver(Receiver):
         cdef Py_ssize_t size, asked
         cdef int number = 0
         cdef char next_byte
-        if self.verdict is not None or self.paused:
+        cdef Block block
+        if self.paused:
             return
-        while left > 0:
+        while left > 0 and self.verdict is None:
             if not self.claim_window():
                 return
             asked = min(self.ring.window_size, left)
+            block = self.ring.current
+            block.pinned += 1
             with nogil:
                 size = recv(self.fd, self.ring.window, asked, 0)
                 if size < 0:
                     number = c_errno
+            self.ring.unpin(block)
+            if self.verdict is not None:
+                return
             if size > 0:
                 self.received(size)
                 left -= size
@@ -307,6 +344,8 @@ cdef class PlainReceiver(Receiver):
                     self.loop.call_soon(self.on_readable)
                 if size >= 0:
                     return
+            if self.verdict is not None:
+                return
             if size == 0:
                 self.end("ended", None)
                 self.shut()

@@ -6,7 +6,8 @@ the non-blocking `ssl.SSLSocket` of the standard library. One read is at most on
 in a loop outside the GIL by way of _libssl; where that cannot be, the same loop calls Python's own `read`.
 Invariants:
 - Read until OpenSSL wants more before waiting on the descriptor: what was read ahead is no longer in the socket.
-- At most TURN bytes a turn of the loop, so that other callbacks run.
+- At most TURN bytes a turn of the loop, so that other callbacks run, and of what carries no data not much more than a
+  window (_libssl bounds it).
 - Bytes come before the verdict; close_notify alone is a clean end.
 """
 
@@ -21,11 +22,13 @@ from ringmain._libssl cimport (
     SSL_ERROR_WANT_READ,
     SSL_ERROR_WANT_WRITE,
     SSL_ERROR_ZERO_RETURN,
+    Ahead,
     error_of,
     read_ahead_of,
     read_records,
 )
 from ringmain._receiver cimport Receiver
+from ringmain._ring cimport Block
 
 cdef Py_ssize_t TURN = 512 << 10
 
@@ -52,17 +55,27 @@ cdef class TlsReceiver(Receiver):
     """Receive from a handshaken, non-blocking `ssl.SSLSocket`, wrapped with `suppress_ragged_eofs=False`."""
 
     cdef object read
-    cdef void* connection               # the SSL inside the socket, or NULL for Python's read instead
+    cdef Ahead* ahead                   # what the SSL inside the socket reads from, or NULL for Python's read instead
     cdef bint writing
+    cdef Block pinned                   # what Python's read fills
 
     def __init__(self, loop, ring, counters, linger, sock, min_block=1):
         Receiver.__init__(self, loop, ring, counters, linger, sock, min_block)
         self.read = sock._sslobj.read
-        self.connection = read_ahead_of(sock._sslobj, self.fd)
+        self.ahead = read_ahead_of(sock._sslobj, self.fd)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         # The receiver itself is the buffer that OpenSSL fills, so that no view is made per read.
+        cdef Block block = self.ring.current
+        if block is None or self.ring.window_size == 0:
+            raise BufferError("there is no window to fill")
         PyBuffer_FillInfo(view, self, self.ring.window, self.ring.window_size, 0, flags)
+        block.pinned += 1
+        self.pinned = block
+
+    def __releasebuffer__(self, Py_buffer* view):
+        block, self.pinned = self.pinned, None
+        self.ring.unpin(block)
 
     def __len__(self):
         return self.ring.window_size
@@ -77,9 +90,9 @@ cdef class TlsReceiver(Receiver):
             self.writing = False
             self.loop.remove_writer(self.fd)
         while left > 0:
-            if not self.claim_window():
+            if self.verdict is not None or not self.claim_window():
                 return
-            size = self.decrypt() if self.connection != NULL else self.decrypt_by_python()
+            size = self.decrypt() if self.ahead != NULL else self.decrypt_by_python()
             if size <= 0:
                 return
             left -= size
@@ -88,28 +101,40 @@ cdef class TlsReceiver(Receiver):
     cdef Py_ssize_t decrypt(self) except -1:
         """Read records into the window until it is full or there are no more for now; return their size.
 
-        0 means that nothing is left to do here: the loop, or the verdict, says how it goes on.
+        0 means that nothing is left to do here: the loop, or the verdict, says how it goes on. Where there is more, but
+        it is others' turn, it is a whole turn's size.
         """
         cdef size_t filled = 0
         cdef long records = 0
         cdef int number = 0
         cdef int answer
+        cdef bint spent
+        cdef object error = None
+        cdef Block block = self.ring.current
+        cdef object sock = self.sock  # with the SSL that `ahead` belongs to, whoever closes it meanwhile
+        block.pinned += 1
         with nogil:
-            answer = read_records(
-                self.connection, self.ring.window, self.ring.window_size, &filled, &records, &number
-            )
+            answer = read_records(self.ahead, self.ring.window, self.ring.window_size, &filled, &records, &number)
+        self.ring.unpin(block)
+        if self.verdict is not None:
+            return 0
+        spent = self.ahead.spent
+        if answer not in (SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN):
+            error = error_of(answer, number)  # before others use OpenSSL
         if filled:
             self.counters.reads += records - 1
             self.received(filled)
+            if self.verdict is not None:
+                return 0
         if answer == SSL_ERROR_NONE:
-            return filled
+            return TURN if spent else filled
         if answer == SSL_ERROR_WANT_WRITE:
             self.await_writable()
         elif answer == SSL_ERROR_ZERO_RETURN:
             self.end("ended", None)
             self.shut()
-        elif answer != SSL_ERROR_WANT_READ:
-            self.fail(error_of(answer, number))
+        elif error is not None:
+            self.fail(error)
         return 0
 
     cdef Py_ssize_t decrypt_by_python(self) except -1:
@@ -123,7 +148,10 @@ cdef class TlsReceiver(Receiver):
             self.await_writable()
             return 0
         except (SSLEOFError, OSError) as error:
-            self.fail(true_error(error, self.sock))
+            if self.verdict is None:
+                self.fail(true_error(error, self.sock))
+            return 0
+        if self.verdict is not None:
             return 0
         if size == 0:
             self.end("ended", None)
@@ -136,6 +164,8 @@ cdef class TlsReceiver(Receiver):
         """Go on once the socket is writable: a key update has to go out first."""
         self.writing = True
         self.loop.add_writer(self.fd, self.on_readable)
+        if self.sock is None:  # as in `go_on`
+            self.loop.remove_writer(self.fd)
         return 0
 
     cdef int fail(self, object error) except -1:
@@ -149,12 +179,15 @@ cdef class TlsReceiver(Receiver):
         return self.shut()
 
     cdef int shut(self) except -1:
-        self.connection = NULL
-        if self.writing:
-            self.writing = False
-            self.loop.remove_writer(self.fd)
+        self.ahead = NULL
         self.read = None
-        return Receiver.shut(self)
+        try:
+            if self.writing:
+                self.writing = False
+                self.loop.remove_writer(self.fd)
+        finally:
+            Receiver.shut(self)
+        return 0
 
     cdef int go_on(self) except -1:
         Receiver.go_on(self)

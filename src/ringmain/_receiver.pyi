@@ -1,5 +1,6 @@
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from typing_extensions import disjoint_base
@@ -18,6 +19,7 @@ class Receiver:
     def verdict(self) -> str | None: ...
     @property
     def taken(self) -> int: ...
+    on_skip: Callable[[int], object] | None
     @property
     def error(self) -> Exception | None: ...
     @property
