@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "settings": {"errors"},
     "endpoint": {"errors"},
     "tls": {"errors", "settings"},
-    "connection": {"endpoint", "errors", "settings"},
+    "connection": {"_libssl", "endpoint", "errors", "settings"},
     "kernel": {"_pump", "errors"},
     "ending": {"_libssl", "_tls_sender", "connection", "errors", "liveness"},
     "liveness": set(),

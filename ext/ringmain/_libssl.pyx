@@ -204,7 +204,8 @@ def bound(sslobj, int fd):
     Each call takes 64 KiB at most from the kernel, then it raises SSLWantReadError with more to read. A peer that sends
     over 1,000 messages without data, and over 100 a second, gets an SSLError.
     """
-    bounded(sslobj, fd)
+    if sslobj is not None:  # None where the peer has gone already
+        bounded(sslobj, fd)
 
 
 cdef Ahead* read_ahead_of(object sslobj, int fd) except? NULL:

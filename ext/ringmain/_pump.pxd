@@ -73,8 +73,8 @@ cdef class Pump:
     cdef int number                     # errno of the side that failed
 
     cdef void close_own(self) noexcept
-    cdef finish(self)
-    cdef begin(self)
+    cdef void finish(self) noexcept
+    cdef void begin(self) noexcept
     cdef void go_on(self, bint ready) noexcept nogil
     cdef Step settle(self, Step step) noexcept nogil
     cdef Step turn(self, bint ready) noexcept nogil

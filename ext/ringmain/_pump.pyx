@@ -13,17 +13,16 @@ Invariants:
   take over.
 """
 
-import errno
 import fcntl
 import os
 
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, errno as c_errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT, errno as c_errno
 from libc.math cimport fmax, fmin, modf
 from libc.stdint cimport uint64_t
 from posix.unistd cimport close, read, write
 
 from ringmain._coalesce cimport Coalescer, monotonic
-from ringmain._ring cimport Counters
+from ringmain._ring cimport Counters, call_unraisably
 
 cdef extern from *:
     """
@@ -107,8 +106,8 @@ cdef class PumpLoop:
 
         Raises what `start` raises, with the pump as it was.
         """
-        pump.loop, pump.over = self, over
         self.news.append(pump)
+        pump.loop, pump.over = self, over
         self.woken = True
         self.wake()
         if not self.running:
@@ -117,8 +116,9 @@ cdef class PumpLoop:
                 self.start(self.run)
             except BaseException:
                 self.running = False
-                self.news.remove(pump)
-                pump.loop = pump.over = None
+                if pump in self.news:
+                    self.news.remove(pump)
+                    pump.loop = pump.over = None
                 raise
 
     def run(self):
@@ -155,7 +155,7 @@ cdef class PumpLoop:
         over = pump.over
         try:
             PumpLoop(self.start).add(pump, over)
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, MemoryError):
             pump.loop, pump.over = self, over
             self.inseparable = True
             self.wake()  # in case that it was told to stop meanwhile
@@ -234,26 +234,31 @@ cdef class Pump:
             close(self.pipe_out)
         self.pipe_in = self.pipe_out = -1
 
-    cdef finish(self):
-        """Tell how it came to an end."""
+    cdef void finish(self) noexcept:
+        """Tell how it came to an end; what `over` raises goes to sys.unraisablehook, since the others go on."""
+        cdef str verdict
         if self.refused:
-            self.verdict = "stopped"
+            verdict = "stopped"
         elif self.step == ENDED:
-            self.verdict = "ended"
+            verdict = "ended"
         elif self.step == FAILED:
+            try:
+                self.error = OSError(self.number, os.strerror(self.number))
+            except MemoryError as error:
+                self.error = error
             # EPERM is what some sandboxes answer to system calls that they do not know.
             self.refused = self.number in (EINVAL, ENOSYS, EPERM) and self.counters.bytes_in == 0
-            self.error = OSError(self.number, os.strerror(self.number))
             self.failed = "source" if self.side == SOURCE else "destination"
             if (self.side == SOURCE) != (self.coalescer is not None):
-                self.verdict = "stopped"  # not the connection's fault
+                verdict = "stopped"  # not the connection's fault
             else:
-                self.verdict = "timed out" if self.number == errno.ETIMEDOUT else "reset"
+                verdict = "timed out" if self.number == ETIMEDOUT else "reset"
         else:
-            self.verdict, self.error = self.stop_verdict, self.stop_error
+            verdict, self.error = self.stop_verdict, self.stop_error
+        self.verdict = verdict
         self.close_own()  # whoever still holds the pump holds no descriptors
         over, self.over, self.loop = self.over, None, None
-        over()
+        call_unraisably(over)
 
     def refuse(self):
         """Give up before a byte has moved, so that others take over."""
@@ -275,7 +280,7 @@ cdef class Pump:
             return 0.0
         return min(1.0, size / <double>max(1, fcntl.fcntl(self.destination, fcntl.F_GETPIPE_SZ)))
 
-    cdef begin(self):
+    cdef void begin(self) noexcept:
         """Find out whether it can be done at all, and what to wait for."""
         if self.error is not None:  # no descriptors left for a pipe of our own: others do without
             self.refused, self.step = True, STOPPED

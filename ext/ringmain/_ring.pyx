@@ -19,7 +19,7 @@ No I/O, no event loop, no locks: every entry holds the GIL.
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
-from cpython.exc cimport PyErr_Fetch, PyErr_Restore, PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from cpython.memoryview cimport PyMemoryView_FromMemory, PyMemoryView_GET_BUFFER
 from cpython.object cimport PyObject
@@ -111,7 +111,7 @@ cdef class Ring:
         self.max_record = max_record
         self.budget = ring_size
         self.delimiter = delimiter
-        self.skips = skips
+        self.skips = skips and len(delimiter) > 0
         if delimiter:
             self.budget += min(max_record, PY_SSIZE_T_MAX - ring_size)
             self.largest = max(block_size, max_record)
@@ -379,12 +379,8 @@ cdef class Ring:
             return
         # A view may die while an exception is on its way, and whoever is told of it must neither see nor lose that.
         PyErr_Fetch(&kind, &error, &traceback)
-        try:
-            on_release()
-        except BaseException:  # noqa: B036
-            PyErr_WriteUnraisable(on_release)
-        finally:
-            PyErr_Restore(kind, error, traceback)
+        call_unraisably(on_release)
+        PyErr_Restore(kind, error, traceback)
 
     cdef object lend(self, Block block, Py_ssize_t end):
         """Return a view of what a block has up to `end`; None if something else was done with that meanwhile.
@@ -427,9 +423,9 @@ cdef class Ring:
             if good > block.start:
                 return good
             good = self.first_cut(block, block.start, end)
-            self.long_at = self.skipped = block.base + block.start
+            self.long_at = block.base + block.start
             self.skipped_records += 1
-            self.skip_to(block.base + good)
+            self.skipped_bytes += good - block.start
             block.start = good
         return end
 

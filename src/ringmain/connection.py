@@ -13,6 +13,7 @@ import termios
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from ringmain._libssl import bound
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
 from ringmain.settings import Settings
@@ -217,6 +218,7 @@ async def shake_hands(
         sock.close()
         raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
     try:
+        bound(tls_sock._sslobj, tls_sock.fileno())  # type: ignore[attr-defined]
         async with asyncio.timeout(settings.handshake_timeout):
             while True:
                 try:

@@ -5,7 +5,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Literal, Self, Unpack
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
@@ -29,6 +29,7 @@ def load(
     ring_size: int | None = None,
     block_size: int = BLOCK_SIZE,
     max_record: int = 64 << 20,
+    long_records: Literal["raise", "skip"] = "raise",
     min_block: int = 1,
     linger: float = LINGER,
     copy: bool = False,
@@ -46,10 +47,14 @@ def load(
 
     No block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
     bytes every block ends at one, except the last of a connection. A record longer than a block makes it grow, up to
-    `max_record` bytes; then the stream ends with RecordTooLongError.
+    `max_record` bytes, the delimiter included. A longer one ends the stream with RecordTooLongError once all before it
+    was taken, or with `long_records="skip"` is left out: the blocks around it stay whole and in order, `counters` tells
+    of `skipped_records` and `skipped_bytes`, and the first of a connection is warned of.
 
     `ring_size` bytes (8 MiB, or as much as 8 blocks need) wait at most, in blocks of `block_size`; then the peer waits.
-    A consumer that keeps all of them and waits for more gets BlocksHeldError. While data floods in, a byte may wait up
+    With a `delimiter` one record may be added to that: the blocks, those that you keep included, never have more than
+    `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for` keeps
+    its last block while it waits: release it before (`with block:`) where two records may be longer than that. While data floods in, a byte may wait up
     to `linger` seconds for others to be read with it, which saves much CPU; 0 switches that off. A block has at least
     `min_block` bytes, unless that takes longer than `linger` or the connection ends.
 
@@ -63,7 +68,9 @@ def load(
     if min_block > 1:
         block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
     _check_sizes(delimiter, block_size, ring_size, min_block, linger)
-    ring = Ring(ring_size or max(RING_SIZE, 8 * block_size), block_size, delimiter, max_record)
+    _check_records(delimiter, max_record, long_records)
+    size = ring_size or max(RING_SIZE, 8 * block_size)
+    ring = Ring(size, block_size, delimiter, max_record, long_records == "skip")
     flow = Flow(ring, linger, min_block, copy)
     return Loader(Endpoint.parse(url), Settings(**options), flow, connect=connect, listen_once=listen_once)
 
@@ -77,6 +84,15 @@ def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_b
         raise UsageError("ring_size", f"less than four blocks of {block_size} bytes", "raise it, or lower block_size")
     if min_block > 1 and linger <= 0:
         raise UsageError("min_block", "nothing may wait for more bytes without linger", "give linger in seconds")
+
+
+def _check_records(delimiter: bytes, max_record: int, long_records: str) -> None:
+    if max_record < 1:
+        raise UsageError("max_record", f"{max_record} bytes", "give at least 1")
+    if long_records not in ("raise", "skip"):
+        raise UsageError(f"long_records {long_records!r}", "not known", "choose one of raise, skip")
+    if long_records == "skip" and not delimiter:
+        raise UsageError("long_records", "without a delimiter there are no records", "give the delimiter they end at")
 
 
 class Loader(Listening, Blocking):

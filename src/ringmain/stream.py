@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import ssl
@@ -129,7 +130,7 @@ class Stream:
 
     @property
     def offset(self) -> int:
-        """How many bytes of the stream were taken."""
+        """Where in the stream the last block that was taken ends, in bytes."""
         return self._engine.taken if isinstance(self._engine, Receiver) else 0
 
     @property
@@ -295,7 +296,7 @@ class Stream:
         elif self.verdict == "timed out":
             error = self._late(what, cause)
         elif isinstance(cause, OverflowError):
-            remedy = "raise max_record, or check the delimiter"
+            remedy = 'raise max_record, check the delimiter, or skip such records with long_records="skip"'
             error = RecordTooLongError(what, str(cause), remedy)
         if error is not None:
             error.__cause__ = cause
@@ -315,6 +316,7 @@ class Stream:
         ring, linger, min_block, _ = self._flow
         receiver_class: type[Receiver] = TlsReceiver if isinstance(sock, ssl.SSLSocket) else PlainReceiver
         receiver = receiver_class(self._loop, ring, self.counters, linger, sock, min_block)
+        receiver.on_skip = functools.partial(_warn_of_skipped, self.peer, ring.max_record)
         self.take = receiver.take if not self._flow.copy else lambda: _copied(receiver.take())
         self._begin(receiver)
         receiver.start()
@@ -350,12 +352,23 @@ class Stream:
         )
 
     async def _until_given_back(self, waiter: "asyncio.Future[None]") -> None:
-        held = f"all {self._ring.block_count} blocks of the ring"
+        held = f"the ring's {self._ring.block_count} blocks"
         try:
             async with asyncio.timeout(_HELD_TIMEOUT):
                 await waiter
         except TimeoutError as error:
-            raise BlocksHeldError(held, "all are still held", "release or copy blocks, or raise ring_size") from error
+            raise BlocksHeldError(
+                held, "too many are still held", "release or copy blocks, or raise ring_size"
+            ) from error
+
+
+def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:
+    log.warning(
+        "%s: skipped the record at offset %d, and will skip others, if longer than max_record, %d bytes",
+        peer,
+        offset,
+        max_record,
+    )
 
 
 def _copied(block: memoryview | None) -> memoryview | None:

@@ -40,9 +40,8 @@ class Cursor:
         stream = self._stream
         if stream is None:
             return None
-        offset = stream.offset
         block = stream.take()
-        return self._piece(stream, offset, block) if block is not None else None
+        return self._piece(stream, stream.offset - len(block), block) if block is not None else None
 
     async def next(self) -> Piece | None:
         """Return the next block, an empty one at the end of each connection, None when none is to come.
@@ -59,12 +58,11 @@ class Cursor:
         if stream is None:
             return None
         while True:
-            offset = stream.offset
             block = await stream.next_block()
             if block is None:
                 self._ended, self._stream = stream, None
-                return Piece(stream, offset, memoryview(b""))
-            piece = self._piece(stream, offset, block)
+                return Piece(stream, stream.offset, memoryview(b""))
+            piece = self._piece(stream, stream.offset - len(block), block)
             if piece is not None:
                 return piece
 
