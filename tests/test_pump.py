@@ -586,3 +586,34 @@ def test_what_stands_in_the_way_is_told_by_name(tmp_path: Path) -> None:
             output.close()
     os.close(main)
     os.close(side)
+
+
+def test_a_pump_whose_end_is_told_to_someone_who_fails_leaves_a_loop_that_others_can_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complaints: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda it: complaints.append(it.exc_type))
+    threads: list[threading.Thread] = []
+
+    def start(work: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=work, daemon=True))
+        threads[-1].start()
+
+    def fail() -> None:
+        raise LookupError
+
+    loop = PumpLoop(start)
+    for number in range(3):
+        with connection() as (peer, ours), pipe() as (source, sink):
+            over = threading.Event()
+            pump = saving(source, ours)
+            loop.add(pump, over.set if number == 2 else fail)
+            sink.write(b"some")
+            sink.close()
+            assert read(peer, 4) == b"some"
+            for thread in threads:
+                thread.join(peers.TIMEOUT)
+                assert not thread.is_alive()
+            assert pump.verdict == "ended"
+            assert over.is_set() == (number == 2)
+    assert complaints == [LookupError] * 2

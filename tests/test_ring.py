@@ -47,6 +47,12 @@ def collecting() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+def one_and_an_error(items: list[Any]) -> Iterator[Any]:
+    """Yield the last item, and fail: whoever gathers them drops it while the exception is on its way."""
+    yield items.pop()
+    raise ZeroDivisionError
+
+
 class Cycle:
     """Garbage that only the collector finds, with a view; what it does then is up to `last_will`."""
 
@@ -176,12 +182,8 @@ class RingMachine(RuleBasedStateMachine):
     @rule()
     def let_go_while_an_exception_is_under_way(self) -> None:
         self.when_released = self.complain
-
-        def fail(view: memoryview) -> None:
-            raise ZeroDivisionError(len(view))
-
         with pytest.raises(ZeroDivisionError):
-            fail(self.kept.pop()[0])
+            list(one_and_an_error(self.kept))
         self.when_released = lambda: None
 
     @rule()
@@ -273,12 +275,8 @@ def test_what_on_release_raises_goes_to_the_hook_and_hides_no_other_exception(mo
     views = []
     while fill(ring, b"x" * 100):
         views.append(ring.take())
-
-    def fail(view: memoryview | None) -> None:
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        fail(views.pop())
+        list(one_and_an_error(views))
     assert complaints == [LookupError]
     assert fill(ring, b"y" * 100) == 100
     assert fill(ring, b"y" * 100) == 0

@@ -52,11 +52,13 @@ def load(
     of `skipped_records` and `skipped_bytes`, and the first of a connection is warned of.
 
     `ring_size` bytes (8 MiB, or as much as 8 blocks need) wait at most, in blocks of `block_size`; then the peer waits.
-    With a `delimiter` one record may be added to that: the blocks, those that you keep included, never have more than
-    `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for` keeps
-    its last block while it waits: release it before (`with block:`) where two records may be longer than that. While data floods in, a byte may wait up
-    to `linger` seconds for others to be read with it, which saves much CPU; 0 switches that off. A block has at least
-    `min_block` bytes, unless that takes longer than `linger` or the connection ends.
+    With a `delimiter` one record may be added to that: all blocks, those that you keep included, never have more than
+    `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for`
+    keeps its last block while it waits: release it before (`with block:`) where two records may be longer than that.
+
+    While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
+    switches that off. A block has at least `min_block` bytes, unless that takes longer than `linger` or the connection
+    ends.
 
     Leaving the block ends a connection properly (close_notify under TLS, FIN); left by an exception it resets the peer.
     `loader.stop()` ends the iteration.
