@@ -295,13 +295,16 @@ def test_a_server_may_send_some_hundred_session_tickets(
 ) -> None:
     context = server_context(certificates)
     context.num_tickets = 300
-    program = bench.ringmain(*floods(verb, listener.getsockname()[1]), stdout=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    program = bench.ringmain(*floods(verb, listener.getsockname()[1]), **pipes)
     with accept(listener, context) as sock:
         if verb == "load":
             sock.sendall(b"after the tickets")
             sock.unwrap()
             assert program.process.stdout.read() == b"after the tickets"
         else:
+            program.process.stdin.close()  # not before: who has nothing to send leaves in the midst of the tickets
+            program.process.stdin = None
             assert sock.recv(1) == b""
             sock.unwrap()
         assert program.wait() == 0, program.stderr

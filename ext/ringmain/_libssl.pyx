@@ -216,7 +216,9 @@ cdef Ahead* read_ahead_of(object sslobj, int fd) except? NULL:
     return ahead if ahead != NULL and ahead.data != NULL else NULL
 
 
-cdef int read_records(Ahead* ahead, char* window, size_t room, size_t* filled, long* records, int* number) noexcept nogil:
+cdef int read_records(
+    Ahead* ahead, char* window, size_t room, size_t* filled, long* records, int* number
+) noexcept nogil:
     """Decrypt records into the window until it is full, there are no more for now, or much has come without data.
 
     Returns SSL_ERROR_NONE, also when `ahead.spent` tells that there is more, or what SSL_get_error answered, with errno

@@ -10,7 +10,7 @@ cdef class Receiver:
     cdef readonly Counters counters
     cdef readonly str verdict           # None while the stream goes on; set once
     cdef readonly long long taken       # where in the stream the last block that was handed out ends
-    cdef public object on_skip          # called once, from the loop, with the offset of the first record that is skipped
+    cdef public object on_skip          # called once, by the loop, with the offset of the first record skipped
     cdef readonly object error          # the exception behind the verdict, if any
     cdef readonly bint paused           # no block was free: the peer waits
     cdef object loop

@@ -111,7 +111,7 @@ cdef class TlsReceiver(Receiver):
         cdef bint spent
         cdef object error = None
         cdef Block block = self.ring.current
-        cdef object sock = self.sock  # with the SSL that `ahead` belongs to, whoever closes it meanwhile
+        cdef object _sock = self.sock  # with the SSL that `ahead` belongs to, whoever closes it meanwhile
         block.pinned += 1
         with nogil:
             answer = read_records(self.ahead, self.ring.window, self.ring.window_size, &filled, &records, &number)

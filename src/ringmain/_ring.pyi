@@ -1,6 +1,6 @@
 import sys
 from collections.abc import Callable
-from typing import Self
+from typing import Self, final
 
 from typing_extensions import disjoint_base
 
@@ -19,13 +19,13 @@ class Counters:
     ended: float
     def __init__(self) -> None: ...
 
-@disjoint_base
+@final
 class Block:
     def __init__(self) -> None: ...
     if sys.version_info >= (3, 12):
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
-@disjoint_base
+@final
 class Ring:
     @property
     def block_size(self) -> int: ...

@@ -25,6 +25,7 @@ async def asynchronous() -> None:
             assert_type(connection.verdict, str | None)
             assert_type(connection.counters, ringmain.Counters)
             assert_type(connection.counters.bytes_in, int)
+            assert_type(connection.counters.skipped_records, int)
             async for block in connection:
                 assert_type(block, memoryview)
     async with ringmain.save("tcps://127.0.0.1:1", cafile="ca.pem", min_tls_version="1.3") as saver:
@@ -41,6 +42,8 @@ async def asynchronous() -> None:
         assert_type(relayer.counters, list[ringmain.Counters])
     assert_type(await ringmain.relay("tcp://:0", "tcp://[::1]:1", one_way=True, send_proxy="v2"), None)
     ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-arg]
+    ringmain.load("127.0.0.1:0", delimiter=b"\n", max_record=1 << 20, long_records="skip")
+    ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="drop")  # type: ignore[arg-type]
     ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]
     ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
 
