@@ -41,7 +41,7 @@ def server_side(certificates: Certificates) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
-@pytest.mark.parametrize("verb", ["relay"])
+@pytest.mark.parametrize("verb", ["relay", "load"])
 def test_every_client_that_sends_a_bad_record_is_told_so(
     bench: peers.Bench, certificates: Certificates, verb: str, version: str
 ) -> None:
@@ -153,7 +153,7 @@ def test_every_client_with_an_endless_hello_is_told_so(
     bench: peers.Bench, certificates: Certificates, verb: str
 ) -> None:
     record = b"\x16\x03\x01\x40\x00"
-    hello = record + b"\x01\xff\xff\xff" + bytes(16380) + (record + bytes(16384)) * 30
+    hello = record + b"\x01\xff\xff\xff" + bytes(16380) + (record + bytes(16384)) * 250
     with echo() as there:
         if verb == "relay":
             options = ["--source-certfile", certificates.server]

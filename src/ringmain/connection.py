@@ -274,6 +274,11 @@ async def farewell(sock: socket.socket) -> None:
         sock.close()
 
 
+def was_alerted(error: BaseException | None) -> bool:
+    """Tell whether OpenSSL has written an alert because of an error: it does when what it reads makes no sense."""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
 async def hear_out(sock: socket.socket) -> None:
     """Say that nothing follows (FIN), then read and drop until the peer has ended too: the socket may be closed then.
 

@@ -165,6 +165,7 @@ class Loader(Listening, Blocking):
                 block = await stream.next_block()
                 if block is not None:
                     return block
+                await stream.hear_out()
                 self.end(stream)
         finally:
             self._busy = False
@@ -195,6 +196,7 @@ class Loader(Listening, Blocking):
         """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
         while (stream := self._stream or await self._next_stream()) is not None:
             await stream.copy_to(output, path)
+            await stream.hear_out()
             self.end(stream)
 
     @property

@@ -5,13 +5,12 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 
 from ringmain import kernel
 from ringmain._ring import Counters
-from ringmain.connection import Connection, hear_out, reset_when_closed, unread, watch_idle
+from ringmain.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
 from ringmain.sender import Sender, failure_of
 from ringmain.stream import Flow, Owner, Stream
@@ -308,15 +307,11 @@ class Passage:
                 direction.stream.abandon()
 
     def _was_alerted(self, connection: Connection) -> bool:
-        """Tell whether OpenSSL has written an alert to a peer: it does when what it reads makes no sense."""
-        causes: list[BaseException | None] = []
-        for direction in self.directions:
-            if direction.stream.connection is connection:
-                error = direction.stream.failure()
-                causes.append(error and error.__cause__)
-            if direction.sender.connection is connection:
-                causes.append(direction.sender.failure)
-        return any(isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError) for cause in causes)
+        return any(
+            (direction.stream.connection is connection and direction.stream.was_alerted)
+            or (direction.sender.connection is connection and was_alerted(direction.sender.failure))
+            for direction in self.directions
+        )
 
 
 @contextlib.asynccontextmanager

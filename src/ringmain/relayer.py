@@ -299,9 +299,7 @@ class Relayer(Blocking):
             log.warning("%s", str(error))  # who keeps records keeps no passage
         else:
             if ends is not None:
-                passage = Passage(*ends, self._flows, self, one_way=self._one_way)
-                self.source.watch_over(passage)
-                await self._see_through(serving, passage, path)
+                await self._see_through(serving, self._passage_between(ends), path)
 
     async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
@@ -342,6 +340,15 @@ class Relayer(Blocking):
             self._done()
             raise
         return (one, other) if source_first else (other, one)
+
+    def _passage_between(self, ends: tuple[Connection, Connection]) -> Passage:
+        try:
+            passage = Passage(*ends, self._flows, self, one_way=self._one_way)
+        except BaseException:
+            self._discard(ends)
+            raise
+        self.source.watch_over(passage)
+        return passage
 
     def _discard(self, ends: tuple[Connection, Connection]) -> None:
         for end in ends:

@@ -16,7 +16,15 @@ from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
-from ringmain.connection import Connection, reset_when_closed, send_close_notify, unread, watch_idle
+from ringmain.connection import (
+    Connection,
+    hear_out,
+    reset_when_closed,
+    send_close_notify,
+    unread,
+    was_alerted,
+    watch_idle,
+)
 from ringmain.errors import (
     BlocksHeldError,
     ReceiveError,
@@ -160,6 +168,7 @@ class Stream:
         block = self.take() or await self.next_block()
         if block is not None:
             return block
+        await self.hear_out()
         self.end()
         raise StopAsyncIteration
 
@@ -237,6 +246,16 @@ class Stream:
         """End the stream of a peer that was silent for so long while others waited; it is reset when this is closed."""
         self._kept_waiting = seconds
         self.stop("timed out")
+
+    @property
+    def was_alerted(self) -> bool:
+        """Whether the peer was sent an alert, because what it sent makes no sense."""
+        return self._engine is not None and was_alerted(self._engine.error)
+
+    async def hear_out(self) -> None:
+        """After the last block: let a peer that was sent an alert read it, which closing at once would reset away."""
+        if self.was_alerted and not self._closed:
+            await hear_out(self.connection.sock)
 
     def stop(self, verdict: str = "stopped") -> None:
         """End the stream from our side; what came can still be taken."""
