@@ -260,15 +260,19 @@ class Relayer(Blocking):
     def stop(self) -> bool:
         """Serve no other client, and read no more: what has come is passed on, then both peers are reset.
 
-        `serve` ends after that, or at once; one that is called later serves nobody. False when there is no connection.
+        `serve` ends after that, or at once; one that is called later serves nobody. May be called at any time, from any
+        thread. False when there is no connection.
         """
         self._finished = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hang_up)
+        return self._passage is not None
+
+    def _hang_up(self) -> None:
         if self._serving is not None:
             self._serving.stopped.set()
-        if self._passage is None:
-            return False
-        self._passage.stop()
-        return True
+        if self._passage is not None:
+            self._passage.stop()
 
     def retire(self, stream: Stream) -> RingmainError | None:
         """Return what became of a stream whose last block was taken; its passage closes it."""
@@ -298,7 +302,9 @@ class Relayer(Blocking):
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
         else:
-            if ends is not None:
+            if ends is not None and self._finished:  # since it was found, in this very turn of the loop
+                self._discard(ends)
+            elif ends is not None:
                 await self._see_through(serving, self._passage_between(ends), path)
 
     async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
