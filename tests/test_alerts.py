@@ -41,7 +41,7 @@ def server_side(certificates: Certificates) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
-@pytest.mark.parametrize("verb", ["relay", "load"])
+@pytest.mark.parametrize("verb", ["relay", "load", "save"])
 def test_every_client_that_sends_a_bad_record_is_told_so(
     bench: peers.Bench, certificates: Certificates, verb: str, version: str
 ) -> None:

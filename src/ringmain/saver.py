@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, dial, reset, watch_idle
+from ringmain.connection import Connection, dial, hear_out, reset, was_alerted, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
 from ringmain.gate import Listening
@@ -139,6 +139,8 @@ class Saver(Listening, Blocking):
         sender = self._sender
         if sender is not None and self._is_gone(sender):
             cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
+            if was_alerted(cause):
+                await hear_out(sender.connection.sock)
             error = failure_of(cause, f"save to {sender.connection.peer}")
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
             self._release(sender, "reset", abort=sender.failure is not None)
@@ -303,6 +305,8 @@ class Saver(Listening, Blocking):
                 finally:
                     cancel()
         except OSError as cause:  # a TimeoutError is one
+            if was_alerted(cause) and self._sender is sender:
+                await hear_out(sender.connection.sock)
             raise self._broken(sender, None if limit is not None and limit.expired() else cause) from cause
 
     def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
