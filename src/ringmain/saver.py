@@ -255,11 +255,15 @@ class Saver(Listening, Blocking):
                 self._carry = self._carry[sender.accepted - before :]
 
     async def end_connection(self, *, abort: bool = False) -> None:
-        """End the connection being served properly, or with `abort` break it off with a reset."""
+        """End the connection being served properly, or with `abort` break it off with a reset.
+
+        A listener's next client gets what the last one's kernel had not acknowledged when it was broken off.
+        """
         sender = self._sender
         if abort:
             if sender is not None:
                 self._release(sender, "stopped")
+                self._keep_rest(sender)
             return
         with self._one_writer():
             if sender is None:
