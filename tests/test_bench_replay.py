@@ -173,8 +173,12 @@ def test_a_pause_between_records_outlasts_neither_the_test_nor_the_peer(bench: p
     assert path.read_bytes() == b""
     with server_at() as listener:
         endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
-        program = bench.ringmain("bench", "save", endpoint, *paced, "-t", "1h")
-        peers.close_with_reset(listener.accept()[0])
+        options = (*paced, "-t", "1h", "--json-stream")
+        program = bench.ringmain("bench", "save", endpoint, *options, stdout=subprocess.PIPE)
+        sock, _ = listener.accept()
+        assert program.process.stdout is not None
+        assert json.loads(program.process.stdout.readline())["event"] == "start"
+        peers.close_with_reset(sock)
         assert program.wait() == 55
 
 
