@@ -23,6 +23,7 @@ cdef struct Ahead:
     double counted          # when `allowed` was true
     bint refused            # it has sent more
 
+cdef Ahead* bounded(object sslobj, int fd) except? NULL
 cdef Ahead* read_ahead_of(object sslobj, int fd) except? NULL
 cdef int read_records(
     Ahead* ahead, char* window, size_t room, size_t* filled, long* records, int* number

@@ -16,6 +16,8 @@ from ringmain._libssl cimport (
     SSL_ERROR_WANT_READ,
     SSL_ERROR_WANT_WRITE,
     SSL_ERROR_ZERO_RETURN,
+    Ahead,
+    bounded,
     connection_of,
     error_of,
     read_records,
@@ -34,6 +36,7 @@ cdef class TlsSender:
     cdef object sock
     cdef object sslobj                  # keeps the SSL inside it alive
     cdef void* connection               # that SSL, or NULL for Python's own calls
+    cdef Ahead* source                  # what that reads from, or NULL
     cdef size_t limit                   # what a record holds at most
     cdef size_t record                  # see `begun`
     cdef object stopped                 # what stopped a write that had written something: the next one raises it
@@ -43,6 +46,7 @@ cdef class TlsSender:
     def __init__(self, sock):
         self.sock, self.sslobj = sock, sock._sslobj
         self.connection = connection_of(self.sslobj)
+        self.source = bounded(self.sslobj, sock.fileno())
         self.limit = record_limit(self.connection) if self.connection != NULL else RECORD
 
     @property
@@ -94,7 +98,7 @@ cdef class TlsSender:
         cdef int answer
         if self.heard is not None:
             raise self.heard
-        if self.connection == NULL:
+        if self.source == NULL:
             try:
                 return self.sslobj.read(len(buffer), buffer)
             except ssl.SSLEOFError as error:
@@ -102,14 +106,14 @@ cdef class TlsSender:
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
             with nogil:
-                answer = read_records(self.connection, <char*>view.buf, view.len, &got, &records, &number)
+                answer = read_records(self.source, <char*>view.buf, view.len, &got, &records, &number)
         finally:
             PyBuffer_Release(&view)
         if answer not in (SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN):
             self.heard = error_of(answer, number)  # an alert is told once
         if got or answer == SSL_ERROR_ZERO_RETURN:
             return got
-        raise self.heard or self.failed(answer, number)
+        raise self.heard or self.failed(SSL_ERROR_WANT_READ if answer == SSL_ERROR_NONE else answer, number)
 
     cdef object failed(self, int answer, int number):
         if answer == SSL_ERROR_WANT_WRITE:
