@@ -156,7 +156,7 @@ def test_what_was_acknowledged_when_a_signal_came_arrives_and_then_a_reset(
     bench: peers.Bench, certificates: Certificates, path: str, goes_on: bool
 ) -> None:
     options = ["--source-certfile", certificates.server] if path == "tls" else ["--path", path]
-    data = memoryview(peers.payload(1 << 24))
+    data = memoryview(peers.payload(1 << 25))
     with socket.socket() as listener, ThreadPoolExecutor() as pool:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         listener.bind(("127.0.0.1", 0))

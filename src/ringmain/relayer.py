@@ -14,7 +14,7 @@ from ringmain.blocking import Blocking
 from ringmain.connection import Connection, Preface, dial, finish, reset, until_gone
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
-from ringmain.gate import Listening
+from ringmain.gate import Listening, NoMoreClients
 from ringmain.gate import listen as open_gate
 from ringmain.passage import Passage
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings
@@ -120,6 +120,11 @@ class End(Listening):
         """Turn the client of a passage away if it sends nothing while others wait."""
         if self._gate is not None:
             self._gate.watch_over(passage)
+
+    def stop(self) -> None:
+        """Let no other client in."""
+        if self._gate is not None:
+            self._gate.stop()
 
     def done(self) -> None:
         """Let the next client in."""
@@ -271,6 +276,8 @@ class Relayer(Blocking):
     def _hang_up(self) -> None:
         if self._serving is not None:
             self._serving.stopped.set()
+        self.source.stop()
+        self.destination.stop()
         if self._passage is not None:
             self._passage.stop()
 
@@ -296,6 +303,8 @@ class Relayer(Blocking):
         """Relay for the next client, unless `stop` comes first."""
         try:
             ends = await _unless(serving.stopped.wait(), self._begin(), self._discard)
+        except NoMoreClients:  # it was stopped
+            pass
         except RingmainError as error:
             left = isinstance(error, ReceiveError) and self._listening
             if self._once and not left:
