@@ -236,10 +236,28 @@ def test_a_loader_closed_while_another_task_waits_ends_its_wait(
 
 def test_a_saver_closed_while_another_task_waits_ends_its_wait(run: Run, net: Net) -> None:
     async def main() -> None:
-        async with ringmain.save(net.url(), listen_once=True, **net.listening) as saver:
-            waiting = asyncio.ensure_future(saver.write(FIRST))
-            await asyncio.sleep(0.01)
+        saver = await ringmain.save(net.url(), listen_once=True, **net.listening).__aenter__()
+        waiting = asyncio.ensure_future(saver.write(FIRST))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="already writing"):  # what it sends can be no whole stream
+            await saver.__aexit__(None, None, None)
         await ends(waiting)
+        nothing_is_pending()
+
+    run(main())
+
+
+def test_a_saver_closed_while_another_task_sends_never_ends_properly_with_a_part(run: Run, net: Net) -> None:
+    async def main() -> None:
+        async with witness.serving(net.server(), b"", WITHOUT_END) as (port, servers):
+            saver = await ringmain.save(net.url(port), **net.dialling).__aenter__()
+            waiting = asyncio.ensure_future(saver.write(LARGE))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="already writing"):
+                await saver.__aexit__(None, None, None)
+            await ends(waiting)
+        assert LARGE.startswith(bytes(servers[0].received))
+        assert servers[0].end not in PROPER or len(servers[0].received) == len(LARGE)
         nothing_is_pending()
 
     run(main())

@@ -103,7 +103,7 @@ def test_a_write_cancelled_anywhere_never_leaves_a_hole_with_a_proper_end(run: R
         nothing_is_pending()
         return reached
 
-    assert run(at_every_point(attempt)) > 1
+    assert run(at_every_point(attempt)) > 0
 
 
 @TIMES
