@@ -187,7 +187,7 @@ USAGE = {
     "option": (["load", "--nonsense", "127.0.0.1:0"], "ringmain load --help"),
     "verb": (["lode", "127.0.0.1:0"], "ringmain --help"),
     "both": (["load", "-c", "-o", "127.0.0.1:0"], "--connect with --listen-once"),
-    "tls without certificate": (["load", "tcps://127.0.0.1:0"], "--certfile PEM, or --self-signed"),
+    "tls without certificate": (["load", "tcps://127.0.0.1:0"], "--certfile, a PEM file, or --self-signed"),
     "duration": (["load", "--idle-timeout", "soon", "127.0.0.1:0"], "write 500ms, 5s, 2m or off"),
     "network": (["load", "--allow", "everyone", "127.0.0.1:0"], "192.0.2.0/24"),
     "ciphers": (["load", "--tls", "--self-signed", "--ciphers", "NONE-SUCH", "127.0.0.1:0"], "openssl ciphers"),

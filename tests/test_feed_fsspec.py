@@ -150,3 +150,24 @@ def test_what_cannot_work_says_so(serve: Serve) -> None:
         assert file.read() == b""
     with pytest.raises(ringmain.UsageError, match="mode 'ab'"):
         filesystem.open(url, "ab")
+
+
+@pytest.mark.parametrize("host", ["::1", "0:0::1", "::0:1"])
+def test_the_colons_of_an_address_are_no_chain_of_file_systems(host: str) -> None:
+    pandas = library("pandas")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+
+        def send() -> None:
+            for _ in range(2):
+                sock, _ = listener.accept()
+                with sock:
+                    sock.sendall(DATA)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        url = f"tcp://[{host}]:{listener.getsockname()[1]}"
+        frame = pandas.read_csv(url, storage_options={"connect_timeout": peers.TIMEOUT})
+        assert len(frame) == 50_000
+        with fsspec.open(url, "rb") as file:
+            assert file.read() == DATA
+        thread.join()

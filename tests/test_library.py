@@ -187,15 +187,35 @@ def test_a_load_may_be_cancelled_or_stopped_while_a_connection_begins(run: Run, 
 
 
 def test_settings_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(errors.UsageError, match="gate 'open'"):
+    with pytest.raises(errors.UsageError, match="gate='open'"):
         ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]
     for seconds in ("5s", 0, -1):
         with pytest.raises(errors.UsageError, match="not a number of seconds"):
             ringmain.load("127.0.0.1:0", idle_timeout=seconds)  # type: ignore[arg-type]
     with pytest.raises(errors.UsageError, match="1 to 16 bytes"):
         ringmain.load("127.0.0.1:0", delimiter=b"x" * 17)
-    with pytest.raises(TypeError):
-        ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: ringmain.load("127.0.0.1:0", delimeter=b"\n"), "'delimeter': not known; did you mean delimiter=?"),
+        (lambda: ringmain.load("127.0.0.1:0", nonsense=True), "'nonsense': not known; choose one of allow, block_size"),
+        (lambda: ringmain.save("127.0.0.1:0", idle_timout=1), "did you mean idle_timeout=?"),
+        (lambda: ringmain.open("127.0.0.1:0", "rb", ca_file="x"), "did you mean cafile=?"),
+        (lambda: ringmain.relay("127.0.0.1:0", "127.0.0.1:1", oneway=True), "did you mean one_way=?"),
+        (
+            lambda: ringmain.relay("127.0.0.1:0", "127.0.0.1:1", cafile="x"),
+            "give it in source_tls= or destination_tls=",
+        ),
+        (lambda: ringmain.TlsSettings(cerfile="x"), "did you mean certfile=?"),  # type: ignore[call-arg]
+    ],
+)
+def test_an_unknown_keyword_is_refused_with_the_nearest_one(call: Any, said: str) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        call()
+    assert said in str(caught.value)
+    assert "prefix" not in str(caught.value)
 
 
 def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:

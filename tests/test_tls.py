@@ -62,7 +62,7 @@ def test_a_client_we_do_not_trust_is_told_by_an_alert(
     loader, port = bench.listening("load", *options)
     with pytest.raises(ssl.SSLError, match="alert"), peers.connect_tls(port, certificates.ca, version=version) as sock:
         sock.recv(1)
-    loader.says("peer did not return a certificate; check")
+    loader.says("peer did not return a certificate; the client has to send one; or leave out --client-ca")
     context = ssl.create_default_context(cafile=str(certificates.ca))
     context.load_cert_chain(certificates.stranger)
     context.maximum_version = ssl.TLSVersion[f"TLSv{version.replace('.', '_')}"]
@@ -71,7 +71,7 @@ def test_a_client_we_do_not_trust_is_told_by_an_alert(
         context.wrap_socket(peers.connect(port), server_hostname="localhost") as sock,
     ):
         sock.recv(1)
-    loader.says("; give the CA of those who may come with --client-ca")
+    loader.says("; give its CA with --client-ca")
 
 
 def test_clients_that_do_not_trust_us_are_warned_of_by_name(bench: peers.Bench, certificates: Certificates) -> None:

@@ -85,6 +85,7 @@ cdef struct LibSsl:
     void* (*get_session)(const void* connection) noexcept
     unsigned char (*fragment_code)(const void* session) noexcept
     int (*get_type)(const void* bio) noexcept
+    int (*set_ciphersuites)(void* context, const char* names) noexcept
 
 # <openssl/err.h>, since 3.0: how to give an error of ours words.
 cdef struct Strings:
@@ -133,7 +134,7 @@ cdef bint find_libssl(object module_path) except -1:
         b"ERR_reason_error_string", b"BIO_meth_new", b"BIO_meth_set_read",
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
         b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs", b"SSL_get_session",
-        b"SSL_SESSION_get_max_fragment_length", b"BIO_method_type",
+        b"SSL_SESSION_get_max_fragment_length", b"BIO_method_type", b"SSL_CTX_set_ciphersuites",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:
@@ -157,6 +158,26 @@ cdef bint find_libssl(object module_path) except -1:
     return True
 
 
+cdef void* context_of(object context) except? NULL:
+    """Return the SSL_CTX inside an `ssl.SSLContext`, or NULL."""
+    cdef void* found
+    if not HAS_LIBSSL:
+        return NULL
+    found = (<ContextHead*><PyObject*>context).context
+    options = int(context.options) & 0xFFFFFFFFFFFFFFFF
+    return found if libssl.get_options(found) == <uint64_t>options else NULL
+
+
+def set_ciphersuites(context, str names):
+    """Let an `ssl.SSLContext` use these suites of TLS 1.3 only, those that OpenSSL knows; False where it cannot."""
+    cdef void* found = context_of(context)
+    if found == NULL:
+        return False
+    libssl.set_ciphersuites(found, names.encode())
+    libssl.clear_errors()  # get_ciphers() tells what it took
+    return True
+
+
 cdef void* connection_of(object sslobj) except? NULL:
     """Return the SSL inside an `_ssl._SSLSocket`, or NULL."""
     cdef ConnectionHead* head = <ConnectionHead*><PyObject*>sslobj
@@ -164,9 +185,8 @@ cdef void* connection_of(object sslobj) except? NULL:
     cdef void* found
     if not HAS_LIBSSL or head.context != <PyObject*>context:
         return NULL
-    found = (<ContextHead*><PyObject*>context).context
-    options = int(context.options) & 0xFFFFFFFFFFFFFFFF
-    if libssl.get_options(found) != <uint64_t>options or options & SSL_OP_ENABLE_KTLS:
+    found = context_of(context)
+    if found == NULL or int(context.options) & SSL_OP_ENABLE_KTLS:
         return NULL
     return head.connection if libssl.get_context(head.connection) == found else NULL
 

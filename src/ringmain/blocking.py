@@ -1,8 +1,12 @@
 """The plain `with` and `for` over objects made for `async with`: a private event loop that runs while a call waits."""
 
+import _thread
 import asyncio
 import contextlib
+import math
+import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,7 +16,10 @@ Result = TypeVar("Result")
 
 
 class Blocking:
-    """Give an asynchronous context manager the plain `with` too. No thread: between two calls nothing moves.
+    """Give an asynchronous context manager the plain `with` too. Between two calls nothing moves.
+
+    The loop runs in the thread that calls. Only where another loop is running there already, as in a notebook, it runs
+    on a thread that lasts as long as the call, and the other loop stands still meanwhile.
 
     Who inherits defines `__enter__` as a call of `_enter`, with the type that the plain form has.
     """
@@ -29,15 +36,7 @@ class Blocking:
         raise NotImplementedError
 
     def _enter(self) -> None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise UsageError("`with` in a coroutine", "it would block the event loop", "write `async with`")
-        import uvloop
-
-        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._runner = asyncio.Runner(loop_factory=new_loop)
         try:
             self.run(self.__aenter__())
         except BaseException:
@@ -53,14 +52,20 @@ class Blocking:
             self._close_runner()
 
     def __del__(self) -> None:
-        """Close what a forgotten object left open; the collector may run in any thread, the loop's does the closing."""
+        """Close what a forgotten object left open. The collector may run in any thread, a loop that runs in its own."""
+        runner, self._runner = self._runner, None
         for close in self._leftovers():
-            if self._loop is None or self._loop.is_closed():
+            if runner is not None or self._loop is None or self._loop.is_closed():
                 close()
             else:
                 self._loop.call_soon_threadsafe(close)
-        with contextlib.suppress(RuntimeError):  # another loop is running in this thread
-            self._close_runner()
+        if runner is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending, and starts no thread
+            if _in_a_loop():  # not waited for: whoever the collector has interrupted may hold any lock
+                _thread.start_new_thread(runner.close, ())
+            else:
+                runner.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         """Return what closes the things that are open now. It is called in the loop's thread, or on a closed loop."""
@@ -75,11 +80,92 @@ class Blocking:
             work.close()
             raise UsageError(f"a {type(self).__name__.lower()}", "another thread is using it", "use it in one thread")
         try:
-            return self._runner.run(work)
+            return _run_apart(self._runner, work) if _in_a_loop() else self._runner.run(work)
         finally:
             work.close()  # an interrupt may come before it has begun
 
     def _close_runner(self) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
-            runner.close()
+            if _in_a_loop():
+                _call_apart(runner.close, lambda: None)
+            else:
+                runner.close()
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop of ours; where asyncio's debug mode is on it does not tell how long a step of ours took."""
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    loop.slow_callback_duration = math.inf
+    return loop
+
+
+def _in_a_loop() -> bool:
+    """Tell whether an event loop is running in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_apart(runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) -> Result:
+    """Run the work as `runner.run` does, on a thread of its own; what interrupts this one cancels the work first."""
+    task: asyncio.Task[Any] | None = None
+    cancelled = False
+
+    async def cancellable() -> Result:
+        nonlocal task
+        task = asyncio.current_task()
+        if cancelled:
+            raise asyncio.CancelledError
+        return await work
+
+    def cancel() -> None:
+        nonlocal cancelled
+        cancelled = True
+        if task is not None:
+            task.cancel()
+
+    return _call_apart(lambda: runner.run(cancellable()), lambda: runner.get_loop().call_soon_threadsafe(cancel))
+
+
+def _call_apart(call: Callable[[], Result], interrupt: Callable[[], object]) -> Result:
+    """Return or raise what a call does on a thread of its own.
+
+    Where this thread is interrupted meanwhile, `interrupt` is called, and what has interrupted is raised once the call
+    has returned.
+    """
+    outcome: Future[Result] = Future()
+    decided, wanted = threading.Event(), True
+
+    def work() -> None:
+        decided.wait()
+        if wanted:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+    try:
+        threading.Thread(target=work, name="ringmain-loop", daemon=True).start()
+    except BaseException:  # it may have been started all the same
+        wanted = False
+        decided.set()
+        raise
+    interruption: BaseException | None = None
+    try:
+        while not outcome.done():
+            try:
+                decided.set()
+                outcome.exception()
+            except BaseException as error:
+                interruption = error
+                interrupt()
+        if interruption is not None:
+            raise interruption
+        return outcome.result()
+    finally:
+        interruption = outcome = None  # type: ignore[assignment]  # whose tracebacks hold this frame

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import select
@@ -11,11 +10,14 @@ import ssl
 import struct
 import termios
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, NamedTuple
 
 from ringmain._libssl import bound
+from ringmain.attempts import first_that_answers
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
+from ringmain.remedies import remedy_for
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -58,20 +60,21 @@ class Connection(NamedTuple):
 async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) -> list[tuple[Any, ...]]:
     """Return `socket.getaddrinfo` rows for the endpoint, each address once; raise ResolveError when there is none."""
     loop = asyncio.get_running_loop()
-    flags = socket.AI_PASSIVE if listening else 0
+    host, flags = endpoint.host, socket.AI_PASSIVE if listening else 0
+    family = _FAMILIES[settings.family]
     try:
-        rows = await loop.getaddrinfo(
-            endpoint.host or None,
-            endpoint.port,
-            family=_FAMILIES[settings.family],
-            type=socket.SOCK_STREAM,
-            flags=flags,
-        )
+        if "%" in host:  # uvloop's look-up drops the zone of an address, and there is nothing to look up
+            flags |= socket.AI_NUMERICHOST
+            rows = socket.getaddrinfo(host, endpoint.port, family, socket.SOCK_STREAM, 0, flags)
+        else:
+            kind = socket.SOCK_STREAM
+            rows = await loop.getaddrinfo(host or None, endpoint.port, family=family, type=kind, flags=flags)
     except (socket.gaierror, UnicodeError) as error:
-        why = reason(error).lower()
-        raise ResolveError(
-            f"resolve {host_and_port(endpoint.host, endpoint.port)}", why, "check the host and service name"
-        ) from error
+        what = f"resolve {host_and_port(host, endpoint.port)}"
+        remedy = "check the host and service name"
+        if "%" in host:
+            remedy = f"is there an interface {host.partition('%')[2]}? ringmain nics lists them"
+        raise ResolveError(what, reason(error).lower(), remedy) from error
     return list(dict.fromkeys(rows))
 
 
@@ -133,57 +136,32 @@ async def _dial_once(
 ) -> Connection:
     peer = host_and_port(endpoint.host, endpoint.port)
     try:
-        async with asyncio.timeout(settings.connect_timeout) as limit:
+        async with asyncio.timeout(settings.connect_timeout):
             rows = await resolve(endpoint, settings, listening=False)
-            sock = await _first_that_answers(rows, limit.when(), peer)
+            sock = await first_that_answers(rows, peer)
     except TimeoutError as error:
-        if isinstance(error, TimedOutError):
-            raise
         what = f"connect to {peer}"
+        if error.errno is not None:  # the kernel has given up first
+            raise TimedOutError(what, "no answer", "is it up, and is a firewall between?") from error
         raise TimedOutError(
-            what, f"no answer within {settings.connect_timeout:g} s", "raise --connect-timeout"
+            what, f"no answer within {settings.connect_timeout:g} s", limit="connect_timeout"
         ) from error
     try:
         prepare(sock, settings)
         if preface is not None:
             peer = await preface(sock, peer)
         if context is not None:
-            sock = await shake_hands(sock, context, settings, peer, settings.server_name or endpoint.host)
+            name = name_of(settings.server_name or endpoint.host)
+            sock = await shake_hands(sock, context, settings, peer, name)
     except BaseException:
         sock.close()
         raise
     return Connection.of(sock, peer)
 
 
-async def _first_that_answers(rows: list[tuple[Any, ...]], deadline: float | None, peer: str) -> socket.socket:
-    """Connect to the first address that accepts, sharing the time fairly so that a silent one cannot eat it all."""
-    loop = asyncio.get_running_loop()
-    last: OSError | None = None
-    for position, (family, kind, protocol, _, address) in enumerate(rows):
-        share = None if deadline is None else (deadline - loop.time()) / (len(rows) - position)
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # no such family here, or no descriptor left
-            last = error
-            continue
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(share):
-                await loop.sock_connect(sock, address)
-            if sock.getsockname() == sock.getpeername():  # an unused port of the ephemeral range met itself
-                raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
-        except OSError as error:  # a TimeoutError is one too
-            last = error
-            sock.close()
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    if isinstance(last, TimeoutError) or last is None:
-        raise TimeoutError
-    remedy = "is anything listening there?" if isinstance(last, ConnectionRefusedError) else "check address and route"
-    raise ConnectError(f"connect to {peer}", reason(last), remedy) from last
+def name_of(host: str) -> str:
+    """Return the name that a certificate has for a host: without the dot at its end, or the zone of an address."""
+    return host.partition("%")[0] if ":" in host else host.removesuffix(".")
 
 
 def prepare(sock: socket.socket, settings: Settings) -> None:
@@ -216,7 +194,7 @@ async def shake_hands(
         )
     except (OSError, ValueError) as error:
         sock.close()
-        raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
+        raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
     try:
         bound(tls_sock._sslobj, tls_sock.fileno())  # type: ignore[attr-defined]
         async with asyncio.timeout(settings.handshake_timeout):
@@ -231,39 +209,24 @@ async def shake_hands(
                     return tls_sock
     except TimeoutError as error:
         tls_sock.close()
-        limit = f"not done within {settings.handshake_timeout:g} s"
-        raise TimedOutError(what, limit, "does it speak TLS? else raise --handshake-timeout") from error
+        why = f"not done within {settings.handshake_timeout:g} s"
+        raise TimedOutError(what, why, "does it speak TLS?", limit="handshake_timeout") from error
     except ssl.SSLCertVerificationError as error:
         await farewell(tls_sock)
-        flags = settings.flags
-        remedy = f"give its CA with {flags}cafile, its name with {flags}server-name"
-        if server_name is None:
-            remedy = f"give the CA of those who may come with {flags}client-ca"
+        remedy = remedy_for(error, settings.prefix, of_client=server_name is None)
         raise UntrustedError(what, reason(error), remedy) from error
     except ssl.SSLEOFError as error:
         tls_sock.close()
         raise TlsError(what, "the peer closed the connection", "does it speak TLS?") from error
     except ssl.SSLError as error:
         await farewell(tls_sock)
-        raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
+        raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
     except OSError as error:
         tls_sock.close()
-        raise TlsError(what, reason(error), _remedy(error, settings.flags)) from error
+        raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
     except BaseException:
         tls_sock.close()
         raise
-
-
-def _remedy(error: Exception, flags: str) -> str:
-    """Return what to do about a handshake that failed."""
-    words = reason(error)
-    if "wrong version number" in words or "http request" in words:
-        return "does the peer speak TLS?"
-    if "alert" in words:
-        return "the peer rejects our certificate or settings; its log may tell why"
-    if isinstance(error, ssl.SSLError):
-        return f"check {flags}min-tls-version, {flags}ciphers and the certificates of both sides"
-    return "try again, or see the peer's log"
 
 
 async def farewell(sock: socket.socket) -> None:
@@ -331,24 +294,27 @@ def send_close_notify(sock: ssl.SSLSocket) -> None:
 def watch_idle(
     loop: asyncio.AbstractEventLoop, timeout: float | None, moved: Callable[[], int | None], expired: Callable[[], None]
 ) -> Callable[[], None]:
-    """Call `expired` once `moved()` has not changed for `timeout` seconds (None: it need not now); return a cancel."""
+    """Call `expired` once `moved()` has not changed for `timeout` seconds (None: it need not now); return a cancel.
+
+    Never early, and late by a twenty-fifth of the time at most: so often it looks, and what moves does nothing for it.
+    """
     if timeout is None:
         return lambda: None
     timer: asyncio.TimerHandle
     last: int | None = None
-    since = loop.time()
+    since = monotonic()  # not the loop's time, which uvloop rounds down to milliseconds
 
     def look() -> None:
         nonlocal timer, last, since
-        now, count = loop.time(), moved()
+        count, now = moved(), monotonic()
         if count is None or count != last:
             last, since = count, now
         if now - since >= timeout:
             expired()
         else:
-            timer = loop.call_later(min(timeout / 4, since + timeout - now), look)
+            timer = loop.call_later(min(timeout / 25, since + timeout - now), look)
 
-    timer = loop.call_later(timeout / 4, look)
+    timer = loop.call_later(timeout / 25, look)
 
     def cancel() -> None:
         nonlocal moved, expired

@@ -1,5 +1,10 @@
-"""One tree of exceptions. Each carries the exit code that the command line ends with."""
+"""One tree of exceptions. Each carries the exit code that the command line ends with.
 
+What is lost with a connection is an OSError too, so that code written for sockets hears of it: ConnectionError or
+TimeoutError. Lines name an option as Python's keyword with its `=`; the command line turns that into its flag.
+"""
+
+import errno
 import os
 
 
@@ -7,6 +12,7 @@ class RingmainError(Exception):
     """Say in one line what failed, why, and what to do about it.
 
     The parts are kept as `what`, `why` and `remedy`; an empty one is left out of the line, which is `printable`.
+    `errno` is the number that the system gave for the cause, or None.
     """
 
     exit_code = 1
@@ -15,6 +21,11 @@ class RingmainError(Exception):
         self.what, self.why, self.remedy = what, why, remedy
         line = f"{what}: {why}" if why else what
         super().__init__(printable(f"{line}; {remedy}" if remedy else line))
+
+    @property
+    def errno(self) -> int | None:
+        """The system's number of the cause, as `errno.ECONNREFUSED`."""
+        return _number(self.__cause__)
 
 
 class UsageError(RingmainError, ValueError):
@@ -29,7 +40,7 @@ class ResolveError(RingmainError):
     exit_code = 6
 
 
-class ConnectError(RingmainError):
+class ConnectError(RingmainError, ConnectionError):  # type: ignore[override]  # of errno
     """The peer refused, or no route leads there."""
 
     exit_code = 7
@@ -54,9 +65,24 @@ class InputError(RingmainError):
 
 
 class TimedOutError(RingmainError, TimeoutError):
-    """Connecting, the handshake, or an idle peer took too long."""
+    """Connecting, the handshake, or an idle peer took too long.
+
+    `limit` is the keyword of the time that was over: "connect_timeout", "handshake_timeout", "idle_timeout",
+    "keepalive", or "" where there is none to choose.
+    """
 
     exit_code = 28
+
+    def __init__(self, what: str, why: str = "", remedy: str = "", *, limit: str = "") -> None:
+        self.limit = limit
+        if limit:
+            remedy = f"{remedy} else raise {limit}=" if remedy else f"raise {limit}="
+        super().__init__(what, why, remedy)
+
+    @property
+    def errno(self) -> int:  # type: ignore[override]  # OSError lets it be set
+        """The system's number of a time-out, whoever kept the time."""
+        return errno.ETIMEDOUT
 
 
 class TlsError(RingmainError):
@@ -71,13 +97,13 @@ class BindError(RingmainError):
     exit_code = 45
 
 
-class SendError(RingmainError):
+class SendError(RingmainError, ConnectionError):  # type: ignore[override]  # of errno
     """The connection broke while bytes were sent."""
 
     exit_code = 55
 
 
-class ReceiveError(RingmainError):
+class ReceiveError(RingmainError, ConnectionError):  # type: ignore[override]  # of errno
     """The connection was reset while bytes were received."""
 
     exit_code = 56
@@ -135,18 +161,26 @@ def printable(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """Return the plain words of an exception: the system's text for an OSError, OpenSSL's for an SSLError."""
+    if isinstance(error, RingmainError):
+        return error.why or error.what
     if type(error).__name__ == "SSLEOFError":
         return "the peer closed the connection"
     openssl_words = getattr(error, "verify_message", None) or getattr(error, "reason", None)
     if isinstance(openssl_words, str):
         return openssl_words.lower().replace("_", " ").rstrip(".")
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
-    # The ssl module's numbers are OpenSSL's.
-    if isinstance(error, OSError) and type(error).__module__ != "ssl" and error.errno and error.errno > 0:
-        return _decapitalized(os.strerror(error.errno))
+    if number := _number(error):
+        return _decapitalized(os.strerror(number))
     if isinstance(error, OSError) and error.errno and error.strerror:  # a socket.gaierror, whose numbers mean nothing
         return _decapitalized(error.strerror)
     return _decapitalized(str(error) or type(error).__name__)
+
+
+def _number(error: BaseException | None) -> int | None:
+    """Return the system's number of an error. The ssl module's are OpenSSL's, a failed look-up's are negative."""
+    if isinstance(error, OSError) and type(error).__module__ != "ssl" and error.errno and error.errno > 0:
+        return error.errno
+    return None
 
 
 def _decapitalized(words: str) -> str:

@@ -35,10 +35,10 @@ def open(
     """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.
 
     "rb" returns a `Reader` (an `io.BufferedReader`) that ends where the peer's stream ends, "wb" a `Writer` (an
-    `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. Use it outside of an event loop,
-    and close it, best by `with`: left by an exception that resets the peer, which `close` alone never does to one that
-    is well. There is no seeking, `tell`, or descriptor in it. For the other keywords see
-    `ringmain.Options`. Raises a `RingmainError` as `load` and `save` do, from reads and writes too.
+    `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. An event loop that runs in this
+    thread stands still while it waits. Close it, best by `with`: left by an exception that resets the peer, which
+    `close` alone never does to one that is well. There is no seeking, `tell`, or descriptor in it. For the other
+    keywords see `ringmain.Options`. Raises a `RingmainError` as `load` and `save` do, from reads and writes too.
     """
     if mode == "rb":
         return Reader(_RawReader(load(url, connect=not listen, listen_once=listen, **options)), buffer_size)
@@ -55,7 +55,11 @@ class _RawReader(io.RawIOBase):
     """Read the blocks of a loader, each copied once, into the caller's buffer."""
 
     def __init__(self, loader: Loader) -> None:
-        self.loader = loader.__enter__()
+        try:
+            self.loader = loader.__enter__()
+        except BaseException:
+            super().close()  # or the collector calls ours
+            raise
         self._rest = memoryview(b"")
         self._taken = 0
         self.failure: BaseException | None = None  # what the `with` was left by
@@ -136,7 +140,11 @@ class _RawWriter(io.RawIOBase):
 
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
-        self._blocking = saver.__enter__()
+        try:
+            self._blocking = saver.__enter__()
+        except BaseException:
+            super().close()  # or the collector calls ours
+            raise
         self.failure: BaseException | None = None
 
     def writable(self) -> bool:

@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ringmain.connection import Connection, Preface, finish, prepare, reset, shake_hands
@@ -196,14 +196,14 @@ class Gate:
         if self._waiter is not None and not self._loop.is_closed():
             finish(self._waiter)
 
-    def _networks(self, allow: tuple[str, ...]) -> "list[ipaddress.IPv4Network | ipaddress.IPv6Network]":
+    def _networks(self, allow: Sequence[str]) -> "list[ipaddress.IPv4Network | ipaddress.IPv6Network]":
         import ipaddress
 
         try:
             return [ipaddress.ip_network(text, strict=False) for text in allow]
         except ValueError as error:
             self._close_sockets()
-            raise UsageError(f"--allow {error}", "", "write it as 192.0.2.0/24 or 2001:db8::/32") from error
+            raise UsageError(f"allow={error}", "", "write it as 192.0.2.0/24 or 2001:db8::/32") from error
 
     def _close_sockets(self) -> None:
         for sock in self._sockets:
@@ -288,7 +288,7 @@ class Gate:
         peer = host_and_port(*address[:2])
         if self._allowed and not self._is_allowed(str(address[0])):
             self.refused += 1
-            log.warning("%s: refused: not in --allow", peer)
+            log.warning("%s: refused: not in allow=", peer)
             reset(sock)
         elif self._busy:
             self.refused += 1

@@ -33,7 +33,7 @@ class InputSaver(Saver):
         """
         goes_on = self.listening and not self.listen_once
         if goes_on and path == "kernel" and not source.is_file:
-            raise UsageError("--path kernel", "a stream is to go on with the next client", "add --listen-once")
+            raise UsageError("path=kernel", "a stream is to go on with the next client", "add listen_once=True")
         pumped = (source.is_file or not goes_on) and kernel.may_pump(path, source, tls=self._tls)
         if source.is_file or pumped:
             await self._send_to_each(source, path, pumped)

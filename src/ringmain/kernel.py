@@ -41,7 +41,7 @@ def refused(path: str, descriptor: Spliceable) -> None:
 
 def _refuse(path: str, why: str) -> bool:
     if path == "kernel":
-        raise UsageError("--path kernel", why, "leave --path out")
+        raise UsageError("path=kernel", why, "leave path= out")
     return False
 
 

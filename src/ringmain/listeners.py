@@ -40,8 +40,13 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
 
 
 def addresses_of(sockets: list[socket.socket]) -> list[str]:
-    """Return where sockets listen, as "127.0.0.1:43211" or "[::1]:43211"."""
-    return [host_and_port(*sock.getsockname()[:2]) for sock in sockets]
+    """Return where sockets listen, as "127.0.0.1:43211", "[::1]:43211" or "[fe80::1%eth0]:43211"."""
+    return [_written(sock.getsockname()) for sock in sockets]
+
+
+def _written(address: tuple[Any, ...]) -> str:
+    zone = f"%{socket.if_indextoname(address[3])}" if address[3:] and address[3] else ""
+    return host_and_port(f"{address[0]}{zone}", address[1])
 
 
 def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.socket]:

@@ -14,7 +14,7 @@ from ringmain.descriptor import Output
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
 from ringmain.gate import Listening, NoMoreClients, listen
-from ringmain.settings import Options, Settings
+from ringmain.settings import Options, Settings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 log = logging.getLogger("ringmain")
@@ -41,9 +41,9 @@ def load(
         async for block in loader:
             parse(block)
 
-    The same with plain `with` and `for` outside of an event loop. A block is a read-only memoryview that owns its
-    memory: keep it as long as you like, release it (or let it go) and the memory is received into again. With `copy`
-    it is a copy instead, for those who keep many.
+    The same with plain `with` and `for`; an event loop that runs in this thread stands still meanwhile. A block is a
+    read-only memoryview that owns its memory: keep it as long as you like, release it (or let it go) and the memory is
+    received into again. With `copy` it is a copy instead, for those who keep many.
 
     No block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
     bytes every block ends at one, except the last of a connection. A record longer than a block makes it grow, up to
@@ -74,7 +74,9 @@ def load(
     size = ring_size or max(RING_SIZE, 8 * block_size)
     ring = Ring(size, block_size, delimiter, max_record, long_records == "skip")
     flow = Flow(ring, linger, min_block, copy)
-    return Loader(Endpoint.parse(url), Settings(**options), flow, connect=connect, listen_once=listen_once)
+    return Loader(
+        Endpoint.parse(url), settings_for(load, Options, options), flow, connect=connect, listen_once=listen_once
+    )
 
 
 def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
@@ -107,7 +109,9 @@ class Loader(Listening, Blocking):
 
     def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow, *, connect: bool, listen_once: bool) -> None:
         if connect and listen_once:
-            raise UsageError("listen_once", "it needs a listener", "leave out connect, which always ends after one")
+            raise UsageError(
+                "listen_once=True", "it needs a listener", "leave out connect=True, which always ends after one"
+            )
         self.endpoint = endpoint
         self.settings = settings
         self.connect = connect

@@ -188,7 +188,7 @@ class Passage:
             if await self._stands_still(path, idle_timeout):
                 what = f"relay from {self.source.peer} to {self.destination.peer}"
                 why = f"nothing moved for {idle_timeout:g} s"
-                raise TimedOutError(what, why, "are both still alive? else raise --idle-timeout")
+                raise TimedOutError(what, why, "are both still alive?", limit="idle_timeout")
             if all(direction.state == "ended" for direction in self.directions):
                 self.verdict = "ended"
         except TimedOutError:

@@ -60,11 +60,12 @@ async def read_header(sock: socket.socket, peer: str, timeout: float | None) -> 
                 data += await _read(sock, 1)
             return _told_by_v1(data)
     except TimeoutError as error:
-        raise TimedOutError(what, f"not there within {timeout:g} s", "does it send one? see --accept-proxy") from error
+        why = f"not there within {timeout:g} s"
+        raise TimedOutError(what, why, "does it send one? see accept_proxy=;", limit="handshake_timeout") from error
     except EOFError as error:
         raise ReceiveError(what, "the peer closed the connection", "does it send one?") from error
     except ValueError as error:
-        raise ReceiveError(what, "not understood", "does it send one? see --accept-proxy") from error
+        raise ReceiveError(what, "not understood", "does it send one? see accept_proxy=") from error
     except OSError as error:
         raise ReceiveError(what, reason(error), "try again, or see the peer's log") from error
 
@@ -158,7 +159,7 @@ async def send_header(sock: socket.socket, peer: str, version: str, source: sock
     try:
         await asyncio.get_running_loop().sock_sendall(sock, (_v1 if version == "v1" else _v2)(known))
     except OSError as error:
-        raise SendError(f"PROXY header to {peer}", reason(error), "does it expect one? see --send-proxy") from error
+        raise SendError(f"PROXY header to {peer}", reason(error), "does it expect one? see send_proxy=") from error
 
 
 def _told_by_socket(sock: socket.socket) -> Told:

@@ -17,7 +17,7 @@ from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.gate import Listening, NoMoreClients
 from ringmain.gate import listen as open_gate
 from ringmain.passage import Passage
-from ringmain.settings import ConnectionOptions, Settings, TlsSettings
+from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def relay(
         print(relayer.port)
         await relayer.serve()
 
-    Outside of an event loop: `with`, and `relayer.serve()`. `connect` dials the source, `listen` waits for clients at
-    the destination. Where one end listens, each of its clients gets a connection of its own to the other; where
-    neither does, one connection to each is relayed; `listen_once` ends after the first. A tcps:// end is encrypted,
-    with its own `source_tls` or `destination_tls`.
+    Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. `connect` dials the
+    source, `listen` waits for clients at the destination. Where one end listens, each of its clients gets a connection
+    of its own to the other; where neither does, one connection to each is relayed; `listen_once` ends after the first.
+    A tcps:// end is encrypted, with its own `source_tls` or `destination_tls`.
 
     Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
     one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
@@ -68,16 +68,22 @@ def relay(
     connection where there is but one. A listener logs a warning and serves the next client.
     """
     if accept_proxy and connect:
-        raise UsageError("accept_proxy with connect", "only clients send PROXY headers", "leave one of them out")
+        raise UsageError(
+            "accept_proxy=True with connect=True", "only clients send PROXY headers", "leave one of them out"
+        )
     if send_proxy is not None and listen:
-        raise UsageError("send_proxy with listen", "only servers expect PROXY headers", "leave one of them out")
+        raise UsageError(
+            f"send_proxy={send_proxy} with listen=True", "only servers expect PROXY headers", "leave one of them out"
+        )
     if send_proxy not in (None, "v1", "v2"):
-        raise UsageError(f"send_proxy {send_proxy!r}", "not known", "choose v1 or v2")
+        raise UsageError(f"send_proxy={send_proxy!r}", "not known", "choose v1 or v2")
     if listen_once and connect and not listen:
-        raise UsageError("listen_once", "it needs a listener", "leave it out: one connection is relayed")
+        raise UsageError("listen_once=True", "it needs a listener", "leave it out: one connection is relayed")
 
     def end(name: str, url: str, tls: TlsSettings | None, listening: bool) -> End:
-        settings = Settings(**options, **dataclasses.asdict(tls or TlsSettings()), flags=f"--{name}-")
+        settings = settings_for(
+            relay, ConnectionOptions, options, **dataclasses.asdict(tls or TlsSettings()), prefix=f"{name}_tls."
+        )
         return End(Endpoint.parse(url), settings, listening=listening)
 
     flows = tuple(Flow(Ring(RING_SIZE, BLOCK_SIZE), linger, 1, copy=False) for _ in range(2))

@@ -18,7 +18,7 @@ from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, U
 from ringmain.gate import Listening
 from ringmain.gate import listen as open_gate
 from ringmain.sender import Sender, failure_of
-from ringmain.settings import Options, Settings
+from ringmain.settings import Options, Settings, settings_for
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -32,15 +32,15 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
     async with ringmain.save("tcp://127.0.0.1:8000") as saver:
         await saver.write(buffer)
 
-    Outside of an event loop the same without `async` and `await`. Leaving the block sends FIN (and close_notify under
-    TLS) and waits until the peer's kernel has acknowledged every byte, and until a TLS 1.3 server that asks for our
-    certificate has answered: with its first record, its end or an alert, 5 s at most. Leaving it by an exception resets
-    the peer, so that a part never looks like the whole. A listener whose client leaves logs a warning
-    and goes on with the next client where the last one left; with `listen_once`, which implies `listen`, that is an
-    error. For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the
-    endpoint cannot be opened, and when the one connection there is breaks.
+    The same without `async` and `await`; an event loop that runs in this thread stands still meanwhile. Leaving the
+    block sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged every byte, and
+    until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or an alert, 5 s
+    at most. Leaving it by an exception resets the peer, so that a part never looks like the whole. A listener whose
+    client leaves logs a warning and goes on with the next client where the last one left; with `listen_once`, which
+    implies `listen`, that is an error. For the other keywords see `ringmain.Options`. Raises a `RingmainError` on
+    malformed arguments, when the endpoint cannot be opened, and when the one connection there is breaks.
     """
-    return Saver(Endpoint.parse(url), Settings(**options), listen=listen, listen_once=listen_once)
+    return Saver(Endpoint.parse(url), settings_for(save, Options, options), listen=listen, listen_once=listen_once)
 
 
 class BlockingSaver(Protocol):
@@ -321,7 +321,7 @@ class Saver(Listening, Blocking):
             return failure_of(cause, what)
         self._release(sender, "timed out")
         why = f"it took nothing for {self.settings.idle_timeout:g} s"
-        return TimedOutError(what, why, "is the peer still reading? else raise --idle-timeout")
+        return TimedOutError(what, why, "is the peer still reading?", limit="idle_timeout")
 
     def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""

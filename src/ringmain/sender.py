@@ -282,11 +282,13 @@ class Sender(Ending):
 
 def failure_of(error: OSError, what: str) -> RingmainError:
     """Return what a failure of the connection means to the user; an alert comes from a peer that rejects us."""
-    why, lost = reason(error), "what was sent may not have arrived"
+    why = reason(error)
     if isinstance(error, ConnectionAbortedError):  # our own doing has no words in the C library
         why = error.strerror or why
     elif isinstance(error, ssl.SSLZeroReturnError):
         why = "the peer closed the connection"
-    elif isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return TlsError(what, why, "does the peer accept our certificate and settings?")
-    return SendError(what, why, lost)
+    failed: RingmainError = SendError(what, why, "what was sent may not have arrived")
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        failed = TlsError(what, why, "does the peer accept our certificate and settings?")
+    failed.__cause__ = error
+    return failed

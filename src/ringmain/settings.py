@@ -1,8 +1,10 @@
-"""What a caller may choose about connections, in one place for load and save. Each field is a flag's word."""
+"""What a caller may choose about connections, in one place for all verbs. Each field is a keyword and a flag."""
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 from ringmain.errors import UsageError
 
@@ -16,8 +18,8 @@ class ConnectionOptions(TypedDict, total=False):
     `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection. A listener also resets a client that
     has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect
     is tried again (-1: forever); `keepalive` is the silence before the peer is probed: one that answers nothing for
-    about that long again is lost. `gate` and `allow` say what becomes of other clients. `family` is 4, 6, or 0 for
-    both.
+    about that long again is lost. `gate` and `allow` say what becomes of other clients: `allow` is a network or
+    several, as "10.0.0.0/8". `family` is 4, 6, or 0 for both.
     """
 
     connect_timeout: float | None
@@ -26,15 +28,15 @@ class ConnectionOptions(TypedDict, total=False):
     retry: int
     keepalive: float | None
     gate: Literal["hold", "queue", "refuse"]
-    allow: tuple[str, ...]
+    allow: str | Sequence[str]
     family: Literal[0, 4, 6]
 
 
 class Options(ConnectionOptions, total=False):
     """The keywords that `ringmain.load` and `ringmain.save` share: those of `ConnectionOptions`, and TLS.
 
-    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`, `insecure` and
-    `self_signed` choose how the connection is protected.
+    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
+    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected.
     """
 
     tls: bool
@@ -45,6 +47,7 @@ class Options(ConnectionOptions, total=False):
     server_name: str | None
     min_tls_version: Literal["1.2", "1.3"]
     ciphers: str | None
+    tls13_ciphers: str | None
     insecure: bool
     self_signed: bool
 
@@ -60,8 +63,14 @@ class TlsSettings:
     server_name: str | None = None
     min_tls_version: str = "1.2"
     ciphers: str | None = None
+    tls13_ciphers: str | None = None
     insecure: bool = False
     self_signed: bool = False
+
+    def __new__(cls, **options: Any) -> Self:
+        """Refuse unknown keywords in our own words."""
+        check_keywords(options, [field.name for field in dataclasses.fields(cls)])
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         _check("min_tls_version", self.min_tls_version, ("1.2", "1.3"))
@@ -72,34 +81,61 @@ class Settings(TlsSettings):
     """`Options` with every default filled in and checked."""
 
     tls: bool = False
-    # How error lines spell the options of TLS, where two ends have their own.
-    flags: str = "--"
+    # What error lines put before the keywords of TLS, where two ends have their own: "source_tls.".
+    prefix: str = ""
     connect_timeout: float | None = 5.0
     handshake_timeout: float | None = 5.0
     idle_timeout: float | None = None
     retry: int = 0
     keepalive: float | None = KEEPALIVE
     gate: str = "hold"
-    allow: tuple[str, ...] = ()
+    allow: str | Sequence[str] = ()
     family: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.allow, str):
+            object.__setattr__(self, "allow", (self.allow,))
         _check("gate", self.gate, GATES)
         _check("family", self.family, (0, 4, 6))
         for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise UsageError(
-                    f"{name} {value!r}", "not a number of seconds", "give seconds above 0, or None for off"
+                    f"{name}={value!r}", "not a number of seconds", "give seconds above 0, or None for off"
                 )
 
 
-def flags_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:
-    """Return the flags, as a line, of those options among `names` that are set."""
-    return ", ".join(prefix + name.replace("_", "-") for name in names if options[name])
+def settings_for(verb: Callable[..., object], kind: type, options: Mapping[str, Any], **ours: Any) -> Settings:
+    """Return the settings of a verb's other keywords, which are those of the TypedDict `kind`, and of `ours`."""
+    parameters = inspect.signature(verb).parameters.values()
+    own = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    given = [name for name in options if name != "prefix"]  # the command line's, where relay has but one end
+    of_tls = {field.name for field in dataclasses.fields(TlsSettings)} - set(kind.__annotations__)
+    if misplaced := of_tls.intersection(given):
+        remedy = "give it in source_tls= or destination_tls="
+        raise UsageError(f"keyword {min(misplaced)!r}", "each end has TLS of its own", remedy)
+    check_keywords(given, [*own, *kind.__annotations__])
+    return Settings(**options, **ours)
+
+
+def check_keywords(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UsageError for a keyword that nobody knows, with the nearest one as a remedy."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            import difflib
+
+            nearest = difflib.get_close_matches(name, known, 1)
+            remedy = f"did you mean {nearest[0]}=?" if nearest else f"choose one of {', '.join(sorted(known))}"
+            raise UsageError(f"keyword {name!r}", "not known", remedy)
+
+
+def keywords_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:
+    """Return the keywords, as a line, of those options among `names` that are set."""
+    return ", ".join(f"{prefix}{name}=" for name in names if options[name])
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{name} {value!r}", "not known", f"choose one of {', '.join(map(str, choices))}")
+        raise UsageError(f"{name}={value!r}", "not known", f"choose one of {', '.join(map(str, choices))}")

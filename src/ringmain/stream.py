@@ -315,7 +315,7 @@ class Stream:
         elif self.verdict == "timed out":
             error = self._late(what, cause)
         elif isinstance(cause, OverflowError):
-            remedy = 'raise max_record, check the delimiter, or skip such records with long_records="skip"'
+            remedy = 'raise max_record=, check the delimiter, or skip such records with long_records="skip"'
             error = RecordTooLongError(what, str(cause), remedy)
         if error is not None:
             error.__cause__ = cause
@@ -324,10 +324,12 @@ class Stream:
     def _late(self, what: str, cause: BaseException | None) -> TimedOutError:
         if self._kept_waiting is not None:
             why = f"it sent nothing for {self._kept_waiting:g} s while another client waited"
-            return TimedOutError(what, why, "raise --handshake-timeout, or turn it off")
+            return TimedOutError(what, why, limit="handshake_timeout")
         why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
-        remedy = "is the peer still alive? else raise --idle-timeout"
-        return TimedOutError(what, f"{why} after {self.counters.bytes_in} bytes", remedy)
+        limit = "idle_timeout" if cause is None else "keepalive"
+        return TimedOutError(
+            what, f"{why} after {self.counters.bytes_in} bytes", "is the peer still alive?", limit=limit
+        )
 
     def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
@@ -377,7 +379,7 @@ class Stream:
                 await waiter
         except TimeoutError as error:
             raise BlocksHeldError(
-                held, "too many are still held", "release or copy blocks, or raise ring_size"
+                held, "too many are still held", "release or copy blocks, or raise ring_size="
             ) from error
 
 

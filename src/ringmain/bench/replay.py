@@ -192,8 +192,8 @@ async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None
         if not limit.expired():
             raise
         why = f"it took nothing for {timeout:g} s"
-        remedy = "is the peer still reading? else raise --idle-timeout"
-        raise TimedOutError(f"bench to {sender.connection.peer}", why, remedy) from error
+        what, remedy = f"bench to {sender.connection.peer}", "is the peer still reading?"
+        raise TimedOutError(what, why, remedy, limit="idle_timeout") from error
 
 
 def _bytes_acknowledged(sock: socket.socket) -> int | None:

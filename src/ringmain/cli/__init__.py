@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -10,12 +11,28 @@ from ringmain import __version__
 from ringmain.cli.bench import bench
 from ringmain.cli.load import load
 from ringmain.cli.nics import nics
+from ringmain.cli.options import as_flags
 from ringmain.cli.relay import relay
 from ringmain.cli.save import save
 from ringmain.errors import OutputError, RingmainError, printable, reason
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Failed(Exception):  # noqa: N818 - it is none: it carries one
+    """A RingmainError on its way past click, which takes an OSError with EPIPE for the end of our standard output."""
+
+
+class _Commands(click.Group):
+    """The commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one."""
+        try:
+            return super().invoke(ctx)
+        except RingmainError as error:
+            raise _Failed(error) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
 def cli() -> None:
     """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
@@ -50,9 +67,10 @@ def run() -> None:
         code = fail(f"{message}; see: {command} --help", 2)
     except click.Abort:
         code = 130
-    except RingmainError as error:
-        fail(str(error), error.exit_code)
-        os._exit(error.exit_code)  # without waiting for a name that is still being resolved, in a thread
+    except _Failed as failed:
+        cause: RingmainError = failed.args[0]
+        fail(str(cause), cause.exit_code)
+        os._exit(cause.exit_code)  # without waiting for a name that is still being resolved, in a thread
     except SystemExit as error:
         if error.code != 1 or "_RINGMAIN_COMPLETE" in os.environ:
             raise
@@ -72,5 +90,5 @@ def _forget_stdout(code: int) -> int:
 def fail(message: str, code: int) -> int:
     """Write the error line and return the exit code."""
     with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room: the code tells all the same
-        print(f"ringmain: {printable(message)}", file=sys.stderr, flush=True)
+        print(f"ringmain: {printable(as_flags(message))}", file=sys.stderr, flush=True)
     return code

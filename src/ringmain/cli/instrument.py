@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import uvloop
-
 from ringmain.bench.files import try_to_write, write
 from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan
@@ -17,6 +15,7 @@ from ringmain.bench.result import about
 from ringmain.bench.run import Rounds, Run
 from ringmain.bench.server import Server
 from ringmain.bench.table import replay_table
+from ringmain.blocking import new_loop
 from ringmain.cli.session import Session
 from ringmain.cli.telling import Teller
 from ringmain.cli.verbs import uses_tls
@@ -84,7 +83,7 @@ def _until_signal(work: Coroutine[Any, Any, None]) -> int:
         if not got:
             task.result()
 
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner = asyncio.Runner(loop_factory=new_loop)
     # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
     runner.run(supervised())
     if not got:

@@ -1,6 +1,7 @@
 """The options that the verbs share, and the types of their values."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -89,6 +90,29 @@ DURATION = Duration()
 TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings)]
 
 
+# A keyword in an error line of the library: idle_timeout=, listen_once=True, path=kernel, source_tls.cafile=.
+_KEYWORD = re.compile(r"\b(?:(source|destination)_tls\.)?([a-z][a-z0-9_]*)=(?:True\b|(?=[^\s.,:;)?])(?P<value>))?")
+
+
+def as_flags(line: str) -> str:
+    """Name the flags where a line of the library names its keywords."""
+
+    def flag(match: re.Match[str]) -> str:
+        name = "_".join(filter(None, match.group(1, 2)))
+        if name not in _flag_names():
+            return match[0]
+        return f"--{name.replace('_', '-')}" + (" " if match["value"] is not None else "")
+
+    return _KEYWORD.sub(flag, line)
+
+
+@functools.cache
+def _flag_names() -> set[str | None]:
+    from ringmain.cli import cli
+
+    return {option.name for command in cli.commands.values() for option in command.params}
+
+
 def _tls_options(whose: str = "") -> list[Decorator]:
     """Return the options of one end's TLS; `whose` end, where there are two."""
 
@@ -104,6 +128,7 @@ def _tls_options(whose: str = "") -> list[Decorator]:
         option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
         option("min-tls-version", "Oldest TLS.", type=click.Choice(["1.2", "1.3"]), default="1.2", show_default=True),
         option("ciphers", "TLS 1.2 cipher suites, in OpenSSL's notation.", metavar="LIST"),
+        option("tls13-ciphers", "TLS 1.3 cipher suites: TLS_AES_128_GCM_SHA256:...", metavar="LIST"),
         option("insecure", "Do not verify the server's certificate.", is_flag=True),
         option("self-signed", "Listen with a certificate made for this run.", is_flag=True),
     ]

@@ -43,9 +43,9 @@ def relay(source: str, destination: str, **options: Any) -> int:
     if _is_file(source):
         options.pop("linger")
         options |= tls["destination"]
-        return run_save(destination, source, listen=listen, tls=False, flags="--destination-", **options)
+        return run_save(destination, source, listen=listen, tls=False, prefix="destination_tls.", **options)
     options |= tls["source"]
-    return run_load(source, output=destination, connect=connect, tls=False, flags="--source-", **options)
+    return run_load(source, output=destination, connect=connect, tls=False, prefix="source_tls.", **options)
 
 
 def _is_file(end: str) -> bool:

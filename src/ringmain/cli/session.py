@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
-import uvloop
-
 from ringmain._ring import Counters
+from ringmain.blocking import new_loop
+from ringmain.cli.options import as_flags
 from ringmain.cli.reports import PortFile, StatsFile
 from ringmain.descriptor import ReaderLeft
 from ringmain.endpoint import Endpoint
@@ -69,7 +69,7 @@ class Session:
         line: Line = progress_line,
     ) -> int:
         """Run the verb's coroutine to its end; return the exit code. `line` words what `look` shows."""
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        runner = asyncio.Runner(loop_factory=new_loop)
         signals = terminating()
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
@@ -163,7 +163,7 @@ class Session:
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(as_flags(super().format(record)))
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ringmain.cli.options import as_flags
 from ringmain.errors import RingmainError, UsageError, printable
 
 
@@ -40,6 +41,7 @@ def _told(as_json: bool, as_events: bool) -> Iterator[None]:
         words = "interrupted" if isinstance(error, SystemExit) else str(error)
         if isinstance(error, click.UsageError):
             words = error.format_message()
+        words = as_flags(words)
         if as_events:
             click.echo(json.dumps({"event": "error", "data": words}))
             click.echo(json.dumps({"event": "result", "data": {"error": words}}))
@@ -75,6 +77,8 @@ class Teller:
     def result(self, whole: dict[str, Any], text: str, *, as_json: bool) -> None:
         """Print the result in the form that is wanted."""
         self.line()
+        if "error" in whole:
+            whole = {**whole, "error": as_flags(whole["error"])}
         if self._as_events:
             self.event("result", whole)
         else:

@@ -18,7 +18,7 @@ from ringmain.loader import Loader, load
 from ringmain.passage import Direction, Passage
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
-from ringmain.settings import Settings, TlsSettings, flags_given
+from ringmain.settings import Settings, TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
@@ -113,7 +113,7 @@ def run_relay(
     session = Session(options)
     for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
         if not Endpoint.parse(url).tls:
-            _warn_of_unused(tls, f"--{name}-", "a tcps:// endpoint")
+            _warn_of_unused(tls, f"{name}_tls.", "a tcps:// endpoint")
     relayer = relay(
         source,
         destination,
@@ -175,11 +175,11 @@ def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
     """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
     tls = bool(options["tls"] or endpoint.tls)
     if not tls:
-        flags = options.get("flags", "--")  # relay's, where a file is at the other end
-        _warn_of_unused(options, flags, "--tls" if flags == "--" else "a tcps:// endpoint")
+        prefix = options.get("prefix", "")  # relay's, where a file is at the other end
+        _warn_of_unused(options, prefix, "a tcps:// endpoint" if prefix else "tls=True")
     return tls
 
 
 def _warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
-    if unused := flags_given(options, _TLS_OPTIONS, prefix):
+    if unused := keywords_given(options, _TLS_OPTIONS, prefix):
         log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)

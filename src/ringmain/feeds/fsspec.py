@@ -14,6 +14,7 @@ once does not come again; opening the URL a second time is another connection. W
 """
 
 import io
+import posixpath
 from typing import Any, ClassVar, NoReturn
 
 from ringmain import file
@@ -24,7 +25,16 @@ try:
 except ImportError as error:
     raise missing(error, "fsspec") from None
 
-_FSSPEC_KEYWORDS = ("block_size", "autocommit", "cache_options", "cache_type", "size")
+_FSSPEC_KEYWORDS = (
+    "block_size",
+    "autocommit",
+    "cache_options",
+    "cache_type",
+    "size",
+    "fo",
+    "target_protocol",
+    "target_options",
+)
 
 
 class TcpFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -93,9 +103,14 @@ class TcpFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _open(self, path: str, mode: str = "rb", *_: Any, **options: Any) -> file.Reader | file.Writer:
         """Return the connection as a file. Of fsspec's own keywords none matters here."""
-        chosen = {name: value for name, value in options.items() if name not in _FSSPEC_KEYWORDS}
-        url = f"{self.protocol}://{self._strip_protocol(path)}"
-        opened: file.Reader | file.Writer = file.open(url, mode, **{**self.storage_options, **chosen})  # type: ignore[call-overload]
+        chosen = {**self.storage_options, **options}
+        where = self._strip_protocol(path)
+        if "fo" in chosen and where.startswith("["):
+            # fsspec takes the :: of an IPv6 address for the link of a chain, and what is behind it for a local file.
+            where = f"{where}::{posixpath.basename(chosen['fo'].rstrip('/'))}"
+        url = f"{self.protocol}://{where}"
+        ours = {name: value for name, value in chosen.items() if name not in _FSSPEC_KEYWORDS}
+        opened: file.Reader | file.Writer = file.open(url, mode, **ours)  # type: ignore[call-overload]
         return opened
 
 
