@@ -305,13 +305,13 @@ cdef bint holds_values(const char* first, const char* end, bint objects) noexcep
         first += 1
     if first == end:
         return True
-    while is_space(end[-1]):
+    while is_space((end - 1)[0]):
         end -= 1
     if objects:
-        return first[0] == c"{" and end[-1] == c"}"
+        return first[0] == c"{" and (end - 1)[0] == c"}"
     return not (
         first[0] == c"]" or first[0] == c"}" or first[0] == c"," or first[0] == c":"
-        or end[-1] == c"[" or end[-1] == c"{" or end[-1] == c"," or end[-1] == c":"
+        or (end - 1)[0] == c"[" or (end - 1)[0] == c"{" or (end - 1)[0] == c"," or (end - 1)[0] == c":"
     )
 
 
