@@ -26,6 +26,8 @@ _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # How long a peer gets to read why we turn away, in a TLS alert, before the connection is reset under it.
 _FAREWELL = 1.0
+# How much of what it goes on sending is read meanwhile: more than a hello, less than a file that would seem received.
+_FAREWELL_SIZE = 8 << 20
 _TCP_RTO_MAX_MS = 44  # <linux/tcp.h>
 
 
@@ -248,16 +250,17 @@ async def hear_out(sock: socket.socket) -> None:
     A peer that sends on and on, or nothing at all, is reset by the close: it must not take all that for received. So
     is one that we have no time for, when this is cancelled.
     """
-    ended = False
+    left, ended = _FAREWELL_SIZE, False
     try:
         socket.socket.shutdown(sock, socket.SHUT_WR)
         async with asyncio.timeout(_FAREWELL):
-            while not ended:
+            while left > 0 and not ended:
                 try:
-                    ended = not socket.socket.recv(sock, 1 << 16)
+                    size = len(socket.socket.recv(sock, 1 << 16))
                 except BlockingIOError:
                     await until(sock.fileno())
                 else:
+                    left, ended = left - size, size == 0
                     await asyncio.sleep(0)
     except OSError:  # it was reset, or a time-out
         pass
