@@ -101,6 +101,25 @@ def test_a_refusal_is_told_before_a_missing_route(run: Run, resolved: Rows, refu
     run(main())
 
 
+def test_a_peer_that_accepts_and_resets_at_once_was_connected(run: Run, resolved: Rows) -> None:
+    def serve(listener: socket.socket) -> None:
+        for _ in range(10):
+            peers.close_with_reset(listener.accept()[0])
+
+    async def main() -> None:
+        for _ in range(10):
+            async with ringmain.load("host:1", connect=True) as loader:
+                with pytest.raises(errors.ReceiveError, match="connection reset by peer after 0 bytes"):
+                    await anext(loader)
+
+    with streams.server_at() as listener:
+        resolved += [row(listener.getsockname()[1])]
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        run(main())
+        thread.join()
+
+
 def test_dialling_may_be_cancelled_wherever_it_waits_and_leaves_nothing(
     run: Run, resolved: Rows, refusing: int
 ) -> None:

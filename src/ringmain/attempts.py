@@ -6,15 +6,17 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from typing import Any
 
 from ringmain.errors import ConnectError, reason
 
 # How long an address may be silent before the next is tried besides: what RFC 8305, 5 recommends.
 _ATTEMPT_DELAY = 0.25
+# <netinet/tcp.h>, and where struct tcp_info of <linux/tcp.h> has tcpi_bytes_acked, 64 bits.
+_TCP_CLOSE, _BYTES_ACKED = 7, 120
 _REMEDIES = {
     errno.ECONNREFUSED: "is anything listening there?",
-    errno.ECONNRESET: "it accepts and breaks off at once: see the peer's log",
     errno.EINVAL: "an address of one link needs its interface: [fe80::1%eth0]",
     errno.EMFILE: "let this process open more files: ulimit -n",
     errno.ENFILE: "close some programs: the whole system has no more files",
@@ -70,18 +72,16 @@ def _begin(row: tuple[Any, ...]) -> socket.socket:
 
 async def _answered(trying: list[socket.socket], failures: list[OSError], delay: float | None) -> socket.socket | None:
     """Take out of `trying` and return the first that is connected; None after a failure, or after the delay."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    timer = loop.call_later(delay, _finish, ready) if delay is not None else None
-    for sock in trying:
-        loop.add_writer(sock.fileno(), _finish, ready)
-    try:
-        await ready
-    finally:
-        for sock in trying:
-            loop.remove_writer(sock.fileno())
-        if timer is not None:
-            timer.cancel()
+    before = len(failures)
+    # On one machine a connect is over at once: whoever looks later finds more of those that were reset meanwhile.
+    sock = _look(trying, failures)
+    if sock is None and len(failures) == before:
+        await _any_writable(trying, delay)
+        sock = _look(trying, failures)
+    return sock
+
+
+def _look(trying: list[socket.socket], failures: list[OSError]) -> socket.socket | None:
     for sock in list(trying):
         try:
             if _is_connected(sock):
@@ -94,8 +94,31 @@ async def _answered(trying: list[socket.socket], failures: list[OSError], delay:
     return None
 
 
+def _was_reset(sock: socket.socket) -> bool:
+    """Tell whether a connection that had come about is gone again; a refusal acknowledges no SYN."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return info[0] == _TCP_CLOSE and struct.unpack_from("Q", info.ljust(256, b"\0"), _BYTES_ACKED)[0] > 0
+
+
+async def _any_writable(socks: list[socket.socket], timeout: float | None) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    timer = loop.call_later(timeout, _finish, ready) if timeout is not None else None
+    for sock in socks:
+        loop.add_writer(sock.fileno(), _finish, ready)
+    try:
+        await ready
+    finally:
+        for sock in socks:
+            loop.remove_writer(sock.fileno())
+        if timer is not None:
+            timer.cancel()
+
+
 def _is_connected(sock: socket.socket) -> bool:
     """Tell whether a connect has succeeded or is still under way; raise what it failed with."""
+    if _was_reset(sock):
+        return True  # whoever uses it hears of the reset, which is told once
     if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         raise OSError(number, os.strerror(number))
     try:
