@@ -15,6 +15,7 @@ import peers
 import pytest
 import streams
 import uvloop
+from conftest import open_descriptors
 
 import ringmain
 from ringmain import errors
@@ -187,6 +188,7 @@ def is_closed(port: int) -> bool:
 
 def test_a_forgotten_plain_loader_closes_what_it_opened(call: Callable[..., Any]) -> None:
     def forget() -> None:
+        before = open_descriptors()
         loader = ringmain.load("127.0.0.1:0").__enter__()
         port = loader.port
         with peers.connect(port) as sock:
@@ -195,6 +197,7 @@ def test_a_forgotten_plain_loader_closes_what_it_opened(call: Callable[..., Any]
             del loader
             gc.collect()
             peers.eventually(lambda: is_closed(port), "the end of the listener")
+        peers.eventually(lambda: len(open_descriptors()) <= len(before), "the end of the loop")
 
     call(forget)
 
