@@ -26,6 +26,8 @@ if [ -n "$$missing" ]; then \
 	|| echo "$$program is missing and could not be installed: what needs it is skipped, with CI=true its test fails"; done; fi
 endef
 
+# How many tests of make test run at once: most of them wait.
+WORKERS ?= 4
 # Of make stress: how many rounds, and how many of them side by side.
 STRESS_ROUNDS ?= 10
 STRESS_JOBS ?= 1
@@ -72,7 +74,7 @@ peers:
 	$(foreach tool,$(TOOLS),missing=; $(call bring,$(tool),$(tool));)
 
 test: $(VENV)/installed $(VENV)/testing peers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 stress: $(VENV)/installed $(VENV)/testing peers
 	$(BIN)/python tests/stress.py --rounds $(STRESS_ROUNDS) --jobs $(STRESS_JOBS) -- $(PYTEST_ARGS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ import trustme
 import uvloop
 
 from ringmain._ring import Ring
+
+# A pytest that a test starts is a run of its own, also when this one is a worker of another.
+for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[_name]
 
 if TYPE_CHECKING:
     import conforming

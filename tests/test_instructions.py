@@ -52,7 +52,7 @@ def test_a_change_that_needs_more_fails(baseline: Path, tmp_path: Path) -> None:
         if source.stem != "_ring":
             source.unlink()
     source = tmp_path / "ext" / "ringmain" / "_ring.pyx"
-    line = "        self.current.filled += size\n"
+    line = "        block.filled += size\n"
     assert source.read_text().count(line) == 1
     source.write_text(
         source.read_text().replace(line, f"{line}        for _ in range(20):\n            self.holds(1)\n")

@@ -188,8 +188,8 @@ def test_an_end_may_be_a_file_as_for_load_and_save(bench: peers.Bench, kind: str
         (["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "-c", "--accept-proxy"], "only clients send PROXY headers"),
         (["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "-l", "--send-proxy", "v2"], "only servers expect PROXY headers"),
         (["tcps://127.0.0.1:1", "tcp://127.0.0.1:2"], "it needs a certificate"),
-        (["tcps://127.0.0.1:1", "tcp://127.0.0.1:2"], "give --source-certfile PEM"),
-        (["tcps://127.0.0.1:0", "/dev/null"], "give --source-certfile PEM"),
+        (["tcps://127.0.0.1:1", "tcp://127.0.0.1:2"], "give --source-certfile, a PEM file"),
+        (["tcps://127.0.0.1:0", "/dev/null"], "give --source-certfile, a PEM file"),
         (["-c", "tcps://127.0.0.1:1", "tcp://127.0.0.1:2", "--path", "kernel"], "TLS is encrypted"),
     ],
 )

@@ -11,15 +11,13 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ringmain._libssl import may_reject_us, send_close_notify
+from ringmain._tls_sender import TlsSender
 from ringmain.connection import Connection, finish
 from ringmain.errors import reason
 from ringmain.liveness import watch_peer
-
-if TYPE_CHECKING:
-    from ringmain._tls_sender import TlsSender
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0
@@ -41,7 +39,7 @@ class Ending:
         self._sock = connection.sock
         self._fd = self._sock.fileno()
         self._sslobj: Any = getattr(self._sock, "_sslobj", None)
-        self._tls = _tls_sender_of(self._sock)
+        self._tls = TlsSender(self._sock) if isinstance(self._sock, ssl.SSLSocket) else None
         self._duplex = duplex
         self.failure: OSError | None = None
         self.on_failure = on_failure
@@ -265,14 +263,6 @@ class Ending:
         if self._tls is not None and self.peer_ended and isinstance(error, ConnectionError):
             return ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "the peer closed the connection")
         return error
-
-
-def _tls_sender_of(sock: socket.socket) -> "TlsSender | None":
-    if not isinstance(sock, ssl.SSLSocket):
-        return None
-    from ringmain._tls_sender import TlsSender
-
-    return TlsSender(sock)
 
 
 def _may_be_rejected(connection: Connection) -> bool:
