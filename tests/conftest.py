@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ from ringmain._ring import Ring
 # A pytest that a test starts is a run of its own, also when this one is a worker of another.
 for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[_name]
+
+# What a test starts must hear of the signals that it sends, also where the run itself was told to hear none: a shell
+# without a terminal lets what it starts in the background ignore SIGINT, nohup lets it ignore SIGHUP.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 if TYPE_CHECKING:
     import conforming
