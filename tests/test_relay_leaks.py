@@ -109,8 +109,9 @@ def test_broken_passages_leave_no_descriptor_and_no_cycle(
             server, _ = listener.accept()
             server.settimeout(peers.TIMEOUT)
             with server:
-                client.sendall(b"x")
-                assert server.recv(1) == b"x"
+                if way is not nothing_moves:  # its time may be over before a byte has come
+                    client.sendall(b"x")
+                    assert server.recv(1) == b"x"
                 way(client, server)
 
     async def main(listener: socket.socket, pool: ThreadPoolExecutor) -> None:

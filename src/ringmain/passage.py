@@ -6,7 +6,8 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from types import TracebackType
 
 from ringmain import kernel
 from ringmain._ring import Counters
@@ -209,7 +210,7 @@ class Passage:
         (An asyncio.timeout refers to its task, and that to its error: a cycle would keep what is the passage's.)
         """
         try:
-            async with _moving(idle_timeout, self._moved):
+            async with _Moving(idle_timeout, self._moved):
                 await self._move(path)
                 await self._drain_all()
         except TimedOutError:  # is a TimeoutError too
@@ -238,7 +239,7 @@ class Passage:
                 survivor = self.back if direction is self.there else self.there
             if survivor is not None:
                 with contextlib.suppress(TimeoutError, RingmainError):
-                    async with _moving(_GRACE, survivor.moved):
+                    async with _Moving(_GRACE, survivor.moved):
                         if direction is not survivor:
                             await asyncio.wait(tasks)
                         await survivor.drain()
@@ -314,13 +315,23 @@ class Passage:
         )
 
 
-@contextlib.asynccontextmanager
-async def _moving(timeout: float | None, moved: Callable[[], int]) -> AsyncIterator[None]:
-    """Raise TimeoutError within, once `moved()` has not changed for `timeout` seconds."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as limit:
-        cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
-        try:
-            yield
-        finally:
-            cancel()
+class _Moving:
+    """`async with`: raise TimeoutError within, once `moved()` has not changed for `timeout` seconds.
+
+    A class, since contextlib's would keep the exception that it throws in, by a frame that the exception refers to.
+    """
+
+    def __init__(self, timeout: float | None, moved: Callable[[], int]) -> None:
+        self._timeout = timeout
+        self._moved = moved
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._limit = limit = await asyncio.timeout(None).__aenter__()
+        self._cancel = watch_idle(loop, self._timeout, self._moved, lambda: limit.reschedule(loop.time()))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._cancel()
+        await self._limit.__aexit__(kind, error, traceback)
