@@ -251,7 +251,7 @@ def test_a_process_that_is_stopped_and_continued_loses_nothing(bench: peers.Benc
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("state", ["idle", "blocked", "flooded"])
-def test_a_signal_ends_a_load_at_once(bench: peers.Bench, tmp_path: Path, state: str, number: int) -> None:
+def test_a_signal_ends_a_load(bench: peers.Bench, tmp_path: Path, state: str, number: int) -> None:
     stats = tmp_path / "stats"
     loader, port = bench.listening(
         "load", "--path", "kernel", "-v", "--linger", "1h", "--stats-file", stats, stdout=subprocess.PIPE
@@ -269,7 +269,8 @@ def test_a_signal_ends_a_load_at_once(bench: peers.Bench, tmp_path: Path, state:
             wait = drain(source) if state == "flooded" else None
         loader.signal(number)
         expect(loader, 128 + number)
-        assert OVERDUE not in loader.stderr
+        # What has come is handed on first: where nobody takes it, it is given up when nothing has moved for a while.
+        assert state == "blocked" or OVERDUE not in loader.stderr
         if end is not None:
             end()
         if wait is not None:
