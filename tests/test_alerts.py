@@ -1,16 +1,22 @@
 """The alert that tells a TLS peer why it is turned away arrives: closing with unread bytes would reset it away."""
 
+import asyncio
 import contextlib
 import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import peers
 import pytest
 from conftest import Certificates
 from streams import echo, read, server_at
+
+import ringmain
+
+Run = Callable[[Any], Any]
 
 PEERS = 62
 # A record that says it is encrypted, and more that is unread when it is found bad.
@@ -181,3 +187,83 @@ def test_a_peer_that_sends_on_and_on_is_reset(bench: peers.Bench, certificates: 
         with peers.connect_tls(port, certificates.ca) as sock:
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
+
+
+@contextlib.contextmanager
+def pair_with(number: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield two connected sockets, the first of which has a descriptor of that number, which is free."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            pair = [stack.enter_context(sock) for sock in socket.socketpair()]
+            for ours, other in (pair, pair[::-1]):
+                if ours.fileno() == number:
+                    yield ours, other
+                    return
+
+
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_who_leaves_while_an_alert_is_being_read_leaves_the_next_owner_of_the_descriptor_alone(
+    run: Run, certificates: Certificates, verb: str
+) -> None:
+    async def main() -> None:
+        loop, heard = asyncio.get_running_loop(), bytearray()
+        options: dict[str, Any] = {"certfile": str(certificates.server)}
+        it = ringmain.load("tcps://127.0.0.1:0", **options)
+        if verb == "save":
+            it = ringmain.save("tcps://127.0.0.1:0", listen=True, **options)  # type: ignore[assignment]
+        client: ssl.SSLSocket | None = None
+        with contextlib.suppress(KeyError):
+            async with it:
+                work: Any = it.wait_for_peer() if isinstance(it, ringmain.Saver) else anext(it)
+                waiting = asyncio.ensure_future(work)
+                client = await asyncio.to_thread(peers.connect_tls, it.port, certificates.ca)
+                if isinstance(it, ringmain.Saver):
+                    await waiting
+                    sender: Any = it._sender
+                    number = sender.connection.sock.fileno()
+                    socket.socket.sendall(client, BAD)
+                    await asyncio.to_thread(peers.eventually, lambda: sender.failure is not None, "a failure")
+                    waiting = asyncio.ensure_future(it.write(b"y"))
+                else:
+                    client.sendall(b"x")
+                    await waiting
+                    number = it._stream.connection.sock.fileno()  # type: ignore[union-attr]
+                    waiting = asyncio.ensure_future(anext(it))
+                    socket.socket.sendall(client, BAD)
+                while await asyncio.to_thread(socket.socket.recv, client, 1 << 16):
+                    pass
+                raise KeyError
+        assert client is not None
+        with client, pair_with(number) as (ours, other):
+            loop.add_reader(ours, lambda: heard.extend(ours.recv(100)))
+            other.sendall(b"before")
+            await asyncio.wait([waiting])
+            waiting.exception()
+            other.sendall(b" and after")
+            await asyncio.to_thread(peers.eventually, lambda: heard == b"before and after", "hearing all")
+            loop.remove_reader(ours)
+
+    run(main())
+
+
+def test_a_relay_that_is_stopped_while_an_alert_is_being_read_leaves_no_timer(
+    run: Run, certificates: Certificates
+) -> None:
+    async def main(there: int) -> None:
+        tls = ringmain.TlsSettings(certfile=str(certificates.server))
+        async with ringmain.relay("tcps://127.0.0.1:0", f"tcp://127.0.0.1:{there}", source_tls=tls) as relayer:
+            serving = asyncio.ensure_future(relayer.serve())
+            with await asyncio.to_thread(peers.connect_tls, relayer.port, certificates.ca) as client:
+                client.sendall(b"x")
+                assert await asyncio.to_thread(client.recv, 1) == b"x"
+                passage = relayer._passage
+                assert passage is not None
+                socket.socket.sendall(client, BAD)
+                while await asyncio.to_thread(socket.socket.recv, client, 1 << 16):
+                    pass
+                assert relayer.stop()
+                await serving
+            assert [direction._looking for direction in passage.directions] == [None, None]
+
+    with echo() as there:
+        run(main(there))

@@ -28,6 +28,8 @@ _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _FAREWELL = 1.0
 # How much of what it goes on sending is read meanwhile: more than a hello, less than a file that would seem received.
 _FAREWELL_SIZE = 8 << 20
+# How often is looked meanwhile whether there is more.
+_LOOK = 0.005
 _TCP_RTO_MAX_MS = 44  # <linux/tcp.h>
 
 
@@ -258,7 +260,8 @@ async def hear_out(sock: socket.socket) -> None:
                 try:
                     size = len(socket.socket.recv(sock, 1 << 16))
                 except BlockingIOError:
-                    await until(sock.fileno())
+                    # Not watched: whoever owns it may close it meanwhile, and its number be another's.
+                    await asyncio.sleep(_LOOK)
                 else:
                     left, ended = left - size, size == 0
                     await asyncio.sleep(0)

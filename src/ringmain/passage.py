@@ -114,6 +114,7 @@ class Direction:
     def end(self) -> None:
         """Read no more at all; what is to be heard of the peers is not heard here any more."""
         self.stream.stop()
+        self._cut = True  # there is nothing left to `cut`
         self.sender.on_failure = None
         if self._looking is not None:
             self._looking.cancel()
