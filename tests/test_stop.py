@@ -20,6 +20,7 @@ import pytest
 from conftest import Certificates
 
 import ringmain
+from ringmain.gate import Gate
 
 Run = Callable[[Any], Any]
 
@@ -192,6 +193,30 @@ def test_stop_at_any_turn_of_the_loop_leaves_no_socket_to_the_collector(
         run(main())
         gc.collect()
     assert [str(it.message) for it in caught if it.category is ResourceWarning] == []
+
+
+def test_stop_in_the_turn_in_which_a_client_comes_waits_for_no_handshake(
+    run: Run, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = Gate._admit
+
+    async def main() -> None:
+        options: dict[str, Any] = {"certfile": str(certificates.server), "handshake_timeout": None}
+        async with ringmain.load("tcps://127.0.0.1:0", **options) as loader:
+
+            def admit_and_stop(gate: Gate, *client: Any) -> None:
+                admit(gate, *client)
+                loader._finished = True
+                loader._hang_up()  # what `stop` does in the next turn, or in this one if it was called before
+
+            monkeypatch.setattr(Gate, "_admit", admit_and_stop)
+            waiting = asyncio.ensure_future(anext(loader, None))
+            await asyncio.sleep(0)
+            with await asyncio.to_thread(peers.connect, loader.port):
+                async with asyncio.timeout(peers.TIMEOUT):
+                    assert await waiting is None
+
+    run(main())
 
 
 def test_stop_before_dialling_dials_nobody(run: Run) -> None:

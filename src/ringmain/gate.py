@@ -131,9 +131,7 @@ class Gate:
             return None
 
     async def _accept(self) -> tuple[socket.socket, str]:
-        while not self._arrived:
-            if self._ended is not None:
-                raise self._ended()
+        while self._ended is None and not self._arrived:
             self._waiter = self._loop.create_future()
             self._watch(True)
             try:
@@ -141,6 +139,8 @@ class Gate:
             finally:
                 self._waiter = None
                 self._watch(False)
+        if self._ended is not None:  # also where somebody came in the same turn of the loop
+            raise self._ended()
         self._busy = True
         if self._settings.gate == "refuse":
             self._watch(True)
