@@ -93,7 +93,7 @@ def test_who_has_sent_a_byte_is_never_turned_away_for_silence(bench: peers.Bench
 
 
 def test_the_filter_goes_on_once_a_client_has_begun_late(bench: peers.Bench) -> None:
-    loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
+    loader, port = bench.listening("load", "--handshake-timeout", "1h", stdout=subprocess.PIPE)
     with peers.connect(port) as first:
         time.sleep(1.2)
         first.sendall(b"late\n")

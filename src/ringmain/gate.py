@@ -231,7 +231,9 @@ class Gate:
     def _knocked(self) -> None:
         """Hear that somebody else waits, or has been refused, while the guest is silent."""
         self._look_out(False)
-        if self._settings.handshake_timeout is not None:
+        if not self._is_silent():
+            self._look()
+        elif self._settings.handshake_timeout is not None:
             self._timer = self._loop.call_later(self._settings.handshake_timeout, self._turn_away)
 
     def _turn_away(self) -> None:
