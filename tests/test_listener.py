@@ -315,3 +315,35 @@ def test_a_proxy_header_is_read_on_when_serving_was_cancelled_meanwhile(run: Run
         assert got == b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\ndata"
 
     run(main())
+
+
+def hear_from(port: int) -> bytes:
+    with peers.connect(port) as sock:
+        return sock.recv(1)
+
+
+def test_a_relay_refuses_others_while_a_client_that_has_outlived_its_partner_shakes_hands(
+    run: Run, certificates: Certificates
+) -> None:
+    async def main() -> None:
+        tls = ringmain.TlsSettings(certfile=str(certificates.server))
+        urls = "tcp://127.0.0.1:0", "tcps://127.0.0.1:0"
+        options: dict[str, Any] = {"listen": True, "gate": "refuse", "destination_tls": tls, "handshake_timeout": None}
+        async with ringmain.relay(*urls, **options) as relayer:
+            serving = asyncio.ensure_future(relayer.serve())
+            gone = await asyncio.to_thread(peers.connect, relayer.source.port)
+            with await asyncio.to_thread(peers.connect, relayer.destination.port) as slow:
+                slow.sendall(b"\x16")
+                await asyncio.to_thread(
+                    peers.eventually, lambda: not peers.unread_at(relayer.destination.port), "a read"
+                )
+                peers.close_with_reset(gone)
+                await asyncio.sleep(0.1)  # for the relay to hear of it; if it has not, it refuses all the same
+                with await asyncio.to_thread(peers.connect, relayer.source.port):
+                    await asyncio.sleep(0.1)
+                    with pytest.raises(ConnectionResetError):
+                        await asyncio.to_thread(hear_from, relayer.destination.port)
+                serving.cancel()
+                await asyncio.wait([serving])
+
+    run(main())

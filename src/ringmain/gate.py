@@ -154,7 +154,9 @@ class Gate:
             self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
 
     def done(self) -> None:
-        """Let the next client in."""
+        """Let the next client in; nothing is done with while one still gets ready."""
+        if self._welcoming is not None:
+            return
         self._busy = False
         self._guest = None
         self._look_out(False)
