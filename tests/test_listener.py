@@ -20,6 +20,7 @@ from conftest import Certificates
 from streams import server_at
 
 import ringmain
+from ringmain.gate import Gate
 
 Run = Callable[[Any], Any]
 
@@ -315,6 +316,30 @@ def test_a_proxy_header_is_read_on_when_serving_was_cancelled_meanwhile(run: Run
         assert got == b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\ndata"
 
     run(main())
+
+
+def test_who_knocks_on_and_on_does_not_keep_the_client_waiting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    admit = Gate._admit
+    knocks = 1000
+
+    async def main() -> int:
+        async with ringmain.load("127.0.0.1:0", gate="refuse") as loader:
+            with peers.connect(loader.port) as client:
+                client.sendall(b"1")
+                assert await anext(loader) == b"1"
+
+                def admit_and_knock(gate: Gate, *stranger: Any) -> None:
+                    admit(gate, *stranger)
+                    if loader.refused < knocks:
+                        peers.connect(loader.port).close()  # so that there is always one more
+
+                monkeypatch.setattr(Gate, "_admit", admit_and_knock)
+                peers.connect(loader.port).close()
+                client.sendall(b"2")
+                assert await anext(loader) == b"2"
+                return loader.refused
+
+    assert run(main()) < knocks
 
 
 def hear_from(port: int) -> bytes:

@@ -24,12 +24,14 @@ log = logging.getLogger("ringmain")
 
 # A dropped SYN costs its sender a second, so short clients that come back to back must never meet the filter.
 _HOLD_AFTER = 1.0
-# Network errors of a client that has gone again, which accept(2) reports; so many in a row are something else.
+# Network errors of a client that has gone again, which accept(2) reports.
 _CLIENT_GONE = (
     *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.ENETDOWN, errno.ENETUNREACH),
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPERM),
 )
-_MOST_GONE = 64
+# So many may knock before others get their turn, the client that is served and signals too. Where all of them have gone
+# again, it is something else.
+_MOST_AT_ONCE = 64
 
 
 async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
@@ -269,17 +271,19 @@ class Gate:
                 self._loop.remove_reader(sock.fileno())
 
     def _accept_ready(self) -> None:
-        """Take one waiting client, or while one is served turn all away."""
+        """Take one waiting client, or while one is served turn others away; the loop calls again if there are more."""
         gone = 0
         for listener in self._sockets:
-            while self._busy or not self._arrived:
+            for _ in range(_MOST_AT_ONCE):
+                if self._arrived and not self._busy:
+                    break
                 try:
                     sock, address = listener.accept()
                 except (BlockingIOError, InterruptedError):
                     break
                 except OSError as error:
                     gone += 1
-                    if error.errno in _CLIENT_GONE and gone < _MOST_GONE:
+                    if error.errno in _CLIENT_GONE and gone < _MOST_AT_ONCE:
                         continue
                     self._back_off(error)
                     return
