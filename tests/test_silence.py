@@ -135,6 +135,24 @@ def test_who_sent_what_nobody_has_read_yet_is_not_silent(run: Run) -> None:
     assert run(main()) == b"sent long ago"
 
 
+def test_a_silent_tls_client_is_turned_away_however_late_it_is_first_read_from(
+    run: Run, certificates: Certificates
+) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"certfile": str(certificates.server), "gate": "queue", "handshake_timeout": 0.2}
+        async with ringmain.load("tcps://127.0.0.1:0", **options) as loader:
+            waiting = asyncio.ensure_future(anext(loader.connections()))
+            with await asyncio.to_thread(peers.connect_tls, loader.port, certificates.ca):
+                stream = await waiting
+                await asyncio.sleep(1.5)
+                with await asyncio.to_thread(peers.connect, loader.port):
+                    async with asyncio.timeout(peers.TIMEOUT):
+                        with pytest.raises(ringmain.TimedOutError, match="while another client waited"):
+                            await anext(stream)
+
+    run(main())
+
+
 def test_a_forgotten_loader_of_a_silent_client_is_closed_all_the_same(run: Run) -> None:
     import gc
 

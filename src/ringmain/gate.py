@@ -46,8 +46,8 @@ class NoMoreClients(Exception):  # noqa: N818 - not an error: the gate was told 
 class Guest(Protocol):
     """A client that is served, as the gate sees it."""
 
-    def is_silent(self) -> bool:
-        """Tell whether not a byte has come yet."""
+    def is_silent(self) -> bool | None:
+        """Tell whether not a byte has come yet; None while that cannot be told."""
 
     def turn_away(self, seconds: float) -> None:
         """End the connection: for so long it was silent while others waited."""
@@ -216,12 +216,15 @@ class Gate:
     def _look(self) -> None:
         """Keep others away, or as long as the guest is silent look out for them."""
         self._timer = None
-        if self._is_silent():
+        silent = self._is_silent()
+        if silent is None:
+            self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
+        elif silent:
             self._look_out(True)
         elif self._settings.gate == "hold":
             self._hold()
 
-    def _is_silent(self) -> bool:
+    def _is_silent(self) -> bool | None:
         guest = self._guest() if self._guest is not None else None
         return guest is not None and self._settings.handshake_timeout is not None and guest.is_silent()
 

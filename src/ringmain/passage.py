@@ -171,8 +171,8 @@ class Passage:
         """The ways that bytes go: there, and, unless it is one-way, back."""
         return [self.there] if self.back is None else [self.there, self.back]
 
-    def is_silent(self) -> bool:
-        """Tell whether not a byte has come yet, from either side."""
+    def is_silent(self) -> bool | None:
+        """Tell whether not a byte has come yet, from either side; None while that cannot be told."""
         return self.there.stream.is_silent() and (self.back is None or self.back.counters.bytes_in == 0)
 
     def turn_away(self, seconds: float) -> None:

@@ -233,14 +233,15 @@ class Stream:
         with contextlib.suppress(OSError):  # it is reset already
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def is_silent(self) -> bool:
-        """Tell whether the peer has not sent a byte yet."""
+    def is_silent(self) -> bool | None:
+        """Tell whether the peer has not sent a byte yet; None while that cannot be told."""
         if self.verdict is not None or self.counters.bytes_in > 0:
             return False
         sock = self.connection.sock
-        if isinstance(sock, ssl.SSLSocket) and self._engine is None:
-            return False  # its first bytes may be inside OpenSSL
-        return unread(sock) == 0
+        if unread(sock) > 0:
+            return False
+        # Before anybody reads, its first bytes may be inside OpenSSL.
+        return None if isinstance(sock, ssl.SSLSocket) and self._engine is None else True
 
     def turn_away(self, seconds: float) -> None:
         """End the stream of a peer that was silent for so long while others waited; it is reset when this is closed."""
