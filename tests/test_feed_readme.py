@@ -1,6 +1,5 @@
-"""The README's snippets that feed a parser, run as pasted."""
+"""The README's snippets that feed a parser, run as pasted but for the port."""
 
-import contextlib
 import re
 import socket
 import struct
@@ -13,7 +12,6 @@ import pytest
 from feeding import library
 
 README = Path(__file__).parent.parent / "README.md"
-PORT = 8000  # the one in the snippets
 EVENTS = b"".join(b'{"event_type":"%s","flow_id":%d}\n' % ((b"dns", b"tls")[n % 2], n) for n in range(1000))
 TICKS = b"".join(struct.pack("<Qd", n, n / 2) for n in range(1000))
 SNIPPETS = {
@@ -32,31 +30,27 @@ def snippet(word: str) -> str:
     return str(code)
 
 
-def port_is_free() -> bool:
-    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", PORT)):
-        return True
-    return False
-
-
 @pytest.mark.skipif(not README.exists(), reason="the README is not beside these tests")
 @pytest.mark.parametrize("word", SNIPPETS)
 def test_a_snippet_runs_as_pasted(word: str) -> None:
     libraries, parts, expected = SNIPPETS[word]
     for name in libraries:
         library(name)
-    peers.eventually(port_is_free, f"port {PORT} free")
+    port = peers.free_port()
+    code = snippet(word).replace(":8000", f":{port}")  # which something else may listen at, here too
+    assert code != snippet(word)
     dials = word == "pandas"
-    listener = socket.create_server(("127.0.0.1", PORT)) if dials else None
+    listener = socket.create_server(("127.0.0.1", port)) if dials else None
     with subprocess.Popen(
-        [sys.executable, "-c", snippet(word)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
         for part in parts:
             if listener is not None:
                 sock, _ = listener.accept()
                 listener.close()
             else:
-                peers.wait_for_port(PORT)
-                sock = peers.connect(PORT)
+                peers.wait_for_port(port)
+                sock = peers.connect(port)
             with sock:
                 sock.sendall(part)
         output, complaints = program.communicate(timeout=peers.TIMEOUT)
