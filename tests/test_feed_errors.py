@@ -8,7 +8,10 @@ from typing import Any
 
 import peers
 import pytest
+from conftest import Certificates
 from feeding import all_given_back, library, numbered, send
+from test_alerts import ALERT, MORE, answer_to
+from test_alerts import BAD as BAD_TLS
 
 import ringmain
 from ringmain import errors
@@ -170,6 +173,25 @@ def test_a_quoted_field_without_an_end_is_refused_after_max_record_bytes() -> No
         assert reader.read_next_batch().to_pylist() == [{"a": 3, "b": "z"}]
         del caught, connection
     thread.join()
+
+
+@pytest.mark.parametrize("feed", ["msgspec", "ndjson", "ipc"])
+def test_a_peer_of_a_feed_is_told_that_its_record_was_bad(certificates: Certificates, feed: str) -> None:
+    answers = []
+    with ringmain.load("tcps://127.0.0.1:0", certfile=certificates.server, **LINES) as loader:
+
+        def work() -> None:
+            for _ in range(20):
+                with peers.connect_tls(loader.port, certificates.ca) as sock:
+                    answers.append(answer_to(sock, BAD_TLS, *[MORE] * 20))
+            loader.stop()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        iterator = lines.decode_lines(loader) if feed == "msgspec" else arrow.parsed(loader, feed, None)
+        assert list(iterator) == []
+        thread.join()
+    assert answers == [ALERT] * 20
 
 
 @pytest.mark.parametrize("kind", ["msgspec", "ndjson", "csv"])

@@ -50,6 +50,7 @@ class Cursor:
         of, as in a `for` over the loader itself.
         """
         if self._ended is not None:
+            await self._ended.hear_out()
             ended, self._ended = self._ended, None
             ended.end() if isinstance(self.source, Stream) else self.source.end(ended)
         if self._stream is None:
