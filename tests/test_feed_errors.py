@@ -175,6 +175,37 @@ def test_a_quoted_field_without_an_end_is_refused_after_max_record_bytes() -> No
     thread.join()
 
 
+LONG = b"L" * 5000 + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "header", "kept", "offset"),
+    [
+        (b"a,b\n5,y\n" + LONG + b"6,z\n", True, [5, 6], None),
+        (LONG + b"5,y\n6,z\n", False, [5, 6], None),
+        (LONG + b"5,y\n6,z\n", True, [], 0),
+        (b'a,b\n5,y\n6,"begin\n' + LONG + b'end"\n7,z\n', True, [5], len(b"a,b\n5,y\n")),
+    ],
+    ids=["between rows", "before rows without a header", "the header", "within a quoted field"],
+)
+def test_lines_that_the_loader_skips_join_nothing_in_csv(
+    data: bytes, header: bool, kept: list[int], offset: int | None
+) -> None:
+    schema, found, errors_at = pa.schema({"a": pa.int64(), "b": pa.string()}), [], []
+    with ringmain.load("127.0.0.1:0", max_record=1000, long_records="skip", **LINES) as loader:
+        names = b"a,b\n" * header
+        thread = send(loader.port, names + b'1,x\nbad\n2,"open\n', data, names + b"9,z\n")
+        batches = arrow.batches(loader, "csv", schema, header=header)
+        while 9 not in found:
+            try:
+                found += next(batches).column("a").to_pylist()
+            except errors.ParseError as error:
+                errors_at.append(error.offset)
+    thread.join()
+    assert found == [1, *kept, 9]
+    assert errors_at[1:] == ([] if offset is None else [offset])
+
+
 @pytest.mark.parametrize("feed", ["msgspec", "ndjson", "ipc"])
 def test_a_peer_of_a_feed_is_told_that_its_record_was_bad(certificates: Certificates, feed: str) -> None:
     answers = []

@@ -114,10 +114,12 @@ class Csv:
         return self.schema is not None and self._names is not None
 
     def admit(self, piece: Piece) -> Job | Bad | None:
-        if piece.offset == 0:  # what the connection before left may have been given up
+        if piece.is_first:  # what the connection before left may have been given up
             self._records.reset()
             self._carried = bytearray()
             self._names = self.schema.names if not self._header and self.schema is not None else None
+        if piece.left_out and (self._carried or (piece.is_first and self._header)):
+            return self._left_out(piece)
         data, offset = piece.block, piece.offset - len(self._carried)
         if not data:
             carried, self._carried = self._carried, bytearray()
@@ -183,6 +185,14 @@ class Csv:
             parse_options=self._parse_options,
             convert_options=convert,
         )
+
+    def _left_out(self, piece: Piece) -> Bad:
+        """Refuse what lacks a line that the loader has skipped: rows without their header, or a record with a hole."""
+        what = "a part of a quoted field" if self._carried else "the header"
+        why = f"{what} was skipped, as longer than {self._max_record} bytes"
+        carried, self._carried = self._carried, bytearray()
+        offset = piece.offset - piece.left_out - len(carried)
+        return Bad(offset, memoryview(carried), None, why, "raise max_record", fatal=True)
 
     def _too_long(self, offset: int) -> Bad:
         why = f"a quoted field does not end within {self._max_record} bytes"

@@ -15,11 +15,17 @@ Result = TypeVar("Result")
 
 
 class Piece(NamedTuple):
-    """A block, and where it was: `offset` bytes of the stream lie before it. An empty one ends its connection."""
+    """A block, and where it was: `offset` bytes of the stream lie before it. An empty one ends its connection.
+
+    The `left_out` bytes right before it were skipped by the loader. What came before one that `is_first` was of another
+    connection.
+    """
 
     stream: Stream
     offset: int
     block: memoryview
+    is_first: bool
+    left_out: int = 0
 
 
 class Cursor:
@@ -34,6 +40,8 @@ class Cursor:
         self._lines = lines
         self._stream = source if isinstance(source, Stream) else None
         self._ended: Stream | None = None
+        self._fresh = True
+        self._end = source.offset if isinstance(source, Stream) else 0  # of the last block
 
     def take(self) -> Piece | None:
         """Return the next block of the present connection if there is one already."""
@@ -55,6 +63,8 @@ class Cursor:
             ended.end() if isinstance(self.source, Stream) else self.source.end(ended)
         if self._stream is None:
             self._stream = await self._next_stream()
+            if self._stream is not None:
+                self._fresh, self._end = True, self._stream.offset
         stream = self._stream
         if stream is None:
             return None
@@ -62,15 +72,19 @@ class Cursor:
             block = await stream.next_block()
             if block is None:
                 self._ended, self._stream = stream, None
-                return Piece(stream, stream.offset, memoryview(b""))
+                return Piece(stream, stream.offset, memoryview(b""), self._fresh)
             piece = self._piece(stream, stream.offset - len(block), block)
             if piece is not None:
                 return piece
 
     def _piece(self, stream: Stream, offset: int, block: memoryview) -> Piece | None:
+        left_out, self._end = offset - self._end, offset + len(block)
         if self._lines and block[-1] != ord("\n") and broke(stream):
             block = block[: bytes(block).rfind(b"\n") + 1]
-        return Piece(stream, offset, block) if block else None
+        if not block:
+            return None
+        is_first, self._fresh = self._fresh, False
+        return Piece(stream, offset, block, is_first, left_out)
 
     async def _next_stream(self) -> Stream | None:
         return None if isinstance(self.source, Stream) else await self.source.next_connection()
