@@ -104,6 +104,8 @@ def test_what_cannot_be_skipped_is_refused() -> None:
         ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="drop")  # type: ignore[arg-type]
     with pytest.raises(errors.UsageError, match="max_record"):
         ringmain.load("127.0.0.1:0", delimiter=b"\n", max_record=0)
+    with pytest.raises(errors.UsageError, match="give at least 2"):
+        ringmain.load("127.0.0.1:0", delimiter=b"\r\n", max_record=1, block_size=1, long_records="skip")
 
 
 def test_a_loader_holds_no_more_than_its_ring_and_one_record(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

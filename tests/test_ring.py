@@ -402,5 +402,5 @@ def test_a_window_that_was_not_reserved_cannot_be_committed() -> None:
         ring.reserve(101)
     with pytest.raises(ValueError, match="four blocks"):
         Ring(300, 100)
-    with pytest.raises(ValueError, match="at least one byte"):
+    with pytest.raises(ValueError, match="at least its delimiter"):
         Ring(400, 100, b"\n", 0)

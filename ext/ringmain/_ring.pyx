@@ -104,8 +104,8 @@ cdef class Ring:
     ):
         if block_size < 1 or ring_size < 4 * block_size:
             raise ValueError("a ring needs at least four blocks: to fill, to carry a partial record, and two to lend")
-        if max_record < 1:
-            raise ValueError("a record has at least one byte, its delimiter")
+        if max_record < max(1, len(delimiter)):  # what is kept of a skipped record would fill its block
+            raise ValueError("a record has at least its delimiter")
         self.block_size = self.largest = block_size
         self.block_count = ring_size // block_size
         self.max_record = max_record

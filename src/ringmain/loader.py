@@ -91,8 +91,9 @@ def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_b
 
 
 def _check_records(delimiter: bytes, max_record: int, long_records: str) -> None:
-    if max_record < 1:
-        raise UsageError("max_record", f"{max_record} bytes", "give at least 1")
+    least = max(1, len(delimiter))  # a record has that at its end
+    if max_record < least:
+        raise UsageError("max_record", f"{max_record} bytes", f"give at least {least}")
     if long_records not in ("raise", "skip"):
         raise UsageError(f"long_records {long_records!r}", "not known", "choose one of raise, skip")
     if long_records == "skip" and not delimiter:
