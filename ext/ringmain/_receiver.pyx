@@ -128,7 +128,7 @@ cdef class Receiver:
 
     def block_released(self):
         """Note that a block is free again. May be called from any thread, during any deallocation."""
-        if self.paused:
+        if self.paused and self.loop is not None:  # else the collector is taking it apart, view by view
             try:
                 self.loop.call_soon_threadsafe(self.resume)
             except RuntimeError:  # the loop is closed, and nobody waits
@@ -136,7 +136,7 @@ cdef class Receiver:
 
     def resume(self):
         """Go on reading if a block is free."""
-        if self.paused and self.verdict is None and self.claim_window():
+        if self.paused and self.verdict is None and self.ring is not None and self.claim_window():
             try:
                 self.go_on()
             except RuntimeError:  # uvloop's handle has died of a reset, and who writes has yet to let go of it
@@ -313,6 +313,7 @@ cdef class PlainReceiver(Receiver):
         cdef int number = 0
         cdef char next_byte
         cdef Block block
+        cdef char* window
         if self.paused:
             return
         while left > 0 and self.verdict is None:
@@ -320,9 +321,10 @@ cdef class PlainReceiver(Receiver):
                 return
             asked = min(self.ring.window_size, left)
             block = self.ring.current
+            window = self.ring.window
             block.pinned += 1
             with nogil:
-                size = recv(self.fd, self.ring.window, asked, 0)
+                size = recv(self.fd, window, asked, 0)
                 if size < 0:
                     number = c_errno
             self.ring.unpin(block)

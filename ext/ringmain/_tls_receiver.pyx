@@ -111,14 +111,19 @@ cdef class TlsReceiver(Receiver):
         cdef bint spent
         cdef object error = None
         cdef Block block = self.ring.current
-        cdef object _sock = self.sock  # with the SSL that `ahead` belongs to, whoever closes it meanwhile
+        # Without the GIL whoever stops this and closes the socket lets go of the SSL that `ahead` belongs to, unless it
+        # is held here, and takes our fields away.
+        cdef object _held = self.read
+        cdef Ahead* ahead = self.ahead
+        cdef char* window = self.ring.window
+        cdef size_t room = self.ring.window_size
         block.pinned += 1
         with nogil:
-            answer = read_records(self.ahead, self.ring.window, self.ring.window_size, &filled, &records, &number)
+            answer = read_records(ahead, window, room, &filled, &records, &number)
         self.ring.unpin(block)
         if self.verdict is not None:
             return 0
-        spent = self.ahead.spent
+        spent = ahead.spent
         if answer not in (SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN):
             error = error_of(answer, number)  # before others use OpenSSL
         if filled:

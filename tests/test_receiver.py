@@ -1,0 +1,98 @@
+"""Receivers that others stop, close and collect while they are at it."""
+
+import asyncio
+import gc
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from conftest import Certificates
+
+from ringmain._receiver import PlainReceiver, Receiver
+from ringmain._ring import Counters, Ring
+from ringmain._tls_receiver import TlsReceiver
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def test_a_receiver_may_be_taken_apart_after_the_blocks_that_it_waits_for(run: Run) -> None:
+    async def receive(ring: Ring, kept: list[Any], count: int) -> Receiver:
+        """Take and keep so many blocks of a connection."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            for sock in (ours, theirs):
+                sock.setblocking(False)
+            theirs.send(bytes(100_000))
+            receiver = PlainReceiver(asyncio.get_running_loop(), ring, Counters(), 0.0, ours)
+            receiver.start()
+            while len(kept) < count or (count == 4 and not receiver.paused):
+                await asyncio.sleep(0)
+                while len(kept) < count and (block := receiver.take()) is not None:
+                    kept.append(block)
+            if not receiver.paused:
+                receiver.stop()
+            return receiver
+
+    async def main() -> None:
+        kept: list[Any] = []
+        ring = Ring(4 * 4096, 4096)
+        await receive(ring, kept, 2)
+        kept += [await receive(ring, kept, 4), kept]  # the collector begins with what is older than the receiver
+        assert kept[-2].paused
+        del kept, ring
+        gc.collect()
+        for _ in range(3):  # where it would go on, now that a block is free
+            await asyncio.sleep(0)
+
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
+
+
+class Loop:
+    """A loop that calls nothing, so that threads may share it."""
+
+    def ignore(self, *_: object) -> None: ...
+
+    add_reader = remove_reader = add_writer = remove_writer = call_soon = call_soon_threadsafe = ignore
+
+
+def test_a_tls_receiver_may_be_stopped_and_closed_by_another_thread_while_it_decrypts(
+    certificates: Certificates,
+) -> None:
+    to_client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    to_client.load_cert_chain(certificates.server)
+    to_server = ssl.create_default_context(cafile=str(certificates.ca))
+    chance = random.Random(1)
+
+    def send(sock: socket.socket) -> None:
+        try:
+            with to_client.wrap_socket(sock, server_side=True) as tls:
+                while True:
+                    tls.sendall(bytes(1 << 20))
+        except OSError:
+            pass  # it was closed
+
+    for _ in range(50):
+        ours, theirs = socket.socketpair()
+        sender = threading.Thread(target=send, args=[theirs])
+        sender.start()
+        tls = to_server.wrap_socket(ours, server_hostname="localhost", suppress_ragged_eofs=False)
+        tls.setblocking(False)
+        loop: Any = Loop()
+        receiver = TlsReceiver(loop, Ring(8 << 20, 1 << 20), Counters(), 0.0, tls)
+        receiver.start()
+        timer = threading.Timer(chance.uniform(0, 0.01), lambda of=receiver, at=tls: (of.stop(), at.close()))
+        timer.start()
+        while receiver.verdict is None:
+            receiver.on_readable()
+            while (block := receiver.take()) is not None:
+                block.release()
+        timer.join()
+        sender.join()
+        assert receiver.verdict == "stopped"
