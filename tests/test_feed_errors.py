@@ -4,6 +4,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import peers
@@ -172,6 +173,33 @@ def test_a_quoted_field_without_an_end_is_refused_after_max_record_bytes() -> No
         assert connection.offset < 20_000 + 2 * 4096
         assert reader.read_next_batch().to_pylist() == [{"a": 3, "b": "z"}]
         del caught, connection
+    thread.join()
+
+
+@pytest.mark.parametrize("feed", ["msgspec", "ndjson"])
+def test_a_lack_of_memory_leaves_the_connection_and_no_hole(feed: str) -> None:
+    with ringmain.load("127.0.0.1:0", **LINES) as loader:
+        thread = send(loader.port, numbered(3000), numbered(1))
+        feeds: Any = lines.decode_lines(loader, Event) if feed == "msgspec" else arrow.batches(loader, threads=1)
+        decoder, name = (feeds._decoder, "decode_lines") if feed == "msgspec" else (feeds._parser, "_parse")
+        real, calls = getattr(decoder, name), 0
+
+        def parse(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise MemoryError
+            return real(*arguments)
+
+        if feed == "msgspec":
+            feeds._decoder = SimpleNamespace(decode_lines=parse)
+        else:
+            decoder._parse = parse
+        first = len(next(feeds))
+        with pytest.raises(MemoryError):
+            next(feeds)
+        assert 1 < first < 3000
+        assert len(next(feeds)) == 1  # of the next connection
     thread.join()
 
 

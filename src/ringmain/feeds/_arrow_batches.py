@@ -65,18 +65,25 @@ class Batches(Feed["pa.RecordBatch"]):
             piece = self._cursor.take()
             if piece is None:
                 break
-            self._turn(piece)
+            self._try(piece)
         if self._pending:
             stream, future = self._pending[0]
             if not future.done():
-                await asyncio.wait([asyncio.wrap_future(future)])
+                waiting = asyncio.wrap_future(future)
+                await asyncio.wait([waiting])
+                waiting.exception()  # it is raised below, and need not be told of twice
             self._pending.popleft()
-            self._collect(stream, future.result())
+            try:
+                self._collect(stream, future.result())
+            except BaseException:  # as in `_try`
+                self._give_up()
+                self._cursor.leave()
+                raise
             return
         piece = await self._cursor.next()
         if piece is None:
             raise StopAsyncIteration
-        self._turn(piece)
+        self._try(piece)
 
     def _turn(self, piece: Piece) -> None:
         job = self._parser.admit(piece)
@@ -95,10 +102,7 @@ class Batches(Feed["pa.RecordBatch"]):
             if not isinstance(part, Bad):
                 good.append(part)
             elif not self._refuse(stream, part):
-                for _, future in self._pending:
-                    future.cancel()
-                self._pending.clear()
-                self._broken = False
+                self._give_up()
                 break
         else:
             if outcome.rest is not None:
@@ -108,6 +112,13 @@ class Batches(Feed["pa.RecordBatch"]):
         if self._parser.schema is None and good:
             self._parser.schema = good[0].schema
         self._ready.extend(good)
+
+    def _give_up(self) -> None:
+        """Drop what is pending of the present connection."""
+        for _, future in self._pending:
+            future.cancel()
+        self._pending.clear()
+        self._broken = False
 
 
 def _settled(outcome: Outcome) -> "Future[Outcome]":

@@ -133,7 +133,7 @@ class Feed(ABC, Generic[Item]):
             piece = self._cursor.take() or await self._cursor.next()
             if piece is None:
                 raise StopAsyncIteration
-            self._turn(piece)
+            self._try(piece)
         return self._ready.popleft()
 
     def __iter__(self) -> Self:
@@ -145,8 +145,15 @@ class Feed(ABC, Generic[Item]):
             piece = self._cursor.take() or self._cursor.run(self._cursor.next())
             if piece is None:
                 raise StopIteration
-            self._turn(piece)
+            self._try(piece)
         return self._ready.popleft()
+
+    def _try(self, piece: Piece) -> None:
+        try:
+            self._turn(piece)
+        except BaseException:  # as a lack of memory, or an interrupt: nobody must take what follows for all there was
+            self._cursor.leave()
+            raise
 
     def _refuse(self, stream: Stream, bad: Bad) -> bool:
         """Return True if the record is skipped; else let the connection go, and raise once what came before is out."""

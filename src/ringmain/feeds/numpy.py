@@ -52,7 +52,7 @@ class Records(Feed["np.ndarray[Any, Any]"]):
         self._carried = bytearray()
 
     def _turn(self, piece: Piece) -> None:
-        carried, size, start = self._carried, self._dtype.itemsize, 0
+        carried, size, start = bytearray() if piece.is_first else self._carried, self._dtype.itemsize, 0
         if not piece.block:
             self._end(piece)
             return
