@@ -213,8 +213,17 @@ LONG = b"L" * 5000 + b"\n"
         (LONG + b"5,y\n6,z\n", False, [5, 6], None),
         (LONG + b"5,y\n6,z\n", True, [], 0),
         (b'a,b\n5,y\n6,"begin\n' + LONG + b'end"\n7,z\n', True, [5], len(b"a,b\n5,y\n")),
+        (b'a,b\n5,y\n6,"begin\n' + LONG, True, [5], len(b"a,b\n5,y\n")),
+        (LONG, True, [], 0),
     ],
-    ids=["between rows", "before rows without a header", "the header", "within a quoted field"],
+    ids=[
+        "between rows",
+        "before rows without a header",
+        "the header",
+        "within a quoted field",
+        "at its end",
+        "nothing else",
+    ],
 )
 def test_lines_that_the_loader_skips_join_nothing_in_csv(
     data: bytes, header: bool, kept: list[int], offset: int | None

@@ -72,7 +72,8 @@ class Cursor:
             block = await stream.next_block()
             if block is None:
                 self._ended, self._stream = stream, None
-                return Piece(stream, stream.offset, memoryview(b""), self._fresh)
+                left_out = 0 if broke(stream) else stream.counters.bytes_in - self._end
+                return Piece(stream, self._end + left_out, memoryview(b""), self._fresh, left_out)
             piece = self._piece(stream, stream.offset - len(block), block)
             if piece is not None:
                 return piece

@@ -79,7 +79,8 @@ def record_batches(
     Call it in a plain `with`; in a coroutine use `batches`. Raises ParseError, from the reader's iteration, at a record
     that cannot be parsed, after the batches of all that came before it; the next read is of the next connection. With
     `on_error` "skip" or a function (see `ringmain.feeds`) it goes on behind the record, which for ipc is a batch. A CSV
-    header, a broken IPC frame or dictionary is raised in any case: nothing behind it can be read.
+    header, a broken IPC frame or dictionary is raised in any case: nothing behind it can be read. So is what the loader
+    skipped (`long_records="skip"`) of a CSV header or within quotes.
     """
     made = parsed(source, format, schema, **options)
     if schema is None:
