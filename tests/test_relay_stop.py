@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import signal
 import socket
+import ssl
 import struct
 import termios
 from collections.abc import Callable, Coroutine
@@ -188,3 +189,32 @@ def test_what_was_acknowledged_when_a_signal_came_arrives_and_then_a_reset(
         assert relay.wait() == 143
         assert len(got) >= acknowledged - (sent // 16384 + 1) * 64 * (path == "tls")
         assert goes_on or peers.sha256(bytes(got)) == peers.sha256(bytes(data[: len(got)]))
+
+
+def test_what_goes_to_a_tls_client_when_a_signal_comes_arrives_and_then_a_reset(
+    bench: peers.Bench, certificates: Certificates
+) -> None:
+    data = memoryview(peers.payload(1 << 25))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        options = ["--source-certfile", certificates.server]
+        relay, port = bench.relaying(f"tcp://127.0.0.1:{listener.getsockname()[1]}", *options, scheme="tcps")
+        client = peers.connect_tls(port, certificates.ca)
+        server, _ = listener.accept()
+        with client, server:
+            server.settimeout(1.0)  # for as long as it takes bytes
+            sent = 0
+            with contextlib.suppress(TimeoutError):
+                while sent < len(data):
+                    sent += server.send(data[sent : sent + 65536])
+            assert sent < len(data)
+            acknowledged = sent - unacknowledged(server)
+            relay.signal(signal.SIGTERM)
+            got = bytearray()
+            with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
+                while True:
+                    got.extend(client.recv(1 << 16))
+        assert relay.wait() == 143
+        assert len(got) >= acknowledged
+        assert peers.sha256(bytes(got)) == peers.sha256(bytes(data[: len(got)]))

@@ -33,6 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
 # <openssl/ssl.h>: the kernel may be decrypting already, below the BIO.
 cdef enum:
     SSL_OP_ENABLE_KTLS = 8
+    SSL_OP_IGNORE_UNEXPECTED_EOF = 0x80
     SSL_CTRL_SET_MSG_CALLBACK_ARG = 16
     SSL3_RT_HANDSHAKE = 22
 
@@ -86,6 +87,7 @@ cdef struct LibSsl:
     unsigned char (*fragment_code)(const void* session) noexcept
     int (*get_type)(const void* bio) noexcept
     int (*set_ciphersuites)(void* context, const char* names) noexcept
+    uint64_t (*set_options)(void* connection, uint64_t options) noexcept
 
 # <openssl/err.h>, since 3.0: how to give an error of ours words.
 cdef struct Strings:
@@ -135,6 +137,7 @@ cdef bint find_libssl(object module_path) except -1:
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
         b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs", b"SSL_get_session",
         b"SSL_SESSION_get_max_fragment_length", b"BIO_method_type", b"SSL_CTX_set_ciphersuites",
+        b"SSL_set_options",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:
@@ -293,6 +296,13 @@ def may_reject_us(sslobj):
     """
     cdef void* connection = connection_of(sslobj)
     return connection == NULL or libssl.get_sigalgs(connection, -1, NULL, NULL, NULL, NULL, NULL) > 0
+
+
+def expect_end(sslobj):
+    """Let an end without close_notify be one like any other: else OpenSSL sends an alert, and writes nothing any more."""
+    cdef void* connection = connection_of(sslobj)
+    if connection != NULL:
+        libssl.set_options(connection, SSL_OP_IGNORE_UNEXPECTED_EOF)
 
 
 def send_close_notify(sslobj):

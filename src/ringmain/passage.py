@@ -5,11 +5,12 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from ringmain import kernel
+from ringmain import _libssl, kernel
 from ringmain._ring import Counters
 from ringmain.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
@@ -102,6 +103,8 @@ class Direction:
         with contextlib.suppress(OSError):  # it was reset
             ahead = 0 if self.stream.tls is None else _AHEAD
             self._look(self.counters.bytes_in + unread(sock) + ahead)
+            if isinstance(sock, ssl.SSLSocket) and sock._sslobj is not None:  # type: ignore[attr-defined]
+                _libssl.expect_end(sock._sslobj)  # type: ignore[attr-defined]
             socket.socket.shutdown(sock, socket.SHUT_RD)  # what is read to its last byte ends then, on either path
 
     def _look(self, due: int) -> None:
