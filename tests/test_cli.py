@@ -15,7 +15,7 @@ import peers
 import pytest
 from conftest import Certificates
 
-from ringmain.cli.options import DURATION
+from ringmain.cli.options import DURATION, Linger
 
 
 def test_the_documented_tls_example_works_as_written(
@@ -415,3 +415,8 @@ def test_versions_and_ciphers_can_be_chosen(bench: peers.Bench, certificates: Ce
         cipher = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
         loader, port = bench.listening("load", "--tls", "--certfile", certificates.server, "--ciphers", cipher)
     peers.connect_tls(port, certificates.ca, version=version).close()
+
+
+@pytest.mark.parametrize("nothing", ["0", "0s", "0ms", "0.0m", "off"])
+def test_no_time_at_all_is_written_in_any_unit(nothing: str) -> None:
+    assert Linger().convert(nothing, None, None) == 0.0

@@ -38,7 +38,8 @@ class Linger(Duration):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the seconds."""
-        return 0.0 if value == "0" else super().convert(value, param, ctx) or 0.0
+        is_zero = isinstance(value, str) and re.fullmatch(r"0+(?:\.0+)?(ms|s|m|h|)", value)
+        return 0.0 if is_zero else super().convert(value, param, ctx) or 0.0
 
 
 class Size(click.ParamType[int]):
