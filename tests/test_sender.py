@@ -99,6 +99,57 @@ def test_what_a_lost_client_never_got_outlives_a_write_that_was_given_up(run: Ru
     assert data[:had] + got == data + b"after"
 
 
+def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_the_rest(run: Run) -> None:
+    data = peers.payload(400_000)
+
+    async def main() -> tuple[int, int, bytes]:
+        async with ringmain.save("127.0.0.1:0", listen=True) as saver:
+            first = slow_client(saver.port)
+            await saver.wait_for_peer()
+            sender = saver._sender
+            assert sender is not None
+            sender.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            sent = 0
+            while not sender.counters.stalls:  # a part of what was gathered has gone out, and the rest waits
+                for _ in range(6):  # go out together
+                    await saver.write(data[sent : sent + 10_000])
+                    sent += 10_000
+                await asyncio.sleep(0)
+            had = await settled(first)
+            await saver.end_connection(abort=True)
+            first.close()
+            with peers.connect(saver.port) as second:
+                reading = asyncio.ensure_future(read_all(second))
+                await saver.recover()
+                await saver.end_connection()
+                return sent, had, await reading
+
+    sent, had, got = run(main())
+    assert data[had:sent] == got
+
+
+def test_breaking_a_client_off_while_another_task_writes_gives_the_next_one_nothing_twice(run: Run) -> None:
+    data = peers.payload(12_000_000)
+
+    async def main() -> tuple[int, bytes]:
+        async with ringmain.save("127.0.0.1:0", listen=True) as saver:
+            first = slow_client(saver.port)
+            writing = asyncio.ensure_future(saver.write(data))
+            await asyncio.to_thread(peers.eventually, lambda: saver.counters is not None and saver.counters.stalls)
+            had = await settled(first)
+            assert not writing.done()
+            await saver.end_connection(abort=True)
+            first.close()
+            with peers.connect(saver.port) as second:
+                reading = asyncio.ensure_future(read_all(second))
+                await writing
+                await saver.end_connection()
+                return had, await reading
+
+    had, got = run(main())
+    assert peers.sha256(data[:had] + got) == peers.sha256(data)
+
+
 @pytest.mark.parametrize("size", [1, 2, 1000])
 def test_a_peer_that_closed_unread_is_an_error_for_a_single_byte_too(run: Run, size: int) -> None:
     async def main() -> None:

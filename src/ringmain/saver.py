@@ -340,7 +340,7 @@ class Saver(Listening, Blocking):
 
     def _keep_rest(self, sender: Sender) -> None:
         if self._gate is not None and not self.listen_once:
-            self._carry = sender.unsent() + self._carry
+            self._carry = sender.take_unsent() + self._carry
 
     def _begin(self, connection: Connection) -> None:
         broke = weakref.WeakMethod(self._broke)  # the loop, which knows the sender, must not keep a forgotten saver

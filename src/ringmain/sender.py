@@ -48,6 +48,7 @@ class Sender(Ending):
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
+        self._batch_begun: int | None = None  # `counters.bytes_out` when what is being flushed began to go out
         self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
@@ -95,20 +96,25 @@ class Sender(Ending):
         if self._gathered and self.failure is not None:
             raise self.failure
 
-    def unsent(self) -> bytes:
-        """Return what was accepted and a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
-        return bytes(self.tail + self._gathered)
+    def take_unsent(self) -> bytes:
+        """Return, once, what a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
+        gone = 0 if self._batch_begun is None else self.counters.bytes_out - self._batch_begun
+        rest = bytes(self.tail + self._gathered[gone:])
+        self.tail.clear()
+        self._gathered.clear()
+        return rest
 
     async def _flush(self) -> None:
         try:
             while self._gathered:
                 # A copy: while it goes out more may be gathered. If this is cancelled, the next one begins as it did.
                 batch = memoryview(bytes(self._gathered))
-                before = self.counters.bytes_out
+                self._batch_begun = self.counters.bytes_out
                 try:
                     await self._send(batch)
                 finally:
-                    del self._gathered[: self.counters.bytes_out - before]
+                    del self._gathered[: self.counters.bytes_out - self._batch_begun]
+                    self._batch_begun = None
         except OSError as error:
             if self.failure is None:
                 self._fail(error)
