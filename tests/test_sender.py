@@ -150,6 +150,63 @@ def test_breaking_a_client_off_while_another_task_writes_gives_the_next_one_noth
     assert peers.sha256(data[:had] + got) == peers.sha256(data)
 
 
+@pytest.mark.parametrize("more", [b"", b"more"], ids=["then-left", "then-more"])
+def test_a_client_that_resets_before_it_got_anything_costs_the_one_that_counts_no_byte(run: Run, more: bytes) -> None:
+    def visit(port: int) -> bytes:
+        with peers.connect(port) as client:
+            return peers.read_all(client)
+
+    async def main() -> bytes:
+        async with ringmain.save("127.0.0.1:0", listen_once=True) as saver:
+            first = peers.connect(saver.port)
+            await saver.wait_for_peer()
+            sock = saver._sender.connection.sock if saver._sender is not None else first
+            peers.close_with_reset(first)
+            peers.eventually(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7")
+            await saver.write(b"small;")  # gathered, before the loop has heard of the reset
+            await asyncio.sleep(0.05)
+            reading = asyncio.ensure_future(asyncio.to_thread(visit, saver.port))
+            await saver.write(more)
+        return await reading
+
+    assert run(main()) == b"small;" + more
+
+
+def test_when_the_client_that_counts_is_lost_no_other_gets_what_follows(run: Run) -> None:
+    async def main() -> None:
+        async with ringmain.save("127.0.0.1:0", listen_once=True) as saver:
+            first = peers.connect(saver.port)
+            await saver.write(b"one;")
+            assert await asyncio.to_thread(first.recv, 10) == b"one;"
+            peers.close_with_reset(first)
+            with peers.connect(saver.port):
+                for _ in range(2):
+                    with pytest.raises(errors.SendError, match="reset by peer"):
+                        while True:
+                            await saver.recover()
+                            await asyncio.sleep(0.01)
+                with pytest.raises(errors.SendError, match="reset by peer"):
+                    await saver.write(b"two;")
+
+    run(main())
+
+
+def test_a_write_that_is_refused_while_another_task_waits_breaks_nothing(run: Run) -> None:
+    async def main() -> bytes:
+        async with ringmain.save("127.0.0.1:0", listen=True) as saver:
+            waiting = asyncio.ensure_future(saver.wait_for_peer())
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="another task"):
+                await saver.write(b"refused")
+            with peers.connect(saver.port) as client:
+                await waiting
+                await saver.write(b"taken")
+                await saver.end_connection()
+                return await read_all(client)
+
+    assert run(main()) == b"taken"
+
+
 @pytest.mark.parametrize("size", [1, 2, 1000])
 def test_a_peer_that_closed_unread_is_an_error_for_a_single_byte_too(run: Run, size: int) -> None:
     async def main() -> None:

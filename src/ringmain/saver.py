@@ -83,6 +83,7 @@ class Saver(Listening, Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._lost, self._torn, self._carry = None, False, b""  # what is entered again begins anew
         if self._tls:
             from ringmain.tls import client_context, server_context
 
@@ -159,7 +160,7 @@ class Saver(Listening, Blocking):
         if self._torn:
             self._check_usable()
         while self._sender is None:
-            if self._gate is None:
+            if self._gate is None or self._lost is not None:
                 raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
             if self._waiting:
                 raise RuntimeError("another task is already waiting for a client")
@@ -241,8 +242,10 @@ class Saver(Listening, Blocking):
         except RingmainError:
             raise
         except BaseException as error:
-            # Anything but a cancellation may have come between a byte that went out and its being counted.
-            self._torn = size > 0 and (torn or len(view) < size or not isinstance(error, asyncio.CancelledError))
+            # What interrupts, unlike a cancellation or another task, may come between a byte going out and its count.
+            self._torn = size > 0 and (
+                torn or len(view) < size or not isinstance(error, asyncio.CancelledError | RuntimeError)
+            )
             raise
 
     async def _send_carry(self, sender: Sender) -> None:
@@ -336,9 +339,10 @@ class Saver(Listening, Blocking):
         """Keep what a lost client never got for the next one; raise the error where there is to be none."""
         if not self._goes_on_after(error, sender.counters):
             raise error
-        self._keep_rest(sender)
+        self._carry = sender.take_unsent() + self._carry
 
     def _keep_rest(self, sender: Sender) -> None:
+        """Keep the same of a client that was broken off on purpose, if there may be a next one."""
         if self._gate is not None and not self.listen_once:
             self._carry = sender.take_unsent() + self._carry
 
