@@ -1,6 +1,7 @@
 """A peer that vanishes: the kernel's own keepalive is silent while bytes are under way, and we are not."""
 
 import asyncio
+import contextlib
 import fcntl
 import socket
 import sys
@@ -15,7 +16,7 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.connection import Connection, prepare
+from ringmain.connection import Connection, finish, prepare
 from ringmain.gate import hold_back
 from ringmain.sender import Sender
 from ringmain.settings import Settings
@@ -40,6 +41,15 @@ def vanish(sock: socket.socket) -> None:
 def in_flight(sock: socket.socket) -> int:
     """Return how many segments are not acknowledged."""
     return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
+
+
+def fill(sock: socket.socket) -> int:
+    """Send, past any TLS, what the kernel takes; return how much that was."""
+    size = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            size += socket.socket.send(sock, bytes(1 << 16))
+    return size
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -151,5 +161,52 @@ def test_an_idle_connection_may_be_older_than_the_time_for_an_answer(run: Run) -
             assert sender.failure is None
             sender.close()
             assert peers.read_all(peer) == b"after a while"
+
+    run(main())
+
+
+def test_a_peer_that_answers_each_record_lives_on_though_the_newest_is_always_under_way(run: Run) -> None:
+    """With records in step with our looks, as those sent on each full second are: each look sees one unanswered."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with connection() as (peer, ours):
+            probe_often(ours)
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # it answers 40 ms later
+            done, in_a_row = loop.create_future(), 0
+
+            def send() -> None:
+                nonlocal in_a_row
+                if sender.failure is not None or in_a_row == 40:  # of twenty looks in the two seconds
+                    finish(done)
+                    return
+                ours.send(b"x")
+                in_a_row = in_a_row + 1 if in_flight(ours) else 0
+                loop.call_later(0.1, send)
+
+            loop.call_later(0.1, send)
+            sender = Sender(Connection.of(ours, "the peer"))
+            await done
+            assert sender.failure is None
+            sender.close()
+
+    run(main())
+
+
+def test_a_tls_peer_that_vanishes_is_noticed_while_close_notify_waits(run: Run, certificates: Certificates) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        # The kernel itself gives up after some 45 s.
+        url, pem = "tcps://127.0.0.1:0", str(certificates.server)
+        with pytest.raises(errors.SendError, match="connection timed out"):
+            async with asyncio.timeout(25), ringmain.save(url, listen_once=True, keepalive=3, certfile=pem) as saver:
+                visiting = loop.run_in_executor(None, peers.connect_tls, saver.port, certificates.ca)
+                await saver.wait_for_peer()
+                with await visiting as client:
+                    assert saver._sender is not None
+                    sock = saver._sender.connection.sock
+                    peers.eventually(lambda: not fill(sock) and not in_flight(sock))  # no room for close_notify
+                    vanish(client)
+                    await saver.end_connection()
 
     run(main())

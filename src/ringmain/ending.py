@@ -67,7 +67,7 @@ class Ending:
 
     async def _send_close_notify(self) -> bool:
         """Send close_notify; False where that cannot be done without losing what has come."""
-        while not self._closed:
+        while not self._closed and self.failure is None:
             try:
                 if send_close_notify(self._sslobj):
                     return True

@@ -40,8 +40,7 @@ def watch_peer(
         now, method = loop.time(), tell()
         if method is None or sock.fileno() == -1:
             return
-        if not _owes_an_answer(sock):
-            since = now
+        since = max(since, now - _unanswered(sock))
         if now - since >= limit:
             method()
         else:
@@ -51,11 +50,16 @@ def watch_peer(
     return lambda: timer.cancel()
 
 
-def _owes_an_answer(sock: socket.socket) -> bool:
-    """Tell whether the last thing that was sent, data or a probe, has not been answered."""
+def _unanswered(sock: socket.socket) -> float:
+    """Return for how many seconds the peer has said nothing, 0 if nothing is owed: no data or probe is unanswered.
+
+    That something is owed whenever one looks tells nothing: of a steady stream the newest bytes always are under way.
+    """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
 
     def field(offset: int) -> int:
         return int.from_bytes(info[offset : offset + 4], sys.byteorder)
 
-    return info[_PROBES] > 0 or (field(_UNACKED) > 0 and field(_LAST_ACK_RECEIVED) > field(_LAST_DATA_SENT))
+    heard = field(_LAST_ACK_RECEIVED)
+    owed = info[_PROBES] > 0 or (field(_UNACKED) > 0 and heard > field(_LAST_DATA_SENT))
+    return heard / 1000 if owed else 0.0
