@@ -177,3 +177,9 @@ def test_pythons_development_mode_is_silent_on_the_command_line(bench: peers.Ben
         assert program.wait() == 0, program.stderr
         assert [line for line in program.stderr.splitlines() if not line.startswith("listening on")] == []
     assert peers.sha256(got) == peers.sha256(Path(data))
+
+
+def test_a_keepalive_that_the_kernel_cannot_count_to_is_refused_before_a_client_comes() -> None:
+    with pytest.raises(errors.UsageError, match="keepalive=40000: the kernel counts to 32767"):
+        ringmain.save("127.0.0.1:0", listen=True, keepalive=40_000)
+    ringmain.save("127.0.0.1:0", listen=True, keepalive=32767)

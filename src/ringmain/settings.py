@@ -10,6 +10,7 @@ from ringmain.errors import UsageError
 
 GATES = ("hold", "queue", "refuse")
 KEEPALIVE = 60.0
+_LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE, <net/tcp.h>
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -104,6 +105,9 @@ class Settings(TlsSettings):
                 raise UsageError(
                     f"{name}={value!r}", "not a number of seconds", "give seconds above 0, or None for off"
                 )
+        if self.keepalive is not None and self.keepalive > _LONGEST_KEEPALIVE:
+            why = f"the kernel counts to {_LONGEST_KEEPALIVE} seconds at most"
+            raise UsageError(f"keepalive={self.keepalive!r}", why, "give less, or None for off")
 
 
 def settings_for(verb: Callable[..., object], kind: type, options: Mapping[str, Any], **ours: Any) -> Settings:
