@@ -432,6 +432,24 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
     run(main())
 
 
+def test_an_end_that_was_cancelled_is_told_when_the_saver_is_left(run: Run) -> None:
+    async def main() -> None:
+        with small_listener() as listener, pytest.raises(errors.SendError, match="cancelled half-way"):
+            async with ringmain.save(f"127.0.0.1:{listener.getsockname()[1]}") as saver:
+                sock, _ = listener.accept()
+                with sock:
+                    await saver.write(b"x" * 300_000)
+                    with pytest.raises(TimeoutError):
+                        async with asyncio.timeout(0.1):
+                            await saver.end_connection()
+                    with pytest.raises(errors.SendError, match="cancelled half-way"):
+                        await saver.write(b"more")
+                    with pytest.raises(ConnectionResetError):
+                        peers.read_all(sock)
+
+    run(main())
+
+
 def test_a_write_that_waits_hears_that_the_saver_was_left(run: Run) -> None:
     async def main(listener: socket.socket) -> None:
         with pytest.raises(RuntimeError, match="another task is already writing"):

@@ -72,7 +72,7 @@ class Saver(Listening, Blocking):
         self._context: ssl.SSLContext | None = None
         self._writing = False
         self._waiting = False  # for a client
-        self._torn = False  # a write was cancelled half-way: the stream has a hole, and must not go on
+        self._torn = False  # a write, or the end, was cancelled half-way: the stream has a hole, and must not go on
         self._carry = b""  # what a lost client never got, for the next one
         self._lost: RingmainError | None = None
         self._stopping = False  # serve no other client
@@ -218,8 +218,8 @@ class Saver(Listening, Blocking):
         if self._writing:
             raise RuntimeError("another task is already writing")
         if self._torn:
-            why = "an earlier write was cancelled half-way, so the stream has a hole"
-            raise SendError(f"save to {self.endpoint}", why, "connect again, and do not cancel writes")
+            why = "an earlier write, or the end, was cancelled half-way, so the stream has a hole"
+            raise SendError(f"save to {self.endpoint}", why, "connect again, and do not cancel that")
 
     async def _send_whole(self, view: memoryview) -> None:
         """Send all of the view to whichever clients it takes."""
@@ -273,8 +273,10 @@ class Saver(Listening, Blocking):
                 raise self._lost or UsageError("a saver", "there is no connection to end", "write to it first")
             try:
                 await self._end(sender)
-            except BaseException:
+            except BaseException as error:
                 self._keep_rest(sender)
+                if self._gate is None or self.listen_once:  # nobody else gets what this peer has not
+                    self._torn = not isinstance(error, RingmainError)
                 raise
 
     async def _finish(self) -> None:
