@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "saver": {"_ring", "blocking", "connection", "endpoint", "errors", "gate", "sender", "settings", "tls"},
     "input_saver": {"_pump", "descriptor", "errors", "kernel", "saver", "sender"},
     "proxy": {"connection", "endpoint", "errors"},
-    "passage": {"_ring", "connection", "errors", "kernel", "sender", "stream"},
+    "passage": {"_libssl", "_ring", "connection", "errors", "kernel", "sender", "stream"},
     "relayer": {
         "_ring",
         "blocking",

@@ -404,3 +404,16 @@ def test_a_window_that_was_not_reserved_cannot_be_committed() -> None:
         Ring(300, 100)
     with pytest.raises(ValueError, match="at least its delimiter"):
         Ring(400, 100, b"\n", 0)
+
+
+@pytest.mark.parametrize("sizes", [[6], [1] * 6, [3, 2, 1], [5, 1]], ids=str)
+def test_delimiters_that_could_begin_within_another_are_told_apart_from_the_front(sizes: list[int]) -> None:
+    ring = Ring(24, 6, b"aba", 3, skips=True)
+    data = b"ababaa"  # one record, and the beginning of one that is too long
+    got = b""
+    for size in sizes:
+        fill_all(ring, data[:size])
+        data = data[size:]
+        while (view := ring.take()) is not None:
+            got += view
+    assert got == b"aba"

@@ -60,6 +60,7 @@ cdef class Ring:
     cdef Py_ssize_t budget                  # bytes that all blocks may have
     cdef Py_ssize_t largest                 # bytes that one may have
     cdef Py_ssize_t overlap                 # bytes at the end of what was searched that may begin a delimiter
+    cdef bint ambiguous                     # a delimiter may begin within another, as in b"aba"
     cdef list blocks                        # all in existence; who else points to one has borrowed it
     cdef Py_ssize_t made                    # how many they are, at most block_count
     cdef Py_ssize_t unused                  # how many are in `free`

@@ -116,6 +116,8 @@ cdef class Ring:
             self.budget += min(max_record, PY_SSIZE_T_MAX - ring_size)
             self.largest = max(block_size, max_record)
             self.overlap = len(delimiter) - 1
+            # Where a delimiter may begin within another, which of them count is told from the beginning of a record only.
+            self.ambiguous = any([delimiter.startswith(delimiter[size:]) for size in range(1, len(delimiter))])
         self.blocks = []
 
     def reserve(self, Py_ssize_t at_least=1):
@@ -447,7 +449,7 @@ cdef class Ring:
                 self.long_at = block.base + self.cut
                 block.filled = self.cut
             return
-        found = self.last_cut(block, max(self.cut, end - size - self.overlap), end)
+        found = self.last_cut(block, self.cut if self.ambiguous else max(self.cut, end - size - self.overlap), end)
         if found >= 0:
             self.cut = found
         if end - self.cut >= self.max_record:
@@ -492,6 +494,11 @@ cdef class Ring:
         cdef char* delimiter = self.delimiter
         cdef char* found
         cdef Py_ssize_t stop = start + size - 1
+        cdef Py_ssize_t last = -1
+        if self.ambiguous:
+            while (start := self.first_cut(block, start, end)) >= 0:
+                last = start
+            return last
         while end > stop:
             found = <char*>memrchr(block.data + stop, delimiter[size - 1], end - stop)
             if found == NULL:
