@@ -232,6 +232,22 @@ def test_stop_before_dialling_dials_nobody(run: Run) -> None:
     assert run(main()) == []
 
 
+def test_stop_while_dialling_ends_that_too(run: Run) -> None:
+    async def main(port: int) -> list[bytes]:
+        loader = ringmain.load(f"127.0.0.1:{port}", connect=True, connect_timeout=None)
+        opening = asyncio.ensure_future(loader.__aenter__())
+        await asyncio.to_thread(peers.eventually, lambda: peers.is_connecting(port), "a connect under way")
+        assert not loader.stop()
+        async with asyncio.timeout(peers.TIMEOUT):
+            await opening
+            got = [bytes(block) async for block in loader]
+            await loader.__aexit__(None, None, None)
+        return got
+
+    with peers.full_backlog() as port:
+        assert run(main(port)) == []
+
+
 @pytest.mark.parametrize("served", [False, True], ids=["idle", "served"])
 @pytest.mark.parametrize("how", ["thread", "signal"])
 def test_a_plain_for_is_ended_by_a_thread_or_a_signal_handler(how: str, served: bool) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from ringmain._pump import HAS_SPLICE, Pump, PumpLoop
 from ringmain.errors import UsageError
+from ringmain.waiting import let_go
 
 
 class Spliceable(Protocol):
@@ -43,21 +44,6 @@ def _refuse(path: str, why: str) -> bool:
     if path == "kernel":
         raise UsageError("path=kernel", why, "leave path= out")
     return False
-
-
-async def let_go(works: "Collection[asyncio.Future[Any]]") -> None:
-    """Return once all are over, however often this is cancelled meanwhile: until then they may use descriptors.
-
-    Whoever closes those awaits this first. A cancellation is raised afterwards.
-    """
-    cancelled = False
-    while not all(work.done() for work in works):
-        try:
-            await asyncio.wait(works)
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 class Pumping:

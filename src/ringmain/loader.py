@@ -16,6 +16,7 @@ from ringmain.errors import RingmainError, UsageError
 from ringmain.gate import Listening, NoMoreClients, listen
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+from ringmain.waiting import unless
 
 log = logging.getLogger("ringmain")
 
@@ -107,6 +108,7 @@ class Loader(Listening, Blocking):
     """
 
     _stream: Stream | None = None
+    _stopped: asyncio.Event | None = None  # while it dials
 
     def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow, *, connect: bool, listen_once: bool) -> None:
         if connect and listen_once:
@@ -134,7 +136,11 @@ class Loader(Listening, Blocking):
         if not self.connect:
             self._gate = await listen(self.endpoint, self.settings)
         elif not self._finished:
-            self._begin(await dial(self.endpoint, self.settings, self._context))
+            self._stopped = asyncio.Event()
+            dialling = dial(self.endpoint, self.settings, self._context)
+            connection = await unless(self._stopped.wait(), dialling, lambda found: reset(found.sock))
+            if connection is not None:
+                self._begin(connection)
             if self._finished:
                 self._hang_up()
         return self
@@ -231,6 +237,8 @@ class Loader(Listening, Blocking):
         return self._stream is not None
 
     def _hang_up(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
         if self._stream is not None:
             self._stream.hang_up()
         if self._gate is not None:

@@ -16,6 +16,7 @@ from ringmain.connection import Connection, hear_out, reset_when_closed, unread,
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
 from ringmain.sender import Sender, failure_of
 from ringmain.stream import Flow, Owner, Stream
+from ringmain.waiting import let_go
 
 log = logging.getLogger("ringmain")
 
@@ -254,7 +255,7 @@ class Passage:
             for task in tasks:
                 task.cancel()
             try:
-                await kernel.let_go(tasks)
+                await let_go(tasks)
             finally:
                 for task in tasks:
                     if not task.cancelled():

@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
 
 from ringmain import kernel
 from ringmain._ring import Counters, Ring
@@ -19,13 +19,12 @@ from ringmain.gate import listen as open_gate
 from ringmain.passage import Passage
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+from ringmain.waiting import let_go, unless
 
 if TYPE_CHECKING:
     from ringmain.proxy import Told
 
 log = logging.getLogger("ringmain")
-
-Result = TypeVar("Result")
 
 
 def relay(
@@ -219,7 +218,7 @@ class Relayer(Blocking):
             if self._serving is not None:  # in another task, which uses what is closed here
                 self._serving.stopped.set()
                 self._serving.left.set()
-                await kernel.let_go([self._serving.ended])
+                await let_go([self._serving.ended])
         finally:
             self.source.close()
             self.destination.close()
@@ -308,7 +307,7 @@ class Relayer(Blocking):
     async def _serve_one(self, serving: "Serving", path: str) -> None:
         """Relay for the next client, unless `stop` comes first."""
         try:
-            ends = await _unless(serving.stopped.wait(), self._begin(), self._discard)
+            ends = await unless(serving.stopped.wait(), self._begin(), self._discard)
         except NoMoreClients:  # it was stopped
             pass
         except RingmainError as error:
@@ -326,7 +325,7 @@ class Relayer(Blocking):
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
         self._passage = passage
         try:
-            await _unless(serving.left.wait(), passage.run(path, self.source.settings.idle_timeout))
+            await unless(serving.left.wait(), passage.run(path, self.source.settings.idle_timeout))
             self._finished |= self._once
         except RingmainError as error:
             moved = any(direction.counters.bytes_in for direction in passage.directions)
@@ -353,7 +352,7 @@ class Relayer(Blocking):
         one = await first.connect(self._preface(first, None))
         try:
             connecting = second.connect(self._preface(second, one.sock))
-            other = await _unless(until_gone(one.sock.fileno()), connecting, lambda found: reset(found.sock))
+            other = await unless(until_gone(one.sock.fileno()), connecting, lambda found: reset(found.sock))
             if other is None:
                 raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
         except BaseException:
@@ -406,34 +405,3 @@ class Serving:
     def __init__(self) -> None:
         self.stopped, self.left = asyncio.Event(), asyncio.Event()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
-async def _unless(
-    over: Coroutine[Any, Any, object],
-    work: Coroutine[Any, Any, Result],
-    discard: Callable[[Result], object] = lambda _: None,
-) -> Result | None:
-    """Await work, or until something is over: None then. Neither goes on afterwards; what came in vain is discarded."""
-    working, ending = asyncio.ensure_future(work), asyncio.ensure_future(over)
-    wanted = False
-    try:
-        await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
-        wanted = not ending.done()
-    finally:
-        for task in (working, ending):
-            task.cancel()
-        try:
-            await kernel.let_go([working, ending])
-        except asyncio.CancelledError:
-            wanted = False
-            raise
-        finally:
-            if not ending.cancelled():
-                ending.exception()
-            brought = not working.cancelled() and working.exception() is None
-            if brought and not wanted:
-                discard(working.result())
-    try:
-        return working.result() if wanted or not (brought or working.cancelled()) else None
-    finally:
-        del working  # its traceback holds this frame: a cycle would keep what is theirs

@@ -1,0 +1,53 @@
+"""Wait for work of ours to end, and for whichever of two comes first, however often the wait is cancelled."""
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def let_go(works: "Collection[asyncio.Future[Any]]") -> None:
+    """Return once all are over, however often this is cancelled meanwhile: until then they may use descriptors.
+
+    Whoever closes those awaits this first. A cancellation is raised afterwards.
+    """
+    cancelled = False
+    while not all(work.done() for work in works):
+        try:
+            await asyncio.wait(works)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def unless(
+    over: Coroutine[Any, Any, object],
+    work: Coroutine[Any, Any, Result],
+    discard: Callable[[Result], object] = lambda _: None,
+) -> Result | None:
+    """Await work, or until something is over: None then. Neither goes on afterwards; what came in vain is discarded."""
+    working, ending = asyncio.ensure_future(work), asyncio.ensure_future(over)
+    wanted = False
+    try:
+        await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+        wanted = not ending.done()
+    finally:
+        for task in (working, ending):
+            task.cancel()
+        try:
+            await let_go([working, ending])
+        except asyncio.CancelledError:
+            wanted = False
+            raise
+        finally:
+            if not ending.cancelled():
+                ending.exception()
+            brought = not working.cancelled() and working.exception() is None
+            if brought and not wanted:
+                discard(working.result())
+    try:
+        return working.result() if wanted or not (brought or working.cancelled()) else None
+    finally:
+        del working  # its traceback holds this frame: a cycle would keep what is theirs
