@@ -299,7 +299,7 @@ def may_reject_us(sslobj):
 
 
 def expect_end(sslobj):
-    """Let an end without close_notify be one like any other: else OpenSSL sends an alert, and writes nothing any more."""
+    """Let an end without close_notify be one like any other: else OpenSSL sends an alert and writes no more."""
     cdef void* connection = connection_of(sslobj)
     if connection != NULL:
         libssl.set_options(connection, SSL_OP_IGNORE_UNEXPECTED_EOF)

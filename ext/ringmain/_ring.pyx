@@ -116,7 +116,7 @@ cdef class Ring:
             self.budget += min(max_record, PY_SSIZE_T_MAX - ring_size)
             self.largest = max(block_size, max_record)
             self.overlap = len(delimiter) - 1
-            # Where a delimiter may begin within another, which of them count is told from the beginning of a record only.
+            # Where a delimiter may begin within another, which of them count is told from the front of a record only.
             self.ambiguous = any([delimiter.startswith(delimiter[size:]) for size in range(1, len(delimiter))])
         self.blocks = []
 
