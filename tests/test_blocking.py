@@ -15,7 +15,7 @@ import peers
 import pytest
 import streams
 import uvloop
-from conftest import open_descriptors
+from conftest import FORGOTTEN, open_descriptors
 
 import ringmain
 from ringmain import errors
@@ -186,6 +186,7 @@ def is_closed(port: int) -> bool:
     return False
 
 
+@FORGOTTEN
 def test_a_forgotten_plain_loader_closes_what_it_opened(call: Callable[..., Any]) -> None:
     def forget() -> None:
         before = open_descriptors()

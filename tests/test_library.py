@@ -9,7 +9,7 @@ from typing import Any
 
 import peers
 import pytest
-from conftest import Certificates
+from conftest import FORGOTTEN, Certificates
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -427,6 +427,7 @@ def test_small_and_large_writes_keep_their_order(run: Run, certificates: Certifi
     assert peers.sha256(run(main())) == peers.sha256(b"".join(parts))
 
 
+@FORGOTTEN
 @pytest.mark.parametrize("served", [False, True], ids=["waiting", "served"])
 def test_a_forgotten_loader_closes_what_it_opened(run: Run, served: bool) -> None:
     async def main() -> None:

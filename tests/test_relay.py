@@ -12,6 +12,7 @@ from typing import Any
 
 import peers
 import pytest
+from conftest import FORGOTTEN
 from relays import ANSWER, DATA, PATHS, Pair, pair
 from streams import echo, exchange, flood, read, sending, server_at
 
@@ -259,6 +260,7 @@ def test_a_relay_works_without_an_event_loop() -> None:
     assert peers.sha256(got[0]) == peers.sha256(DATA)
 
 
+@FORGOTTEN
 def test_a_forgotten_relay_is_closed(run: Run) -> None:
     async def main() -> int:
         relayer = await ringmain.relay("tcp://127.0.0.1:0", "tcp://127.0.0.1:1").__aenter__()

@@ -13,7 +13,7 @@ from typing import Any
 
 import peers
 import pytest
-from conftest import Certificates
+from conftest import FORGOTTEN, Certificates
 from streams import connection
 
 import ringmain
@@ -499,6 +499,7 @@ def test_leaving_that_is_cancelled_resets(run: Run, certificates: Certificates, 
     assert got.pop() == b"<broken>"
 
 
+@FORGOTTEN
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_a_forgotten_saver_resets_its_peer(certificates: Certificates, tls: bool) -> None:
     with small_listener() as listener, receiver(listener, certificates.server if tls else None) as (read_on, got):

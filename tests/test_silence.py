@@ -10,7 +10,7 @@ from typing import Any
 
 import peers
 import pytest
-from conftest import Certificates
+from conftest import FORGOTTEN, Certificates
 from relays import is_reset
 from streams import server_at
 
@@ -153,6 +153,7 @@ def test_a_silent_tls_client_is_turned_away_however_late_it_is_first_read_from(
     run(main())
 
 
+@FORGOTTEN
 def test_a_forgotten_loader_of_a_silent_client_is_closed_all_the_same(run: Run) -> None:
     import gc
 
