@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import conforming
 
 
-# For tests that forget what they have opened: of the objects in a cycle the collector finalizes whichever it likes first,
-# and a socket that it comes to before its owner warns before it closes itself.
+# For tests that forget what they have opened: of the objects in a cycle the collector finalizes whichever it likes
+# first. A socket that it comes to before its owner warns before it closes itself.
 FORGOTTEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
