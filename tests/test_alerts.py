@@ -120,11 +120,11 @@ def spoiling(port: int) -> Iterator[int]:
                 ways = [threading.Thread(target=way, args=[client, server]) for way in (up, down)]
                 for way in ways:
                     way.start()
-                ways[1].join(peers.TIMEOUT)
+                for way in reversed(ways):  # until the client has left: a close before that would reset it
+                    way.join(peers.TIMEOUT)
                 for sock in (client, server):
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
-                ways[0].join(peers.TIMEOUT)
 
         thread = threading.Thread(target=serve)
         thread.start()
