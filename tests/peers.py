@@ -249,6 +249,12 @@ def close_with_reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def send_no_more(sock: socket.socket) -> None:
+    """Send FIN, unless the other side has reset the connection by now."""
+    with contextlib.suppress(OSError):  # ENOTCONN
+        sock.shutdown(socket.SHUT_WR)
+
+
 def read_all(sock: socket.socket) -> bytes:
     """Read to the end."""
     chunks = []

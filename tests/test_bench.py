@@ -322,7 +322,7 @@ def test_bad_peers_do_not_stop_a_server(bench: peers.Bench, certificates: Certif
         ):
             with peers.connect(port) as sock:
                 sock.sendall(words)
-                sock.shutdown(socket.SHUT_WR)
+                peers.send_no_more(sock)
                 _until_closed(sock)
         for words in (control + b"[]\n", control + b'{"seconds": 1}\n', control + b"{" * 100 + b"\n"):
             if scheme == "tcp":

@@ -68,12 +68,6 @@ def rest_of(sock: socket.socket) -> bytes:
     return b"".join(chunks)
 
 
-def end(sock: socket.socket) -> None:
-    """Send no more, if the other side has not reset it yet."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-
-
 def children(program: peers.Program) -> list[str]:
     pid = program.process.pid
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -189,7 +183,7 @@ def pester(chance: random.Random, port: int, connect: Callable[[int], socket.soc
         if chance.randrange(3) == 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, FLEEING)
             return b""
-        end(sock)
+        peers.send_no_more(sock)
         return rest_of(sock)
     return b""
 
@@ -222,7 +216,7 @@ def test_a_tls_server_outlives_what_strangers_say(bench: peers.Bench, certificat
         with peers.connect(port) as sock, contextlib.suppress(ConnectionError):
             # A record that claims to be a ClientHello, or none at all.
             sock.sendall(control + (b"\x16\x03\x01" if number % 2 else b"") + chance.randbytes(chance.randint(0, 300)))
-            end(sock)
+            peers.send_no_more(sock)
             rest_of(sock)
     check_log(program)
     check_serves(port, *trust)
@@ -256,7 +250,7 @@ def test_no_more_streams_are_kept_than_were_announced(bench: peers.Bench) -> Non
         assert program.fd_count() <= descriptors
         control.sendall(b'{"go": true}\n')
         stream.sendall(bytes(GOOD["size"]))
-        end(stream)
+        peers.send_no_more(stream)
         assert json.loads(line_of(control))["side"]["totals"] == [GOOD["size"]]  # that goes on meanwhile
     check_log(program)
     check_serves(port)
@@ -426,7 +420,7 @@ def answering(serve: Callable[[socket.socket], None]) -> Iterator[str]:
         sock, _ = listener.accept()
         with sock, contextlib.suppress(ConnectionError):
             serve(sock)
-            end(sock)
+            peers.send_no_more(sock)
             rest_of(sock)
 
     with server_at() as listener:

@@ -65,7 +65,7 @@ def test_nothing_of_a_proxy_header_reaches_the_terminal_as_it_is(bench: peers.Be
         relay, port = bench.relaying(destination, "-v", "--accept-proxy", "--send-proxy", "v2")
         with peers.connect(port) as sock:
             sock.sendall(header % words)
-            sock.shutdown(socket.SHUT_WR)
+            peers.send_no_more(sock)
             peers.eventually(lambda: relay.stderr.count("\n") >= 2, "a line")
         assert is_clean(relay.stderr)
 
@@ -101,11 +101,11 @@ def test_nothing_of_a_bench_clients_question_reaches_the_terminal_as_it_is(bench
     for question in (HOSTILE.encode(), json.dumps({HOSTILE: HOSTILE, "time": HOSTILE}).encode()):
         with peers.connect(port) as sock:
             sock.sendall(b"ringmain bench 1 " + b"0" * 32 + b"\n" + question.replace(b"\n", b"") + b"\n")
-            sock.shutdown(socket.SHUT_WR)
+            peers.send_no_more(sock)
             peers.read_all(sock)
     with peers.connect(port) as sock:
         sock.sendall(HOSTILE.encode() * 10)
-        sock.shutdown(socket.SHUT_WR)
+        peers.send_no_more(sock)
     peers.eventually(lambda: server.stderr.count("\n") >= 2, "a line")
     assert is_clean(server.stderr)
 

@@ -224,7 +224,7 @@ def test_a_bad_header_gets_one_warning_and_the_next_client_is_served(bench: peer
         relay, port = bench.relaying(destination, "--accept-proxy")
         with peers.connect(port) as sock:
             sock.sendall(header)
-            sock.shutdown(socket.SHUT_WR)
+            peers.send_no_more(sock)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
         relay.says("PROXY header from 127.0.0.1:")

@@ -121,7 +121,7 @@ def test_every_verb_that_connects_ends_with_the_code_of_a_rejection(
                 program = bench.ringmain(*verb.split(), "-c", "--destination-cafile", ca, origin, url)
                 with source.accept()[0] as sock, contextlib.suppress(ConnectionError):
                     sock.sendall(b"x" * 6)
-                    sock.shutdown(socket.SHUT_WR)
+                    peers.send_no_more(sock)
                     program.wait()
         assert program.wait() == 35, program.stderr
         assert "alert" in program.stderr
