@@ -1,8 +1,8 @@
 """Run the whole suite many times over on a busy machine: what fails in one round of ten is a fault all the same.
 
-Each round has an order of its own, from a seed that is shown; two processes that only compute run beside it. The table
-at the end tells which tests failed, and in which rounds; what each round printed is kept in a folder. `make stress`
-runs it; what follows `--` goes to pytest.
+Each round has an order of its own, from a seed that is shown; two processes that only compute run beside it, and tests
+come late with what they do, see hesitant.py. The table at the end tells which tests failed, and in which rounds; what
+each round printed is kept in a folder. `make stress` runs it; what follows `--` goes to pytest.
 """
 
 import argparse
@@ -58,8 +58,13 @@ class Rounds:
         since = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="ringmain-stress-") as folder, report.open("wb") as output:
             results = Path(folder, "results.xml")
-            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--randomly-seed={seed}"]
-            command += [f"--basetemp={folder}/tests", f"--junit-xml={results}", *self._arguments]
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.hesitant"]
+            command += [
+                f"--randomly-seed={seed}",
+                f"--basetemp={folder}/tests",
+                f"--junit-xml={results}",
+                *self._arguments,
+            ]
             with self._lock:
                 if self._over:
                     return None
@@ -145,7 +150,9 @@ def summed_up(done: list[Round], wanted: int, reports: Path) -> int:
         say(f"{'test':{width}}  rounds failed  seeds")
         for name, seeds in sorted(failed.items(), key=lambda it: (-len(it[1]), it[0])):
             say(f"{name:{width}}  {len(seeds):>6} of {len(done):<3}  {', '.join(map(str, seeds))}")
-        say(f"the rounds' output is in {reports}; the same order again: make test PYTEST_ARGS=--randomly-seed=SEED")
+        say(
+            f"the rounds' output is in {reports}; the same again: make test WORKERS=0 PYTEST_ARGS='-p tests.hesitant --randomly-seed=SEED'"
+        )
     return 1 if failed or len(done) < wanted else 0
 
 

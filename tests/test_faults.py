@@ -125,7 +125,9 @@ class Verb:
 
     def timeouts(self) -> dict[str, Any]:
         limit = self.case.idle_timeout
-        return {} if limit is None else {"idle_timeout": limit, "handshake_timeout": limit}
+        if limit is None:
+            return {"handshake_timeout": peers.TIMEOUT}  # which delays on a busy machine do not use up
+        return {"idle_timeout": limit, "handshake_timeout": limit}
 
     async def load(self, port: int) -> None:
         case = self.case

@@ -144,10 +144,11 @@ def test_what_a_client_needs_is_imported_before_the_first_one_comes(
         if tls:
             context = ssl.create_default_context(cafile=str(certificates.ca))
             first = stack.enter_context(context.wrap_socket(first, server_hostname="localhost"))
-        first.sendall(b"x" * 1000)
+        with contextlib.suppress(ConnectionError):  # where a header is told of, the destination takes it for bad TLS
+            first.sendall(b"x" * 1000)
         time.sleep(1.2)  # the filter goes on after a second
         first.close()
-        with peers.connect(port) as garbage:
+        with peers.connect(port) as garbage, contextlib.suppress(ConnectionError):
             garbage.sendall(b"garbage\r\n\r\n")
         peers.close_with_reset(peers.connect(port))
         peers.connect(port).close()
@@ -268,8 +269,9 @@ def test_a_client_that_is_ready_while_nobody_waits_is_the_next_ones(run: Run, ce
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait([waiting])
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(anext(loader), 0.05)
+            while not connecting.done():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(anext(loader), 0.05)
             with await connecting as sock:
                 await asyncio.sleep(0.05)
                 sock.sendall(b"ready long since")
