@@ -59,12 +59,8 @@ class Rounds:
         with tempfile.TemporaryDirectory(prefix="ringmain-stress-") as folder, report.open("wb") as output:
             results = Path(folder, "results.xml")
             command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.hesitant"]
-            command += [
-                f"--randomly-seed={seed}",
-                f"--basetemp={folder}/tests",
-                f"--junit-xml={results}",
-                *self._arguments,
-            ]
+            command += [f"--randomly-seed={seed}", f"--basetemp={folder}/tests", f"--junit-xml={results}"]
+            command += self._arguments
             with self._lock:
                 if self._over:
                     return None
@@ -150,9 +146,8 @@ def summed_up(done: list[Round], wanted: int, reports: Path) -> int:
         say(f"{'test':{width}}  rounds failed  seeds")
         for name, seeds in sorted(failed.items(), key=lambda it: (-len(it[1]), it[0])):
             say(f"{name:{width}}  {len(seeds):>6} of {len(done):<3}  {', '.join(map(str, seeds))}")
-        say(
-            f"the rounds' output is in {reports}; the same again: make test WORKERS=0 PYTEST_ARGS='-p tests.hesitant --randomly-seed=SEED'"
-        )
+        say(f"the rounds' output is in {reports}; the same again:")
+        say("    make test WORKERS=0 PYTEST_ARGS='-p tests.hesitant --randomly-seed=SEED'")
     return 1 if failed or len(done) < wanted else 0
 
 
