@@ -48,8 +48,10 @@ $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# Installed, not editable: what is run and tested is what users get.
+# Installed, not editable: what is run and tested is what users get. setuptools would install a module again that was
+# moved or deleted since the last build.
 $(VENV)/installed: $(VENV)/made $(SOURCES)
+	@find build -path '*/lib*' -name '*.py' -delete 2> /dev/null || true
 	$(PIP) --force-reinstall --no-deps .
 	$(PIP) .
 	@touch $@

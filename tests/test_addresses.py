@@ -17,7 +17,8 @@ import streams
 from conftest import Certificates, open_descriptors
 
 import ringmain
-from ringmain import connection, errors
+from ringmain import errors
+from ringmain.net import connection
 
 Run = Callable[[Any], Any]
 Rows = list[tuple[Any, ...]]
@@ -72,7 +73,7 @@ def test_an_address_that_answers_late_is_waited_for_beside_the_others(run: Run, 
 def test_families_take_turns_beginning_with_the_first(
     run: Run, resolved: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ringmain import attempts
+    from ringmain.net import attempts
 
     tried: list[str] = []
 

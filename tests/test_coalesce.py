@@ -23,8 +23,8 @@ import ringmain
 from ringmain._coalesce import Coalescer
 from ringmain._pump import HAS_SPLICE, Pump
 from ringmain._ring import Counters
-from ringmain.descriptor import Input, Output
 from ringmain.endpoint import Endpoint
+from ringmain.flow.descriptor import Input, Output
 from ringmain.input_saver import InputSaver
 from ringmain.settings import Settings
 

@@ -10,8 +10,8 @@ import peers
 import pytest
 from streams import connection, read
 
-from ringmain.connection import Connection
-from ringmain.sender import Sender
+from ringmain.flow.sender import Sender
+from ringmain.net.connection import Connection
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

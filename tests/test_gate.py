@@ -14,7 +14,7 @@ import peers
 import pytest
 from conftest import FORGOTTEN, Certificates
 
-from ringmain import gate
+from ringmain.net import gate
 
 
 def read_line(program: peers.Program) -> bytes:
@@ -126,7 +126,9 @@ def test_with_refuse_others_are_reset_and_counted(
 
 
 def test_where_no_filter_can_be_attached_hold_is_queue(bench: peers.Bench, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import ringmain.gate\nringmain.gate.hold_back = lambda sock: False\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ringmain.net.gate\nringmain.net.gate.hold_back = lambda sock: False\n"
+    )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     loader, port = bench.listening("load", "-v", stdout=subprocess.PIPE, env=environment)
     with peers.connect(port) as first:

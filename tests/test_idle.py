@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringmain import connection
+from ringmain.net import connection
 
 
 class Clock:

@@ -20,7 +20,7 @@ from conftest import Certificates
 from streams import server_at
 
 import ringmain
-from ringmain.gate import Gate
+from ringmain.net.gate import Gate
 
 Run = Callable[[Any], Any]
 
@@ -61,9 +61,9 @@ def test_a_client_that_is_reset_right_after_it_was_accepted_ends_nothing(
 @pytest.mark.parametrize("verb", ["load", "save"])
 def test_no_error_of_a_socket_is_laid_at_standard_output(bench: peers.Bench, tmp_path: Path, verb: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import ringmain.gate\n"
+        "import ringmain.net.gate\n"
         "def fail(self):\n    raise OSError(107, 'Transport endpoint is not connected')\n"
-        "ringmain.gate.Gate.done = fail\n"  # stands for whatever nobody has thought of
+        "ringmain.net.gate.Gate.done = fail\n"  # stands for whatever nobody has thought of
     )
     listen = ["-l", "-I", bench.file(b"x")] if verb == "save" else []
     program, port = bench.listening(verb, *listen, env=os.environ | {"PYTHONPATH": path_with(tmp_path)})

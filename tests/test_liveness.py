@@ -16,9 +16,9 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.connection import Connection, finish, prepare
-from ringmain.gate import hold_back
-from ringmain.sender import Sender
+from ringmain.flow.sender import Sender
+from ringmain.net.connection import Connection, finish, prepare
+from ringmain.net.gate import hold_back
 from ringmain.settings import Settings
 
 Run = Callable[[Any], Any]

@@ -12,7 +12,7 @@ from conftest import Certificates
 from streams import connection, read, sending, server_at
 
 from ringmain.errors import ReceiveError
-from ringmain.proxy import send_header
+from ringmain.net.proxy import send_header
 
 Run = Callable[[Any], Any]
 DATA = peers.payload(300_000)

@@ -20,12 +20,12 @@ import peers
 import pytest
 from streams import connection, drain, fill, flood, pipe, read, run_pump, sending
 
-from ringmain import kernel
 from ringmain._coalesce import Coalescer
 from ringmain._pump import HAS_SPLICE, Pump, PumpLoop, widen_pipe
 from ringmain._ring import Counters
-from ringmain.descriptor import Output
 from ringmain.errors import UsageError
+from ringmain.flow import kernel
+from ringmain.flow.descriptor import Output
 
 pytestmark = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splice")
 

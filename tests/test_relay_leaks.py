@@ -16,7 +16,7 @@ from conftest import Certificates, open_descriptors
 from streams import fill, server_at
 
 import ringmain
-from ringmain.passage import Passage
+from ringmain.flow.passage import Passage
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 PASSAGES = 50

@@ -18,8 +18,8 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.connection import Connection, finish
-from ringmain.sender import Sender
+from ringmain.flow.sender import Sender
+from ringmain.net.connection import Connection, finish
 
 Run = Callable[[Any], Any]
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import Certificates
 
 import ringmain
-from ringmain.gate import Gate
+from ringmain.net.gate import Gate
 
 Run = Callable[[Any], Any]
 

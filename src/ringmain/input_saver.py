@@ -1,11 +1,11 @@
 """Save a whole input, as the command line does: a file to every client, any other input to one after another."""
 
-from ringmain import kernel
 from ringmain._pump import Pump
-from ringmain.descriptor import Input
 from ringmain.errors import RingmainError, UsageError
+from ringmain.flow import kernel
+from ringmain.flow.descriptor import Input
+from ringmain.flow.sender import Sender
 from ringmain.saver import Saver
-from ringmain.sender import Sender
 
 
 class InputSaver(Saver):

@@ -9,11 +9,11 @@ from typing import Literal, Self, Unpack
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, dial, reset
-from ringmain.descriptor import Output
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
-from ringmain.gate import Listening, NoMoreClients, listen
+from ringmain.flow.descriptor import Output
+from ringmain.net.connection import Connection, dial, reset
+from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import unless
@@ -130,7 +130,7 @@ class Loader(Listening, Blocking):
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         if self._tls:
-            from ringmain.tls import client_context, server_context
+            from ringmain.net.tls import client_context, server_context
 
             self._context = (client_context if self.connect else server_context)(self.settings)
         if not self.connect:

@@ -8,21 +8,21 @@ import ssl
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
 
-from ringmain import kernel
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, Preface, dial, finish, reset, until_gone
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
-from ringmain.gate import Listening, NoMoreClients
-from ringmain.gate import listen as open_gate
-from ringmain.passage import Passage
+from ringmain.flow import kernel
+from ringmain.flow.passage import Passage
+from ringmain.net.connection import Connection, Preface, dial, finish, reset, until_gone
+from ringmain.net.gate import Listening, NoMoreClients
+from ringmain.net.gate import listen as open_gate
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import let_go, unless
 
 if TYPE_CHECKING:
-    from ringmain.proxy import Told
+    from ringmain.net.proxy import Told
 
 log = logging.getLogger("ringmain")
 
@@ -109,7 +109,7 @@ class End(Listening):
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
         if self.endpoint.tls:
-            from ringmain.tls import client_context, server_context
+            from ringmain.net.tls import client_context, server_context
 
             self._context = (server_context if self.listening else client_context)(self.settings)
         if self.listening:
@@ -201,7 +201,7 @@ class Relayer(Blocking):
         self._loop = asyncio.get_running_loop()
         # What a client needs is imported before the first is accepted, when there may be no descriptor left for it.
         if self._accept_proxy or self._send_proxy is not None:
-            from ringmain import proxy  # noqa: F401
+            from ringmain.net import proxy  # noqa: F401
         "".encode("idna")  # the ssl module does that to the name of each server
         try:
             await self.source.open()
@@ -384,7 +384,7 @@ class Relayer(Blocking):
         version, client = self._send_proxy, source
 
         async def send(sock: socket.socket, peer: str) -> str:
-            from ringmain.proxy import send_header
+            from ringmain.net.proxy import send_header
 
             await send_header(sock, peer, version, client, self._told)
             return peer
@@ -392,7 +392,7 @@ class Relayer(Blocking):
         return send
 
     async def _read_header(self, sock: socket.socket, peer: str) -> str:
-        from ringmain.proxy import read_header
+        from ringmain.net.proxy import read_header
 
         self._told = await read_header(sock, peer, self.source.settings.handshake_timeout)
         self._proxy = peer

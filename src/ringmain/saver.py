@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
-from ringmain.connection import Connection, dial, hear_out, reset, was_alerted, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
-from ringmain.gate import Listening
-from ringmain.gate import listen as open_gate
-from ringmain.sender import Sender, failure_of
+from ringmain.flow.sender import Sender, failure_of
+from ringmain.net.connection import Connection, dial, hear_out, reset, was_alerted, watch_idle
+from ringmain.net.gate import Listening
+from ringmain.net.gate import listen as open_gate
 from ringmain.settings import Options, Settings, settings_for
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Saver(Listening, Blocking):
         self._loop = asyncio.get_running_loop()
         self._lost, self._torn, self._carry = None, False, b""  # what is entered again begins anew
         if self._tls:
-            from ringmain.tls import client_context, server_context
+            from ringmain.net.tls import client_context, server_context
 
             self._context = (server_context if self.listening else client_context)(self.settings)
         if self.listening:

@@ -10,21 +10,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from ringmain import _libssl, kernel
+from ringmain import _libssl
 from ringmain._coalesce import Coalescer
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
-from ringmain.connection import (
-    Connection,
-    hear_out,
-    reset_when_closed,
-    send_close_notify,
-    unread,
-    was_alerted,
-    watch_idle,
-)
 from ringmain.errors import (
     BlocksHeldError,
     ReceiveError,
@@ -34,6 +25,16 @@ from ringmain.errors import (
     TlsError,
     TruncatedError,
     reason,
+)
+from ringmain.flow import kernel
+from ringmain.net.connection import (
+    Connection,
+    hear_out,
+    reset_when_closed,
+    send_close_notify,
+    unread,
+    was_alerted,
+    watch_idle,
 )
 
 log = logging.getLogger("ringmain")

@@ -13,9 +13,9 @@ from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.result import about
 from ringmain.bench.streams import End, OnInterval, Ready, together
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
-from ringmain.connection import Connection, dial
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
+from ringmain.net.connection import Connection, dial
 from ringmain.settings import Settings
 
 # What a server may say went wrong: no more of it is told.
@@ -97,7 +97,7 @@ async def _moved(end: End, socks: list[socket.socket], ready: Ready, on_interval
 async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool) -> Connection:
     context: ssl.SSLContext | None = None
     if tls:
-        from ringmain.tls import client_context
+        from ringmain.net.tls import client_context
 
         context = client_context(settings)
 

@@ -12,9 +12,9 @@ from ringmain._pump import Pump
 from ringmain._ring import Counters, Ring
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
-from ringmain.connection import Connection
-from ringmain.descriptor import Input, Output
-from ringmain.sender import Sender
+from ringmain.flow.descriptor import Input, Output
+from ringmain.flow.sender import Sender
+from ringmain.net.connection import Connection
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 # How far a sender may run ahead after a pause, and what it does not pause for, in seconds.

@@ -6,8 +6,8 @@ from ringmain._ring import Counters
 from ringmain.bench.meter import Meter
 from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
 from ringmain.bench.streams import OnInterval
-from ringmain.connection import Connection
 from ringmain.errors import RingmainError
+from ringmain.net.connection import Connection
 
 
 class Test:

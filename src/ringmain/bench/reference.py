@@ -11,7 +11,7 @@ from ringmain._ring import Counters
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
-from ringmain.connection import Connection
+from ringmain.net.connection import Connection
 
 _WINDOW = 256 << 10
 

@@ -18,11 +18,11 @@ from ringmain._ring import Ring
 from ringmain.bench.engines import Budget, Nobody
 from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
-from ringmain.connection import Connection, dial, watch_idle
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
-from ringmain.gate import listen
-from ringmain.sender import Sender, failure_of
+from ringmain.flow.sender import Sender, failure_of
+from ringmain.net.connection import Connection, dial, watch_idle
+from ringmain.net.gate import listen
 from ringmain.settings import Settings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
@@ -71,7 +71,7 @@ async def connected(
     """Yield the one connection that is tested; `announced` is entered while it is waited for."""
     context: ssl.SSLContext | None = None
     if endpoint.tls or settings.tls:
-        from ringmain.tls import client_context, server_context
+        from ringmain.net.tls import client_context, server_context
 
         context = (server_context if listening else client_context)(settings)
     if not listening:

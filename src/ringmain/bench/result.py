@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringmain import __version__
-from ringmain.connection import Connection
+from ringmain.net.connection import Connection
 
 if TYPE_CHECKING:
     from ringmain.bench.client import Measurement

@@ -13,10 +13,10 @@ from ringmain.bench.meter import FIGURES
 from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.streams import End
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
-from ringmain.connection import Connection, finish, prepare, reset, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, UsageError, reason
-from ringmain.listeners import addresses_of, open_listeners
+from ringmain.net.connection import Connection, finish, prepare, reset, shake_hands
+from ringmain.net.listeners import addresses_of, open_listeners
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -49,7 +49,7 @@ class Server:
 
     async def __aenter__(self) -> Self:
         if self.tls:
-            from ringmain.tls import server_context
+            from ringmain.net.tls import server_context
 
             self._context: ssl.SSLContext | None = server_context(self._settings)
         else:

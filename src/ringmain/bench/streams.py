@@ -16,9 +16,9 @@ from ringmain.bench import engines, reference
 from ringmain.bench.meter import Meter, joined, joined_interval
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import described
-from ringmain.connection import Connection, shake_hands
 from ringmain.errors import ReceiveError, RingmainError, reason
-from ringmain.sender import failure_of
+from ringmain.flow.sender import failure_of
+from ringmain.net.connection import Connection, shake_hands
 from ringmain.settings import Settings
 
 OnInterval = Callable[[dict[str, Any]], None]
@@ -107,7 +107,7 @@ class End:
     async def _connect(self, sock: socket.socket, connections: list[Connection]) -> None:
         """Shake hands, if that is wanted, and add the connection."""
         if self.tls:
-            from ringmain.tls import client_context, server_context
+            from ringmain.net.tls import client_context, server_context
 
             context = server_context(self.settings) if self.host is None else client_context(self.settings)
             name = self.host and (self.settings.server_name or self.host)

@@ -11,8 +11,8 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ringmain.connection import Connection, until
 from ringmain.errors import ReceiveError, SendError, reason
+from ringmain.net.connection import Connection, until
 
 Result = TypeVar("Result")
 

@@ -20,7 +20,7 @@ from ringmain.cli.session import Session
 from ringmain.cli.telling import Teller
 from ringmain.cli.verbs import uses_tls
 from ringmain.endpoint import Endpoint
-from ringmain.gate import Gate
+from ringmain.net.gate import Gate
 from ringmain.settings import Settings
 from ringmain.signals import terminating
 

@@ -14,9 +14,9 @@ from ringmain._ring import Counters
 from ringmain.blocking import new_loop
 from ringmain.cli.options import as_flags
 from ringmain.cli.reports import PortFile, StatsFile
-from ringmain.descriptor import ReaderLeft
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, printable, reason
+from ringmain.flow.descriptor import ReaderLeft
 from ringmain.progress import Line, Look, progress_line, show_progress
 from ringmain.signals import terminating
 

@@ -7,15 +7,15 @@ import logging
 import time
 from typing import Any
 
-from ringmain import kernel
 from ringmain._ring import Counters
 from ringmain.cli.session import Session
-from ringmain.connection import Connection
-from ringmain.descriptor import Output, open_input, open_output
 from ringmain.endpoint import Endpoint
+from ringmain.flow import kernel
+from ringmain.flow.descriptor import Output, open_input, open_output
+from ringmain.flow.passage import Direction, Passage
 from ringmain.input_saver import InputSaver
 from ringmain.loader import Loader, load
-from ringmain.passage import Direction, Passage
+from ringmain.net.connection import Connection
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
 from ringmain.settings import Settings, TlsSettings, keywords_given

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-from ringmain.connection import Connection
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
-from ringmain.gate import listen
+from ringmain.flow.sender import Sender, failure_of
 from ringmain.loader import load
-from ringmain.sender import Sender, failure_of
+from ringmain.net.connection import Connection
+from ringmain.net.gate import listen
+from ringmain.net.tls import server_context
 from ringmain.settings import Settings
-from ringmain.tls import server_context
 
 # Short payloads are sent many at a time, and long ones piece by piece: what stays in the cache is copied faster.
 _PIECE = 256 << 10

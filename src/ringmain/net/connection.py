@@ -14,10 +14,10 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ringmain._libssl import bound
-from ringmain.attempts import first_that_answers
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
-from ringmain.remedies import remedy_for
+from ringmain.net.attempts import first_that_answers
+from ringmain.net.remedies import remedy_for
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")

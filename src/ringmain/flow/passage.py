@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from ringmain import _libssl, kernel
+from ringmain import _libssl
 from ringmain._ring import Counters
-from ringmain.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
-from ringmain.sender import Sender, failure_of
+from ringmain.flow import kernel
+from ringmain.flow.sender import Sender, failure_of
+from ringmain.net.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
 from ringmain.stream import Flow, Owner, Stream
 from ringmain.waiting import let_go
 

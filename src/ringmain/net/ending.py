@@ -15,9 +15,9 @@ from typing import Any
 
 from ringmain._libssl import may_reject_us, send_close_notify
 from ringmain._tls_sender import TlsSender
-from ringmain.connection import Connection, finish
 from ringmain.errors import reason
-from ringmain.liveness import watch_peer
+from ringmain.net.connection import Connection, finish
+from ringmain.net.liveness import watch_peer
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _LINGER = 2.0

@@ -11,9 +11,9 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from ringmain.connection import until
 from ringmain.endpoint import host_and_port
 from ringmain.errors import ReceiveError, SendError, TimedOutError, reason
+from ringmain.net.connection import until
 
 # The longest header of version 1, with its line end.
 _LINE = 107

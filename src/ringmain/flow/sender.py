@@ -7,12 +7,12 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 
-from ringmain import kernel
 from ringmain._pump import Pump
 from ringmain._ring import Counters
-from ringmain.connection import Connection, reset_when_closed
-from ringmain.ending import Ending
 from ringmain.errors import RingmainError, SendError, TlsError, reason
+from ringmain.flow import kernel
+from ringmain.net.connection import Connection, reset_when_closed
+from ringmain.net.ending import Ending
 
 # How long a write waits that wants something read, where others read.
 _PAUSE = 0.01

@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ringmain.connection import Connection, Preface, finish, prepare, reset, shake_hands
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, UsageError, reason
-from ringmain.listeners import addresses_of, hold_back, let_in, open_listeners
+from ringmain.net.connection import Connection, Preface, finish, prepare, reset, shake_hands
+from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners
 from ringmain.settings import Settings
 
 if TYPE_CHECKING:

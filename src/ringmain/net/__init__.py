@@ -1,0 +1,1 @@
+"""A connection: how it comes to be, and how it ends."""
