@@ -105,12 +105,12 @@ def nothing_is_left_behind() -> Iterator[None]:
 def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
     """Run a coroutine on uvloop, and on asyncio's own loop; fail if the loop's exception handler was called."""
 
-    def run_it(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def run_it(coroutine: Coroutine[Any, Any, Any], limit: float = 60.0) -> Any:
         complaints: list[dict[str, Any]] = []
 
         async def watched() -> Any:
             asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(limit):
                 return await coroutine
 
         with asyncio.Runner(loop_factory=request.param) as runner:
