@@ -17,7 +17,6 @@ MAY_IMPORT = {
     "settings": {"errors"},
     "endpoint": {"errors"},
     "waiting": set(),
-    "signals": set(),
     "interfaces": set(),
     "progress": set(),
     "net": WORDS | COMPILED,
@@ -38,7 +37,7 @@ MAY_IMPORT = {
     "testing": {"net", "endpoint", "errors", "loader", "flow", "settings"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS | {"_ring", "file", "interfaces", "loader", "relayer", "saver", "stream"},
-    "__main__": {"cli", "signals"},
+    "__main__": {"cli"},
 }
 # Each of these holds several modules, which may import one another.
 ROOMS = {"net", "flow", "bench", "feeds", "testing"}

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from ringmain.signals import end_at_once, terminating
+from ringmain.cli.signals import end_at_once, terminating
 
 
 def hold_standard_descriptors() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     for number in terminating():
         signal.signal(number, end_at_once)
     hold_standard_descriptors()
-    from ringmain.cli import run
+    from ringmain.cli.commands import run
 
     run()
 

@@ -1,117 +1,19 @@
-"""The options that the verbs share, and the types of their values."""
+"""The options that the verbs share."""
 
 import dataclasses
-import functools
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from ringmain import __version__
+from ringmain.cli.values import DURATION, Linger, Retries
 from ringmain.settings import GATES, TlsSettings
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
 
-
-class Duration(click.ParamType[float | None]):
-    """500ms, 5s, 2m, 1h, or off; a bare number is seconds. Converts to float seconds, off to None."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Return the seconds."""
-        if value is None or not isinstance(value, str):
-            return None if value is None else float(value)
-        if value == "off":
-            return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", value)
-        if match is None or not float(match[1]):
-            self.fail(f"{value!r} is not a duration: write 500ms, 5s, 2m or off", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
-
-
-class Linger(Duration):
-    """A duration that may be 0, which off is too."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds."""
-        is_zero = isinstance(value, str) and re.fullmatch(r"0+(?:\.0+)?(ms|s|m|h|)", value)
-        return 0.0 if is_zero else super().convert(value, param, ctx) or 0.0
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes: 1500, 64K, 1M, 10G, in powers of 1024."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the bytes."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", value)
-        size = int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")) if match else 0
-        if size < 1:
-            self.fail(f"{value!r} is not a size: write 1500, 64K, 1M or 10G", param, ctx)
-        return size
-
-
-class Percentage(click.ParamType[float]):
-    """5%, which converts to 0.05."""
-
-    name = "percentage"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the part of one."""
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
-        if match is None or not 0 < float(match[1]) < 100:
-            self.fail(f"{value!r} is not a percentage: write 5%", param, ctx)
-        return float(match[1]) / 100
-
-
-class Retries(click.ParamType[int]):
-    """A count, or forever, which converts to -1."""
-
-    name = "count"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the count."""
-        if value == "forever":
-            return -1
-        if not re.fullmatch(r"\d+", str(value)):
-            self.fail(f"{value!r} is not a count: write a number or forever", param, ctx)
-        return int(value)
-
-
-DURATION = Duration()
 TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings)]
-
-
-# A keyword in an error line of the library: idle_timeout=, listen_once=True, path=kernel, source_tls.cafile=.
-_KEYWORD = re.compile(r"\b(?:(source|destination)_tls\.)?([a-z][a-z0-9_]*)=(?:True\b|(?=[^\s.,:;)?])(?P<value>))?")
-
-
-def as_flags(line: str) -> str:
-    """Name the flags where a line of the library names its keywords."""
-
-    def flag(match: re.Match[str]) -> str:
-        name = "_".join(filter(None, match.group(1, 2)))
-        if name not in _flag_names():
-            return match[0]
-        return f"--{name.replace('_', '-')}" + (" " if match["value"] is not None else "")
-
-    return _KEYWORD.sub(flag, line)
-
-
-@functools.cache
-def _flag_names() -> set[str | None]:
-    from ringmain.cli import cli
-
-    return {option.name for command in cli.commands.values() for option in command.params}
 
 
 def _tls_options(whose: str = "") -> list[Decorator]:
