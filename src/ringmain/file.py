@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Unpack, overload
 from ringmain.errors import SendError, UsageError
 from ringmain.loader import Loader, load
 from ringmain.saver import Saver, save
-from ringmain.settings import Options
+from ringmain.settings import BUFFER_SIZE, Options
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_BUFFER_SIZE = 64 << 10
 
 
 @overload
@@ -29,7 +27,7 @@ def open(
     mode: Literal["rb", "wb"] = "rb",
     *,
     listen: bool = False,
-    buffer_size: int = _BUFFER_SIZE,
+    buffer_size: int = BUFFER_SIZE,
     **options: Unpack[Options],
 ) -> "Reader | Writer":
     """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import click
 
 from ringmain import __version__
-from ringmain.cli.values import DURATION, Linger, Retries
-from ringmain.settings import GATES, TlsSettings
+from ringmain.cli.values import DURATION, Duration, Linger, Retries
+from ringmain.settings import GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
@@ -29,7 +29,13 @@ def _tls_options(whose: str = "") -> list[Decorator]:
         option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM"),
         option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM"),
         option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
-        option("min-tls-version", "Oldest TLS.", type=click.Choice(["1.2", "1.3"]), default="1.2", show_default=True),
+        option(
+            "min-tls-version",
+            "Oldest TLS.",
+            type=click.Choice(TLS_VERSIONS),
+            default=TlsSettings.min_tls_version,
+            show_default=True,
+        ),
         option("ciphers", "TLS 1.2 cipher suites, in OpenSSL's notation.", metavar="LIST"),
         option("tls13-ciphers", "TLS 1.3 cipher suites: TLS_AES_128_GCM_SHA256:...", metavar="LIST"),
         option("insecure", "Do not verify the server's certificate.", is_flag=True),
@@ -40,28 +46,41 @@ def _tls_options(whose: str = "") -> list[Decorator]:
 _LINGER = click.option(
     "--linger",
     type=Linger(),
-    default="1ms",
+    default=Duration.words(LINGER),
     show_default=True,
     help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
 )
 _TIMEOUTS = [
     click.option(
-        "--connect-timeout", type=DURATION, default="5s", show_default=True, help="Limit for resolving and connecting."
+        "--connect-timeout",
+        type=DURATION,
+        default=Duration.words(Settings.connect_timeout),
+        show_default=True,
+        help="Limit for resolving and connecting.",
     ),
     click.option(
         "--handshake-timeout",
         type=DURATION,
-        default="5s",
+        default=Duration.words(Settings.handshake_timeout),
         show_default=True,
         help="Limit for TLS handshakes, and for a silent client while another one waits.",
     ),
 ]
 _TRIES = [
     click.option(
-        "--retry", type=Retries(), metavar="N|forever", default="0", show_default=True, help="Try to connect again."
+        "--retry",
+        type=Retries(),
+        metavar="N|forever",
+        default=Settings.retry,
+        show_default=True,
+        help="Try to connect again.",
     ),
     click.option(
-        "--keepalive", type=DURATION, default="60s", show_default=True, help="Probe a silent peer after this."
+        "--keepalive",
+        type=DURATION,
+        default=Duration.words(Settings.keepalive),
+        show_default=True,
+        help="Probe a silent peer after this.",
     ),
 ]
 _PORT_FILE = click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit.")
@@ -80,23 +99,23 @@ _CONNECTION = [
     click.option(
         "--idle-timeout",
         type=DURATION,
-        default="off",
+        default=Duration.words(Settings.idle_timeout),
         show_default=True,
         help="End a connection whose peer stands still.",
     ),
     *_TRIES,
     click.option(
         "--gate",
-        type=click.Choice(list(GATES)),
-        default="hold",
+        type=click.Choice(GATES),
+        default=Settings.gate,
         show_default=True,
         help="While one client is served, others cannot connect, wait connected, or are reset.",
     ),
     click.option("--allow", metavar="CIDR", multiple=True, help="Serve clients of this network only; may be repeated."),
     click.option(
         "--path",
-        type=click.Choice(["auto", "kernel", "block"]),
-        default="auto",
+        type=click.Choice(PATHS),
+        default=PATH,
         show_default=True,
         help="Move bytes inside the kernel (splice, sendfile), or through blocks in memory.",
     ),

@@ -10,12 +10,17 @@ from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import endpoint_of_bench, forms
 from ringmain.cli.values import DURATION, Duration, Size
 from ringmain.errors import UsageError
+from ringmain.settings import Settings
 
 if TYPE_CHECKING:
     from ringmain.bench.outcome import Test
 
 _IDLE = click.option(
-    "--idle-timeout", type=DURATION, default="off", show_default=True, help="Give up a peer that stands still."
+    "--idle-timeout",
+    type=DURATION,
+    default=Duration.words(Settings.idle_timeout),
+    show_default=True,
+    help="Give up a peer that stands still.",
 )
 
 
@@ -119,7 +124,6 @@ def _test(
     from ringmain.cli.session import Session, log, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.net.gate import Gate
-    from ringmain.settings import Settings
 
     session = Session(options)
     where = Endpoint.parse(endpoint)
