@@ -37,8 +37,8 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 
-def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
-    """Run `ringmain load`; return the exit code."""
+def run_load(endpoint: str, output: str, path: str, *, option: str = "--output", **options: Any) -> int:
+    """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
 
     from ringmain.cli.session import Session, uses_tls
@@ -49,7 +49,7 @@ def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
     session = Session(options)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
-    with contextlib.closing(open_output(output)) as sink:
+    with contextlib.closing(open_output(output, option)) as sink:
         kernel.may_pump(path, sink, tls=tls)
         return _load_into(sink, path, loader, session, tls=tls)
 

@@ -43,9 +43,10 @@ def relay(source: str, destination: str, **options: Any) -> int:
     if _is_file(source):
         options.pop("linger")
         options |= tls["destination"]
-        return run_save(destination, source, listen=listen, tls=False, prefix="destination_tls.", **options)
-    options |= tls["source"]
-    return run_load(source, output=destination, connect=connect, tls=False, prefix="source_tls.", **options)
+        options |= {"tls": False, "prefix": "destination_tls.", "option": "SOURCE"}
+        return run_save(destination, source, listen=listen, **options)
+    options |= tls["source"] | {"tls": False, "prefix": "source_tls.", "option": "DESTINATION"}
+    return run_load(source, destination, connect=connect, **options)
 
 
 def _is_file(end: str) -> bool:

@@ -27,8 +27,17 @@ def save(**options: Any) -> int:
     return run_save(**options)
 
 
-def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once: bool, **options: Any) -> int:
-    """Run `ringmain save`; return the exit code."""
+def run_save(
+    endpoint: str,
+    input_: str,
+    path: str,
+    *,
+    listen: bool,
+    listen_once: bool,
+    option: str = "--input",
+    **options: Any,
+) -> int:
+    """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
     from ringmain.cli.session import Session, uses_tls
     from ringmain.cli.stats import figures
     from ringmain.endpoint import Endpoint
@@ -43,7 +52,7 @@ def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once
     tls = uses_tls(Endpoint.parse(endpoint), options)
     settings = Settings(**options)
     saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
-    source = open_input(input_)
+    source = open_input(input_, option)
     kernel.may_pump(path, source, tls=tls)
 
     def on_end(connection: Connection, counters: ringmain.Counters, verdict: str) -> None:
