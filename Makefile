@@ -53,7 +53,7 @@ $(VENV)/made:
 $(VENV)/installed: $(VENV)/made $(SOURCES)
 	@find build -path '*/lib*' -name '*.py' -delete 2> /dev/null || true
 	$(PIP) --force-reinstall --no-deps .
-	$(PIP) .
+	$(PIP) '.[cli]'
 	@touch $@
 
 # The dependency groups of pyproject.toml, which older pips do not know. A library that cannot be installed for one Python

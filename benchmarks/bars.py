@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.tables import aligned, ratios
+from ringmain.settings import LINGER
 
-LINGER = 1000.0  # microseconds: how long a byte may wait for others by default
 Results = dict[str, Any]
 
 
@@ -65,7 +65,7 @@ def _slowest(bench: str) -> Callable[[Results], float | None]:
     def measure(results: Results) -> float | None:
         slowest = _figure(bench, "ringmain", "slowest µs", statistics.median)(results)
         median = _figure(bench, "socat", "median µs", statistics.median)(results)
-        return None if slowest is None or median is None else slowest / (LINGER + 1.3 * median)
+        return None if slowest is None or median is None else slowest / (1e6 * LINGER + 1.3 * median)
 
     return measure
 

@@ -15,7 +15,7 @@ import peers
 import pytest
 from conftest import Certificates
 
-from ringmain.cli.options import DURATION, Linger
+from ringmain.cli.values import DURATION, Linger
 
 
 def test_the_documented_tls_example_works_as_written(

@@ -13,7 +13,7 @@ from conftest import Certificates
 
 import ringmain
 from ringmain import errors
-from ringmain.cli.options import as_flags
+from ringmain.cli.flags import as_flags
 
 
 def test_a_refused_connection_is_a_connection_error_with_its_number() -> None:

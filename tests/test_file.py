@@ -121,6 +121,36 @@ def test_text_and_small_buffers_work_on_top(serve: Serve) -> None:
         assert list(file) == ["grün\n", "blau\n"]
 
 
+@pytest.mark.parametrize("divisor", [1, 0], ids=["whole", "left by an exception"])
+def test_text_that_an_exception_cuts_short_never_looks_whole(divisor: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(ZeroDivisionError), ringmain.open(url, "wb") as file:
+            text = io.TextIOWrapper(file, write_through=True)
+            text.write("grün\n" * 1000)
+            assert 1 / divisor
+        with listener.accept()[0] as peer:
+            if divisor:
+                assert peers.read_all(peer) == "grün\n".encode() * 1000
+            else:
+                with pytest.raises(ConnectionResetError):
+                    peers.read_all(peer)
+
+
+def test_a_file_whose_raw_was_detached_is_refused_as_any_other() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        file = ringmain.open(f"127.0.0.1:{listener.getsockname()[1]}", "wb")
+        with listener.accept()[0] as peer:
+            file.write(b"all")
+            raw = file.detach()
+            for close in (file.close, lambda: file.__exit__(None, None, None)):
+                with pytest.raises(ValueError, match="raw stream has been detached"):
+                    close()
+            peer.shutdown(socket.SHUT_WR)
+            raw.close()
+            assert peers.read_all(peer) == b"all"
+
+
 def test_a_reset_is_an_error_of_the_read() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     with listener, ringmain.open(f"127.0.0.1:{listener.getsockname()[1]}") as file:

@@ -1,15 +1,22 @@
 """What is handed to users: the sdist builds by itself, the wheel holds what is used and nothing else."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Certificates
+from packaging.requirements import Requirement
+
+import ringmain
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,3 +71,105 @@ def test_the_wheel_holds_modules_stubs_their_marker_and_the_schema_only(packages
     assert compiled == {path.stem for path in (ROOT / "ext" / "ringmain").glob("*.pyx")}
     assert "License-Expression: MIT" in metadata
     assert "Requires-Python: >=3.11" in metadata
+
+
+Install = Callable[[str], Path]
+
+# The library at work: TLS from one thread to another, then what it needs more for than uvloop.
+LIBRARY = """
+import sys, threading, ringmain
+
+def send(port):
+    with ringmain.save(f"tcps://127.0.0.1:{port}", cafile=sys.argv[2]) as saver:
+        saver.write(b"by uvloop alone")
+
+with ringmain.load("tcps://127.0.0.1:0", certfile=sys.argv[1], listen_once=True) as loader:
+    thread = threading.Thread(target=send, args=[loader.port])
+    thread.start()
+    print(b"".join(map(bytes, loader)).decode())
+thread.join()
+for use in (ringmain.nics, ringmain.load("tcps://127.0.0.1:0", self_signed=True).__enter__):
+    try:
+        print(type(use()).__name__)
+    except ringmain.UsageError as error:
+        print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def install(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """Return what installs the wheel with an extra or none, and what pip would bring with that; without a network.
+
+    Nothing else is there: what the wheel requires is linked from where these tests run, with its own requirements.
+    """
+
+    def bring(requirements: list[str] | None, extra: str, site: Path) -> None:
+        for requirement in map(Requirement, requirements or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                distribution = importlib.metadata.distribution(requirement.name)
+                for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+                    if not (site / top).exists():
+                        (site / top).symlink_to(str(distribution.locate_file(top)))
+                bring(distribution.requires, "", site)
+
+    def install(extra: str) -> Path:
+        folder = tmp_path_factory.mktemp("installed")
+        venv.create(folder, symlinks=True)
+        python = folder / "bin" / "python"
+        pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--no-index", "--no-deps", next(packages.glob("*.whl"))], check=True)
+        where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        site = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+        bring(importlib.metadata.Distribution.at(next(site.glob("ringmain-*.dist-info"))).requires, extra, site)
+        return folder / "bin"
+
+    return install
+
+
+def output_of(*command: str | Path, code: int = 0) -> tuple[str, str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_library_needs_uvloop_only_and_the_command_says_what_it_needs(
+    install: Install, certificates: Certificates
+) -> None:
+    installed = install("")
+    site = next(installed.parent.glob("lib/python*/site-packages"))
+    assert {path.name.partition("-")[0] for path in site.iterdir()} == {"ringmain", "uvloop"}
+    out, err = output_of(installed / "python", "-c", LIBRARY, certificates.server, certificates.ca)
+    assert err == ""
+    assert out.splitlines() == [
+        "by uvloop alone",
+        "nics(): it needs psutil; pip install 'ringmain[cli]'",
+        "self_signed=True: it needs cryptography; pip install 'ringmain[cli]'",
+    ]
+    for command in ([installed / "ringmain", "load", "tcp://:0"], [installed / "python", "-m", "ringmain", "--help"]):
+        assert output_of(*command, code=2) == (
+            "",
+            "ringmain: the command cannot start: no module named 'click'; pip install 'ringmain[cli]'\n",
+        )
+
+
+def test_with_its_extra_the_command_does_all_it_can(install: Install, certificates: Certificates) -> None:
+    installed = install("cli")
+    assert output_of(installed / "ringmain", "--version") == (f"ringmain {ringmain.__version__}\n", "")
+    assert "lo" in [
+        json.loads(line)["name"] for line in output_of(installed / "ringmain", "nics", "--json")[0].splitlines()
+    ]
+    out, err = output_of(installed / "python", "-c", LIBRARY, certificates.server, certificates.ca)
+    assert out.splitlines() == ["by uvloop alone", "list", "Loader"]
+    assert "self-signed certificate" in err
+    bare = output_of(installed / "ringmain", "load", "--connect", "tcp://127.0.0.1:1", code=7)
+    assert bare[1].startswith("ringmain: ")
+
+
+def test_a_click_that_others_brought_and_that_is_too_old_is_one_line() -> None:
+    as_before_8_4 = (
+        "import click, ringmain.__main__\nclick.ParamType = type('ParamType', (), {})\nringmain.__main__.main()"
+    )
+    assert output_of(sys.executable, "-c", as_before_8_4, code=2) == (
+        "",
+        "ringmain: the command cannot start: type 'ParamType' is not subscriptable; pip install 'ringmain[cli]'\n",
+    )

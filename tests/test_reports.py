@@ -167,6 +167,25 @@ def test_a_signal_while_connecting_empties_no_file_and_makes_none(bench: peers.B
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "remedy"),
+    [
+        (["load", "-O", "./nodir/x", "tcp://127.0.0.1:0"], 23, "choose another --output"),
+        (["save", "-I", "./nodir/x", "tcp://127.0.0.1:1"], 26, "choose another --input"),
+        (["relay", "tcp://127.0.0.1:0", "./nodir/x"], 23, "choose another DESTINATION"),
+        (["relay", "./nodir/x", "tcp://127.0.0.1:1"], 26, "choose another SOURCE"),
+        (["relay", "/usr/bin", "tcp://127.0.0.1:1"], 26, "choose a file as SOURCE"),
+    ],
+    ids=lambda it: " ".join(it) if isinstance(it, list) else None,
+)
+def test_a_file_that_cannot_be_used_is_called_what_it_was_given_as(
+    arguments: list[str], code: int, remedy: str
+) -> None:
+    done = subprocess.run([*peers.RINGMAIN, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    assert done.stderr.endswith(f"; {remedy}\n")
+
+
 @pytest.mark.parametrize("before", [None, b"yesterday's data, which was more"], ids=["new", "old"])
 def test_output_has_what_came_and_nothing_of_what_was_there(
     bench: peers.Bench, tmp_path: Path, before: bytes | None

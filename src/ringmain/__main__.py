@@ -1,10 +1,12 @@
 """Start the command line. What is imported before the signals are set is kept to a minimum."""
 
+import contextlib
 import os
 import signal
 import sys
 
-from ringmain.signals import end_at_once, terminating
+from ringmain.cli.signals import end_at_once, terminating
+from ringmain.errors import reason
 
 
 def hold_standard_descriptors() -> None:
@@ -22,8 +24,13 @@ def main() -> None:
     for number in terminating():
         signal.signal(number, end_at_once)
     hold_standard_descriptors()
-    from ringmain.cli import run
-
+    try:
+        from ringmain.cli.commands import run
+    except (ImportError, TypeError) as error:  # no click, or an old one that others brought
+        line = f"ringmain: the command cannot start: {reason(error)}; pip install 'ringmain[cli]'\n"
+        with contextlib.suppress(OSError):
+            sys.stderr.write(line)
+        sys.exit(2)
     run()
 
 

@@ -29,7 +29,7 @@ class RingmainError(Exception):
 
 
 class UsageError(RingmainError, ValueError):
-    """Arguments that make no sense, alone or together."""
+    """Arguments that make no sense, alone or together, or that ask for a library which is not installed."""
 
     exit_code = 2
 

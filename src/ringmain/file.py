@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Unpack, overload
 from ringmain.errors import SendError, UsageError
 from ringmain.loader import Loader, load
 from ringmain.saver import Saver, save
-from ringmain.settings import Options
+from ringmain.settings import BUFFER_SIZE, Options
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_BUFFER_SIZE = 64 << 10
 
 
 @overload
@@ -29,7 +27,7 @@ def open(
     mode: Literal["rb", "wb"] = "rb",
     *,
     listen: bool = False,
-    buffer_size: int = _BUFFER_SIZE,
+    buffer_size: int = BUFFER_SIZE,
     **options: Unpack[Options],
 ) -> "Reader | Writer":
     """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.
@@ -39,6 +37,12 @@ def open(
     thread stands still while it waits. Close it, best by `with`: left by an exception that resets the peer, which
     `close` alone never does to one that is well. There is no seeking, `tell`, or descriptor in it. For the other
     keywords see `ringmain.Options`. Raises a `RingmainError` as `load` and `save` do, from reads and writes too.
+
+    with ringmain.open("tcp://127.0.0.1:8000", "wb") as file:
+        text = io.TextIOWrapper(file, write_through=True)
+
+    What is put on top gets no `with` of its own: left by an exception it would only call `close`, and what was written
+    so far would look like the whole.
     """
     if mode == "rb":
         return Reader(_RawReader(load(url, connect=not listen, listen_once=listen, **options)), buffer_size)
@@ -183,14 +187,19 @@ class Writer(io.BufferedWriter):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close; after an exception break the stream off with a reset, so that a part never looks like the whole."""
-        if error is not None and self.raw.failure is None:
-            self.raw.failure = error
+        raw: _RawWriter | None = self.raw
+        if error is not None and raw is not None and raw.failure is None:
+            raw.failure = error
         self.close()
 
     def close(self) -> None:
-        """End the stream once the peer's kernel has every byte; after a write that failed, break it off."""
-        if self.raw.failure is not None:
-            self.raw.close()  # first, so that what is buffered is not written
+        """End the stream once the peer's kernel has every byte; after a write that failed, break it off.
+
+        After `detach` it raises ValueError, as any buffered file does: who has `raw` closes that.
+        """
+        raw: _RawWriter | None = self.raw  # None after `detach`
+        if raw is not None and raw.failure is not None:
+            raw.close()  # first, so that what is buffered is not written
         super().close()
 
     seek = tell = truncate = _no_position

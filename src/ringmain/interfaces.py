@@ -4,6 +4,8 @@ import socket
 from pathlib import Path
 from typing import TypedDict
 
+from ringmain.errors import UsageError
+
 _SYSFS = Path("/sys/class/net")
 
 
@@ -28,9 +30,12 @@ def nics() -> list[Nic]:
     """Return the interfaces in the system's order.
 
     `up` is the administrator's wish, `running` says that packets can pass. `status` is "connected", "disconnected",
-    "unknown", or "not applicable" for a loopback interface.
+    "unknown", or "not applicable" for a loopback interface. Raises UsageError where psutil is not installed.
     """
-    import psutil
+    try:
+        import psutil
+    except ImportError as error:
+        raise UsageError("nics()", "it needs psutil", "pip install 'ringmain[cli]'") from error
 
     stats = psutil.net_if_stats()
     found: list[Nic] = []

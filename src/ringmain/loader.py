@@ -14,8 +14,8 @@ from ringmain.errors import RingmainError, UsageError
 from ringmain.flow.descriptor import Output
 from ringmain.net.connection import Connection, dial, reset
 from ringmain.net.gate import Listening, NoMoreClients, listen
-from ringmain.settings import Options, Settings, settings_for
-from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, RING_SIZE, Options, Settings, settings_for
+from ringmain.stream import Flow, Stream
 from ringmain.waiting import unless
 
 log = logging.getLogger("ringmain")
@@ -29,7 +29,7 @@ def load(
     delimiter: bytes = b"",
     ring_size: int | None = None,
     block_size: int = BLOCK_SIZE,
-    max_record: int = 64 << 20,
+    max_record: int = MAX_RECORD,
     long_records: Literal["raise", "skip"] = "raise",
     min_block: int = 1,
     linger: float = LINGER,

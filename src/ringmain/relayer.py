@@ -17,8 +17,17 @@ from ringmain.flow.passage import Passage
 from ringmain.net.connection import Connection, Preface, dial, finish, reset, until_gone
 from ringmain.net.gate import Listening, NoMoreClients
 from ringmain.net.gate import listen as open_gate
-from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
-from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+from ringmain.settings import (
+    BLOCK_SIZE,
+    LINGER,
+    PATH,
+    RING_SIZE,
+    ConnectionOptions,
+    Settings,
+    TlsSettings,
+    settings_for,
+)
+from ringmain.stream import Flow, Stream
 from ringmain.waiting import let_go, unless
 
 if TYPE_CHECKING:
@@ -191,7 +200,7 @@ class Relayer(Blocking):
 
     async def _serve_all(self) -> None:
         async with self:
-            await self._serve("auto")
+            await self._serve(PATH)
 
     def __enter__(self) -> BlockingRelayer:
         self._enter()
@@ -258,7 +267,7 @@ class Relayer(Blocking):
             return 0.0
         return max(direction.fullness for direction in self._passage.directions)
 
-    def serve(self, path: str = "auto") -> Coroutine[Any, Any, None]:
+    def serve(self, path: str = PATH) -> Coroutine[Any, Any, None]:
         """Relay for one client after another; to be awaited in `async with`. path: auto, kernel or block.
 
         Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of the present connection.

@@ -1,4 +1,4 @@
-"""What a caller may choose about connections, in one place for all verbs. Each field is a keyword and a flag."""
+"""What a caller may choose, in one place for all verbs, and every default. Each field is a keyword and a flag."""
 
 import dataclasses
 import inspect
@@ -9,7 +9,18 @@ from typing import Any, Literal, Self, TypedDict
 from ringmain.errors import UsageError
 
 GATES = ("hold", "queue", "refuse")
-KEEPALIVE = 60.0
+PATHS = ("auto", "kernel", "block")
+TLS_VERSIONS = ("1.2", "1.3")
+
+# What is not about a connection: how bytes are received (bytes, bytes, bytes, seconds), and moved to a descriptor; the
+# buffer of a file.
+RING_SIZE = 8 << 20
+BLOCK_SIZE = 1 << 20
+MAX_RECORD = 64 << 20
+LINGER = 0.001
+PATH = "auto"
+BUFFER_SIZE = 64 << 10
+
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE, <net/tcp.h>
 
 
@@ -74,7 +85,7 @@ class TlsSettings:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        _check("min_tls_version", self.min_tls_version, ("1.2", "1.3"))
+        _check("min_tls_version", self.min_tls_version, TLS_VERSIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +99,7 @@ class Settings(TlsSettings):
     handshake_timeout: float | None = 5.0
     idle_timeout: float | None = None
     retry: int = 0
-    keepalive: float | None = KEEPALIVE
+    keepalive: float | None = 60.0
     gate: str = "hold"
     allow: str | Sequence[str] = ()
     family: int = 0

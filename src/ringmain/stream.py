@@ -41,11 +41,6 @@ log = logging.getLogger("ringmain")
 
 Result = TypeVar("Result")
 
-# How a stream is received where nobody asks for anything else: bytes, bytes, seconds.
-RING_SIZE = 8 << 20
-BLOCK_SIZE = 1 << 20
-LINGER = 0.001
-
 # A consumer that holds every block may still be giving one back from another thread; this long it may take.
 _HELD_TIMEOUT = 5.0
 

@@ -15,7 +15,8 @@ from ringmain.bench.plan import Plan
 from ringmain.flow.descriptor import Input, Output
 from ringmain.flow.sender import Sender
 from ringmain.net.connection import Connection
-from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+from ringmain.settings import BLOCK_SIZE, LINGER, PATH, RING_SIZE
+from ringmain.stream import Flow, Stream
 
 # How far a sender may run ahead after a pause, and what it does not pause for, in seconds.
 _BURST = 0.1
@@ -132,7 +133,7 @@ async def _into_pipe(stream: Stream, meter: Meter) -> None:
         output = Output(sink, "a pipe")
         stack.callback(output.close)
         meter.helpers.append(reader.cpu)
-        await stream.copy_to(output, "auto")
+        await stream.copy_to(output, PATH)
 
 
 async def send(

@@ -70,7 +70,9 @@ class Plan:
         )
         for name, value, least, most, unit in limits:
             if value is not None and not least <= value <= most:
-                raise UsageError(f"{name} {_words(value)}", "out of range", f"give {least:g} to {most:g} {unit}")
+                raise UsageError(
+                    f"{name} {_words(value)}", "out of range", f"give {_words(least)} to {_words(most)} {unit}"
+                )
         if (self.seconds is None) == (self.size is None):
             raise UsageError("seconds and size", "one of them ends a measurement", "give either")
 
@@ -120,7 +122,6 @@ class Plan:
 
 
 def _words(value: float) -> str:
-    try:
-        return f"{value:g}"
-    except OverflowError:
-        return "beyond all numbers"
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return str(value) if abs(value) < 1 << 63 else "beyond all numbers"

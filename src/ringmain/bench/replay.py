@@ -23,8 +23,8 @@ from ringmain.errors import InputError, TimedOutError, reason
 from ringmain.flow.sender import Sender, failure_of
 from ringmain.net.connection import Connection, dial, watch_idle
 from ringmain.net.gate import listen
-from ringmain.settings import Settings
-from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
+from ringmain.settings import BLOCK_SIZE, LINGER, RING_SIZE, Settings
+from ringmain.stream import Flow, Stream
 
 _NEWLINE = 10
 # How far a paced sender may run ahead after it could not keep up, in seconds.

@@ -1,16 +1,26 @@
 """ringmain bench."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.cli.options import DURATION, TLS_OPTIONS, Linger, Percentage, Size, endpoint_of_bench, forms
+from ringmain.bench.plan import MAX_PARALLEL, Plan
+from ringmain.cli.bench_output import JsonCommand, Teller
+from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.telling import JsonCommand
+from ringmain.cli.values import DURATION, Duration, Linger, Percentage, Size
 from ringmain.errors import UsageError
+
+if TYPE_CHECKING:
+    from ringmain.bench.run import Rounds
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
 _PORT = 5201
+# How long a measurement takes on loopback, and in rounds; what is left out at its beginning: in seconds.
+_LOOPBACK_SECONDS, _ROUND_SECONDS = 2.0, 0.5
+_WARM_UP = 0.25
+# A limited sender writes this often at least, so that its rate is a steady one.
+_WRITES_A_SECOND = 20
 _MEASURING = ("reverse", "time", "bytes", "omit", "parallel", "processes", "message_size", "limit")
 _REPORTING = ("json", "json_stream", "report", "save_baseline", "baseline")
 _GATING = ("rounds", "noise_threshold", "fail_on_regression", "force")
@@ -40,16 +50,30 @@ class _Bench(JsonCommand):
     "-t",
     "--time",
     type=DURATION,
-    help="How long to measure: 10s; on loopback 2s, in rounds 500ms.",
+    help=f"How long to measure: {Duration.words(Plan.seconds)}; on loopback {Duration.words(_LOOPBACK_SECONDS)}, "
+    f"in rounds {Duration.words(_ROUND_SECONDS)}.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
 @click.option(
-    "-O", "--omit", type=Linger(), help="Warm-up, which is left out: 500ms; with --bytes 0.", metavar="DURATION"
+    "-O",
+    "--omit",
+    type=Linger(),
+    help=f"Warm-up, which is left out: {Duration.words(_WARM_UP)}; with --bytes 0.",
+    metavar="DURATION",
 )
-@click.option("-P", "--parallel", type=click.IntRange(1, 128), default=1, show_default=True, help="Streams at once.")
+@click.option(
+    "-P",
+    "--parallel",
+    type=click.IntRange(1, MAX_PARALLEL),
+    default=Plan.parallel,
+    show_default=True,
+    help="Streams at once.",
+)
 @click.option("--processes", is_flag=True, help="Each stream in a process of its own, at both ends.")
-@click.option("-l", "--message-size", type=Size(), help="What the sender writes at once: 1M.")
+@click.option(
+    "-l", "--message-size", type=Size(), help=f"What the sender writes at once: {Size.words(Plan.message_size)}."
+)
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
 @forms
 @click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
@@ -81,9 +105,7 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
-    # Imported when it is used: --help and --version need neither the event loop nor sockets.
     from ringmain.bench.run import Rounds
-    from ringmain.cli.instrument import run_bench, run_server
 
     if server:
         _refuse(given, (*_MEASURING, *_REPORTING, *_GATING), "with --server", "give it to the client")
@@ -109,3 +131,78 @@ def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) ->
     for name in names:
         if name in given:
             raise UsageError(f"--{name.replace('_', '-')} {where}", "it makes no sense there", remedy)
+
+
+def run_bench(
+    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: "Rounds", **options: Any
+) -> int:
+    """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
+    from ringmain.bench.files import try_to_write, write
+    from ringmain.bench.report import page
+    from ringmain.bench.run import Run
+    from ringmain.cli.session import Session, uses_tls
+    from ringmain.endpoint import Endpoint
+    from ringmain.settings import Settings
+
+    plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
+    session = Session(options)
+    if endpoint is not None:
+        uses_tls(Endpoint.parse(endpoint), options)
+    settings = Settings(**options)
+    teller = Teller(as_events=json_stream, show=session.shows_progress)
+    run = Run(gate, teller)
+
+    async def work() -> None:
+        if endpoint is None:
+            await run.of_loopback(plan)
+        else:
+            await run.of_endpoint(Endpoint.parse(endpoint), settings, plan)
+
+    if report is not None:
+        try_to_write(report, "--report")
+    try:
+        number = session.until_signal(work)
+    finally:
+        teller.line()
+    if number:
+        raise SystemExit(128 + number)
+    if report is not None:
+        write(report, page(run.whole()), "--report")
+    teller.result(run.whole(), run.text(), as_json=json_)
+    return run.exit_code
+
+
+def _plan(options: dict[str, Any], seconds: float | None) -> Plan:
+    """Take what is to be measured out of the options."""
+    time, size, omit, rate = (options.pop(name) for name in ("time", "bytes", "omit", "limit"))
+    message_size = options.pop("message_size")
+    if message_size is None:
+        message_size = Plan.message_size if rate is None else min(Plan.message_size, max(1, rate // _WRITES_A_SECOND))
+    return Plan(
+        seconds=None if size is not None else time or seconds,
+        size=size,
+        omit=omit if omit is not None else _WARM_UP if size is None else 0.0,
+        rate=rate,
+        message_size=message_size,
+        **{name: options.pop(name) for name in ("parallel", "processes", "reverse")},
+    )
+
+
+def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
+    """Run `ringmain bench --server`; return the exit code."""
+    from ringmain.bench.server import Server
+    from ringmain.cli.session import Session, uses_tls
+    from ringmain.endpoint import Endpoint
+    from ringmain.settings import Settings
+
+    session = Session(options)
+    uses_tls(Endpoint.parse(endpoint), options)
+    settings = Settings(**options)
+    server = Server(Endpoint.parse(endpoint), settings, listen_once=listen_once)
+
+    async def work() -> None:
+        async with server:
+            with session.announced((server, server.endpoint, server.tls)):
+                await server.serve()
+
+    return session.run(work)

@@ -1,11 +1,16 @@
 """ringmain load."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import ringmain
 from ringmain.cli.options import linger, one_end
 from ringmain.errors import UsageError
+
+if TYPE_CHECKING:
+    from ringmain.cli.session import Session
+    from ringmain.flow.descriptor import Output
 
 
 @click.command()
@@ -29,7 +34,58 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     if keep_listening and (connect or listen_once):
         other = "--connect" if connect else "--listen-once"
         raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
-    # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.cli.verbs import run_load
-
     return run_load(connect=connect, listen_once=listen_once, **options)
+
+
+def run_load(endpoint: str, output: str, path: str, *, option: str = "--output", **options: Any) -> int:
+    """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
+    import contextlib
+
+    from ringmain.cli.session import Session, uses_tls
+    from ringmain.endpoint import Endpoint
+    from ringmain.flow import kernel
+    from ringmain.flow.descriptor import open_output
+
+    session = Session(options)
+    tls = uses_tls(Endpoint.parse(endpoint), options)
+    loader = ringmain.load(endpoint, **options)
+    with contextlib.closing(open_output(output, option)) as sink:
+        kernel.may_pump(path, sink, tls=tls)
+        return _load_into(sink, path, loader, session, tls=tls)
+
+
+def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:
+    import asyncio
+
+    from ringmain.cli.stats import figures
+    from ringmain.net.connection import Connection
+    from ringmain.progress import progress_line
+
+    def on_end(connection: Connection, counters: ringmain.Counters, verdict: str) -> None:
+        row = {**figures(connection, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
+        session.record(row, counters.bytes_in, counters.bytes_out)
+
+    def look() -> tuple[int, int, float]:
+        return *session.moved(loader.counters), loader.fullness
+
+    async def move() -> None:
+        async with loader:
+            with session.announced((loader, loader.endpoint, tls)):
+                sink.begin()
+                await loader.copy_to(sink, path)
+
+    async def work() -> None:
+        loader.on_end = on_end
+        moving = asyncio.ensure_future(move())
+        leaving = asyncio.ensure_future(sink.reader_left())
+        try:
+            await asyncio.wait([moving, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (moving, leaving):
+                task.cancel()
+            await asyncio.wait([moving, leaving])
+            sink.close()
+        if not moving.cancelled():
+            moving.result()
+
+    return session.run(work, loader.stop, look, progress_line)

@@ -4,7 +4,10 @@ from typing import Any
 
 import click
 
+import ringmain
+from ringmain.cli.load import run_load
 from ringmain.cli.options import TLS_OPTIONS, linger, two_ends
+from ringmain.cli.save import run_save
 from ringmain.errors import UsageError
 
 _ENDS = ("source", "destination")
@@ -33,9 +36,6 @@ def relay(source: str, destination: str, **options: Any) -> int:
     Either end may be - (standard input or output) or a file or FIFO, whose name has a slash in it: ./events.ndjson.
     """
     tls = {end: {name: options.pop(f"{end}_{name}") for name in TLS_OPTIONS} for end in _ENDS}
-    # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.cli.verbs import run_load, run_relay, run_save
-
     if not _is_file(source) and not _is_file(destination):
         return run_relay(source, destination, source_tls=tls["source"], destination_tls=tls["destination"], **options)
     _check_file(source, destination, options)
@@ -43,9 +43,10 @@ def relay(source: str, destination: str, **options: Any) -> int:
     if _is_file(source):
         options.pop("linger")
         options |= tls["destination"]
-        return run_save(destination, source, listen=listen, tls=False, prefix="destination_tls.", **options)
-    options |= tls["source"]
-    return run_load(source, output=destination, connect=connect, tls=False, prefix="source_tls.", **options)
+        options |= {"tls": False, "prefix": "destination_tls.", "option": "SOURCE"}
+        return run_save(destination, source, listen=listen, **options)
+    options |= tls["source"] | {"tls": False, "prefix": "source_tls.", "option": "DESTINATION"}
+    return run_load(source, destination, connect=connect, **options)
 
 
 def _is_file(end: str) -> bool:
@@ -65,3 +66,50 @@ def _check_file(source: str, destination: str, options: dict[str, Any]) -> None:
     if options["listen_once"] and not (options["listen"] if _is_file(source) else not options["connect"]):
         raise UsageError("--listen-once", "there is nothing to listen at", "leave it out: one connection is relayed")
     options.pop("one_way")
+
+
+def run_relay(
+    source: str,
+    destination: str,
+    path: str,
+    *,
+    source_tls: dict[str, Any],
+    destination_tls: dict[str, Any],
+    **options: Any,
+) -> int:
+    """Run `ringmain relay` between two endpoints; return the exit code."""
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import relay_figures
+    from ringmain.endpoint import Endpoint
+    from ringmain.flow.passage import Passage
+    from ringmain.progress import relay_line
+
+    session = Session(options)
+    for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
+        if not Endpoint.parse(url).tls:
+            warn_of_unused(tls, f"{name}_tls.", "a tcps:// endpoint")
+    relayer = ringmain.relay(
+        source,
+        destination,
+        source_tls=ringmain.TlsSettings(**source_tls),
+        destination_tls=ringmain.TlsSettings(**destination_tls),
+        **options,
+    )
+
+    def on_end(passage: Passage, proxy: str | None) -> None:
+        there, back = [*(direction.counters.bytes_out for direction in passage.directions), 0][:2]
+        session.record(relay_figures(passage, proxy, relayer.refused), there, back)
+
+    def look() -> tuple[int, int, float]:
+        there, back = [*relayer.taken, 0, 0][:2]
+        return session.bytes_in + there, session.bytes_out + back, relayer.fullness
+
+    async def work() -> None:
+        relayer.on_end = on_end
+        async with relayer:
+            with session.announced(
+                *((end, end.endpoint, end.endpoint.tls) for end in (relayer.source, relayer.destination))
+            ):
+                await relayer.serve(path)
+
+    return session.run(work, relayer.stop, look, relay_line)

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+import ringmain
 from ringmain.cli.options import one_end
 
 
@@ -23,7 +24,56 @@ def save(**options: Any) -> int:
     A listener sends a regular file whole to every client; any other input goes on with the next client where the last
     one left. A signal ends it after what was read: a file that is cut short by a reset, any other input properly.
     """
-    # Imported when it is used: --help and --version need neither the event loop nor sockets.
-    from ringmain.cli.verbs import run_save
-
     return run_save(**options)
+
+
+def run_save(
+    endpoint: str,
+    input_: str,
+    path: str,
+    *,
+    listen: bool,
+    listen_once: bool,
+    option: str = "--input",
+    **options: Any,
+) -> int:
+    """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
+    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.stats import figures
+    from ringmain.endpoint import Endpoint
+    from ringmain.flow import kernel
+    from ringmain.flow.descriptor import open_input
+    from ringmain.input_saver import InputSaver
+    from ringmain.net.connection import Connection
+    from ringmain.progress import progress_line
+    from ringmain.settings import Settings
+
+    session = Session(options)
+    tls = uses_tls(Endpoint.parse(endpoint), options)
+    settings = Settings(**options)
+    saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
+    source = open_input(input_, option)
+    kernel.may_pump(path, source, tls=tls)
+
+    def on_end(connection: Connection, counters: ringmain.Counters, verdict: str) -> None:
+        row = {**figures(connection, counters, counters.bytes_out), "refused": saver.refused, "verdict": verdict}
+        session.record(row, counters.bytes_in, counters.bytes_out)
+
+    def look() -> tuple[int, int, float]:
+        bytes_in, bytes_out = session.moved(saver.counters)
+        return bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
+
+    async def work() -> None:
+        saver.on_end = on_end
+        try:
+            async with saver:
+                with session.announced((saver, saver.endpoint, tls)):
+                    await saver.copy_from(source, path)
+        finally:
+            source.close()
+
+    def stop() -> bool:
+        source.stop()
+        return saver.stop()
+
+    return session.run(work, stop, look, progress_line)

@@ -1,7 +1,8 @@
-"""One run of a verb on the command line: signals, reports, progress, and what the user gets when it ends."""
+"""One run of the command: its log, its signals and progress, and who is told where it listens and what it moved."""
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -12,19 +13,23 @@ from typing import Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.options import as_flags
-from ringmain.cli.reports import PortFile, StatsFile
+from ringmain.cli.flags import as_flags
+from ringmain.cli.port_file import PortFile
+from ringmain.cli.signals import terminating
+from ringmain.cli.stats import StatsFile
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, printable, reason
 from ringmain.flow.descriptor import ReaderLeft
-from ringmain.progress import Line, Look, progress_line, show_progress
-from ringmain.signals import terminating
+from ringmain.progress import Line, Look, show_progress
+from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
 # After the first signal what is under way may go on for as long as it moves; standing still for this long ends it.
 _GRACE = 2.0
 _REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
+# The options that wait for TLS in vain where there is none; all but the one that is never unset.
+_TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
 
 
 class Listener(Protocol):
@@ -51,6 +56,7 @@ class Session:
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self._signal = 0
+        self._cancelled = False
         self.bytes_in = 0
         self.bytes_out = 0
         _set_up_log(report["quiet"], report["verbose"])
@@ -64,35 +70,52 @@ class Session:
     def run(
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
-        stop: Callable[[], bool],
-        look: Look,
-        line: Line = progress_line,
+        stop: Callable[[], bool] = lambda: False,
+        look: Look = lambda: (0, 0, 0.0),
+        line: Line | None = None,
     ) -> int:
-        """Run the verb's coroutine to its end; return the exit code. `line` words what `look` shows."""
+        """Run a coroutine as `until_signal` does; return the exit code. After a signal this ends the process itself."""
+        number = self.until_signal(work, stop, look, line)
+        if number:
+            sys.stderr.flush()
+            os._exit(128 + number)
+        return 0
+
+    def until_signal(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        stop: Callable[[], bool] = lambda: False,
+        look: Look = lambda: (0, 0, 0.0),
+        line: Line | None = None,
+    ) -> int:
+        """Run a coroutine to its end on a loop of its own; return the number of the signal that ended it, or 0.
+
+        A signal calls `stop`. Where that says that nothing is under way, or once nothing that `look` shows has moved
+        for a while, the coroutine is cancelled, and what it then raises counts no more. A second signal ends the
+        process at once. `line` words what `look` shows as progress; without it none is shown.
+        """
         runner = asyncio.Runner(loop_factory=new_loop)
         signals = terminating()
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            code = runner.run(self._supervise(work, stop, look, line, signals))
+            runner.run(self._supervise(work, stop, look, line, signals))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
             remedy = "see ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "please report this"
             raise RingmainError("this run could not go on", reason(error), remedy) from error
-        if self._signal:
-            sys.stderr.flush()
-            os._exit(code)
-        runner.close()
-        return code
+        if not self._signal:
+            runner.close()
+        return self._signal
 
     async def _supervise(
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool],
         look: Look,
-        line: Line,
+        line: Line | None,
         signals: list[int],
-    ) -> int:
+    ) -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(work())
 
@@ -103,27 +126,24 @@ class Session:
                 os._exit(128 + number)
             self._signal = number
             if not stop():
-                task.cancel()
+                self._cancel(task)
             else:
                 helpers.append(asyncio.ensure_future(self._give_up(task, look)))
 
         for number in signals:
             loop.add_signal_handler(number, interrupt, number)
         helpers: list[asyncio.Task[None]] = []
-        if self.shows_progress:
+        if self.shows_progress and line is not None:
             helpers.append(asyncio.ensure_future(show_progress(look, line)))
         try:
-            await task
-        except asyncio.CancelledError:
-            if not self._signal:
-                raise
-        except ReaderLeft:
-            pass
+            await asyncio.wait([task])
         finally:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-        return 128 + self._signal if self._signal else 0
+        if not self._cancelled:
+            with contextlib.suppress(ReaderLeft):
+                task.result()
 
     async def _give_up(self, task: "asyncio.Task[None]", look: Look) -> None:
         """End a run that was told to stop once it no longer moves."""
@@ -133,6 +153,10 @@ class Session:
             if look()[:2] != moved:
                 moved, since = look()[:2], time.monotonic()
         log.warning("stopped with bytes under way: the other side takes nothing any more")
+        self._cancel(task)
+
+    def _cancel(self, task: "asyncio.Task[None]") -> None:
+        self._cancelled = True
         task.cancel()
 
     @contextlib.contextmanager
@@ -172,3 +196,18 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+
+
+def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
+    """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
+    tls = bool(options["tls"] or endpoint.tls)
+    if not tls:
+        prefix = options.get("prefix", "")  # relay's, where a file is at the other end
+        warn_of_unused(options, prefix, "a tcps:// endpoint" if prefix else "tls=True")
+    return tls
+
+
+def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
+    """Warn of options of TLS where nothing is encrypted; `wanted` is what would encrypt it."""
+    if unused := keywords_given(options, _TLS_OPTIONS, prefix):
+        log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)

@@ -90,10 +90,14 @@ class Descriptor:
 
 
 class Output(Descriptor):
-    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`."""
+    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`.
 
-    def __init__(self, fd: int, name: str) -> None:
+    `option` is what the user chose it with.
+    """
+
+    def __init__(self, fd: int, name: str, option: str = "--output") -> None:
         super().__init__(fd, os.O_WRONLY, name)
+        self.option = option
         self.opened: int | None = None  # the descriptor, where it is ours to close
         self.made: Path | None = None  # the file, where there was none before, until `begin`
         if self.is_file and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
@@ -109,7 +113,7 @@ class Output(Descriptor):
             try:
                 os.ftruncate(self.opened, 0)
             except OSError as error:
-                raise OutputError(f"open {self.name}", reason(error), "choose another --output") from error
+                raise OutputError(f"open {self.name}", reason(error), f"choose another {self.option}") from error
 
     def close(self) -> None:
         """Close what was opened here; remove a file that was made for bytes which never had a way to come."""
@@ -141,7 +145,7 @@ class Output(Descriptor):
         """Return what a failed write means: ReaderLeft or OutputError."""
         if isinstance(error, BrokenPipeError | ConnectionResetError):
             return ReaderLeft()
-        return OutputError(f"write to {self.name}", reason(error), "free space or choose another --output")
+        return OutputError(f"write to {self.name}", reason(error), f"free space or choose another {self.option}")
 
     async def reader_left(self) -> None:
         """Return when nobody reads any more, also while there is nothing to write. A file never comes to that."""
@@ -160,10 +164,11 @@ class Output(Descriptor):
 
 
 class Input(Descriptor):
-    """Read from a descriptor."""
+    """Read from a descriptor. `option` is what the user chose it with."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, option: str = "--input") -> None:
         super().__init__(fd, os.O_RDONLY, name)
+        self.option = option
         self.position = os.lseek(fd, 0, os.SEEK_CUR) if self.is_file else 0
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._waiter: asyncio.Future[None] | None = None
@@ -195,7 +200,7 @@ class Input(Descriptor):
 
     def failure(self, error: OSError) -> InputError:
         """Return what a failed read means."""
-        return InputError(f"read {self.name}", reason(error), "choose another --input")
+        return InputError(f"read {self.name}", reason(error), f"choose another {self.option}")
 
     def wake(self) -> None:
         """Let the `read` that waits, or the next one, return None."""
@@ -219,10 +224,10 @@ class Input(Descriptor):
         return os.readv(self.fd, [self._buffer])
 
 
-def open_output(path: str) -> Output:
-    """Open --output, "-" being standard output; raise OutputError. A file keeps what it has until `Output.begin`."""
+def open_output(path: str, option: str = "--output") -> Output:
+    """Open a file, "-" being standard output; raise OutputError. It keeps what it has until `Output.begin`."""
     if path == "-":
-        return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output")
+        return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output", option)
     made: Path | None = None
     try:
         try:
@@ -231,24 +236,24 @@ def open_output(path: str) -> Output:
             made = Path(path).resolve()
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise OutputError(f"open {path}", reason(error), "choose another --output") from error
-    output = Output(fd, path)
+        raise OutputError(f"open {path}", reason(error), f"choose another {option}") from error
+    output = Output(fd, path, option)
     output.opened, output.made = fd, made
     return output
 
 
-def open_input(path: str) -> Input:
-    """Open --input, "-" being standard input; raise InputError."""
+def open_input(path: str, option: str = "--input") -> Input:
+    """Open a file, "-" being standard input; raise InputError."""
     if path == "-":
         fd = _standard(0, InputError, "standard input", "redirect it from somewhere")
     else:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise InputError(f"open {path}", reason(error), "choose another --input") from error
+            raise InputError(f"open {path}", reason(error), f"choose another {option}") from error
     if stat.S_ISDIR(os.fstat(fd).st_mode):
-        raise InputError(f"read {path}", "is a directory", "choose a file as --input")
-    return Input(fd, "standard input" if path == "-" else path)
+        raise InputError(f"read {path}", "is a directory", f"choose a file as {option}")
+    return Input(fd, "standard input" if path == "-" else path, option)
 
 
 def _is_standard_error(fd: int) -> bool:

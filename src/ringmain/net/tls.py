@@ -25,7 +25,7 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
     if settings.self_signed:
-        _load_self_signed(context)
+        _load_self_signed(context, settings)
     else:
         _load_own(context, settings)
     if settings.client_ca is not None:
@@ -131,16 +131,20 @@ def _load_own(context: ssl.SSLContext, settings: Settings) -> None:
         log.warning("key file %s: others may read it; run: chmod 600 %s", keyfile, keyfile)
 
 
-def _load_self_signed(context: ssl.SSLContext) -> None:
+def _load_self_signed(context: ssl.SSLContext, settings: Settings) -> None:
     """Make a key and a certificate for this host in memory, valid for 30 days, and print its fingerprint."""
     import datetime
     import ipaddress
     import socket
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+    except ImportError as error:
+        what = f"{settings.prefix}self_signed=True"
+        raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ringmain self-signed")])

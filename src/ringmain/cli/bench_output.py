@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ringmain.cli.options import as_flags
+from ringmain.cli.flags import as_flags
 from ringmain.errors import RingmainError, UsageError, printable
 
 

@@ -1,58 +1,55 @@
-"""The files that a run writes beside its bytes: the port listened at, and a row for each connection."""
+"""The stats file: a row for each connection, and what stands in it."""
 
-import errno
 import json
 import logging
 import os
 import stat
-import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringmain.errors import OutputError, reason
+
+if TYPE_CHECKING:
+    from ringmain._ring import Counters
+    from ringmain.flow.passage import Direction, Passage
+    from ringmain.net.connection import Connection
 
 log = logging.getLogger("ringmain")
 
 
-class PortFile:
-    """A file that holds the port while it is listened at. Readers see the old file or the new one, never a part."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._written: tuple[int, int, int] | None = None  # which file it is that we wrote
-
-    def write(self, text: str) -> None:
-        """Write it; raise OutputError."""
-        try:
-            if self._path.exists() and not self._path.is_file():  # to put a file in the place of /dev/stdout harms all
-                raise OutputError(f"write {self._path}", "not a regular file", "choose another --port-file")
-            fd, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-            try:
-                with os.fdopen(fd, "w") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fchmod(fd, 0o644)
-                    self._written = _identity(os.fstat(fd))
-                Path(temporary).replace(self._path)
-            except BaseException:
-                Path(temporary).unlink()
-                raise
-        except OSError as error:
-            raise OutputError(f"write {self._path}", reason(error), "choose another --port-file") from error
-
-    def remove(self) -> None:
-        """Remove what was written, unless another process has put its own file there meanwhile."""
-        written, self._written = self._written, None
-        try:
-            if written is not None and _identity(self._path.lstat()) == written:
-                self._path.unlink()
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                log.warning("cannot remove %s: %s", self._path, reason(error))
+def figures(connection: "Connection", counters: "Counters", size: int) -> dict[str, Any]:
+    """Return what a stats file tells of a connection."""
+    return {
+        "peer": connection.peer,
+        "tls": connection.tls_version,
+        "cipher": connection.cipher,
+        "bytes": size,
+        "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
+        "reads": counters.reads,
+        "blocks": counters.blocks,
+        "writes": counters.writes,
+        "stalls": counters.stalls,
+        "stalled_seconds": round(counters.stalled_seconds, 6),
+    }
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_dev, status.st_ino, status.st_mtime_ns
+def relay_figures(passage: "Passage", proxy: str | None, refused: int) -> dict[str, Any]:
+    """Return what it tells of a client's way through a relay; `proxy` is whom a PROXY header told of."""
+    return {
+        "source": {**_side(passage.source, passage.there), **({"proxy": proxy} if proxy else {})},
+        "destination": _side(passage.destination, passage.back),
+        "seconds": round(time.monotonic() - passage.started, 6),
+        "refused": refused,
+        "verdict": passage.verdict,
+    }
+
+
+def _side(connection: "Connection", direction: "Direction | None") -> dict[str, Any]:
+    """Return the figures of one side of a relay: what it sent that reached the other."""
+    if direction is None:
+        return {"peer": connection.peer, "tls": connection.tls_version, "cipher": connection.cipher}
+    return {**figures(connection, direction.counters, direction.counters.bytes_out), "state": direction.state}
 
 
 class StatsFile:

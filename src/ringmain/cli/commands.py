@@ -1,0 +1,94 @@
+"""The command itself: arguments to one of the verbs to an exit code."""
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from ringmain import __version__
+from ringmain.cli.bench import bench
+from ringmain.cli.flags import as_flags
+from ringmain.cli.load import load
+from ringmain.cli.nics import nics
+from ringmain.cli.relay import relay
+from ringmain.cli.save import save
+from ringmain.errors import OutputError, RingmainError, printable, reason
+
+
+class _Failed(Exception):  # noqa: N818 - it is none: it carries one
+    """A RingmainError on its way past click, which takes an OSError with EPIPE for the end of our standard output."""
+
+
+class _Commands(click.Group):
+    """The commands."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run one."""
+        try:
+            return super().invoke(ctx)
+        except RingmainError as error:
+            raise _Failed(error) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
+
+    \b
+    ringmain load tcp://127.0.0.1:8000 > events.ndjson     receive
+    ringmain save tcp://127.0.0.1:8000 < events.ndjson     send
+    ringmain relay tcp://:9000 tcps://example.org:4000     relay both ways
+    ringmain bench                                         measure this machine
+
+    Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
+    """
+
+
+cli.add_command(load)
+cli.add_command(save)
+cli.add_command(relay)
+cli.add_command(bench)
+cli.add_command(nics)
+
+
+def run() -> None:
+    """Run the command line and exit: 0, or the documented code with one line on stderr."""
+    try:
+        code = cli.main(prog_name="ringmain", auto_envvar_prefix="RINGMAIN", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ringmain"
+        message = error.format_message().rstrip(".").replace("\n", " ")
+        code = fail(f"{message}; see: {command} --help", 2)
+    except click.Abort:
+        code = 130
+    except _Failed as failed:
+        cause: RingmainError = failed.args[0]
+        fail(str(cause), cause.exit_code)
+        os._exit(cause.exit_code)  # without waiting for a name that is still being resolved, in a thread
+    except SystemExit as error:
+        if error.code != 1 or "_RINGMAIN_COMPLETE" in os.environ:
+            raise
+        code = _forget_stdout(0)  # click's way to say that the reader of --help or nics has left
+    except OSError as error:  # --help, --version, nics or bench print; what else they meet has a class of its own
+        code = fail(f"write to standard output: {reason(error)}; free space or redirect it", OutputError.exit_code)
+        _forget_stdout(code)
+    sys.exit(code)
+
+
+def _forget_stdout(code: int) -> int:
+    """Let what Python still holds for standard output go nowhere when it exits; return the code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
+
+
+def fail(message: str, code: int) -> int:
+    """Write the error line and return the exit code."""
+    with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room: the code tells all the same
+        print(f"ringmain: {printable(as_flags(message))}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,26 @@
+"""The words of error lines: the library names keywords, the command line names its flags."""
+
+import functools
+import re
+
+# A keyword in an error line of the library: idle_timeout=, listen_once=True, path=kernel, source_tls.cafile=.
+_KEYWORD = re.compile(r"\b(?:(source|destination)_tls\.)?([a-z][a-z0-9_]*)=(?:True\b|(?=[^\s.,:;)?])(?P<value>))?")
+
+
+def as_flags(line: str) -> str:
+    """Name the flags where a line of the library names its keywords."""
+
+    def flag(match: re.Match[str]) -> str:
+        name = "_".join(filter(None, match.group(1, 2)))
+        if name not in _flag_names():
+            return match[0]
+        return f"--{name.replace('_', '-')}" + (" " if match["value"] is not None else "")
+
+    return _KEYWORD.sub(flag, line)
+
+
+@functools.cache
+def _flag_names() -> set[str | None]:
+    from ringmain.cli.commands import cli  # which imports this
+
+    return {option.name for command in cli.commands.values() for option in command.params}

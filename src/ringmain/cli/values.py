@@ -1,0 +1,94 @@
+"""The types of the values that options have: durations, sizes, percentages, counts."""
+
+import re
+from typing import Any
+
+import click
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+
+class Duration(click.ParamType[float | None]):
+    """500ms, 5s, 2m, 1h, or off; a bare number is seconds. Converts to float seconds, off to None."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Return the seconds."""
+        if value is None or not isinstance(value, str):
+            return None if value is None else float(value)
+        if value == "off":
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", value)
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r} is not a duration: write 500ms, 5s, 2m or off", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
+    @staticmethod
+    def words(seconds: float | None) -> str:
+        """Return how a duration is written."""
+        if seconds is None:
+            return "off"
+        return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
+
+
+class Linger(Duration):
+    """A duration that may be 0, which off is too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        is_zero = isinstance(value, str) and re.fullmatch(r"0+(?:\.0+)?(ms|s|m|h|)", value)
+        return 0.0 if is_zero else super().convert(value, param, ctx) or 0.0
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: 1500, 64K, 1M, 10G, in powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", value)
+        size = int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")) if match else 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size: write 1500, 64K, 1M or 10G", param, ctx)
+        return size
+
+    @staticmethod
+    def words(size: int) -> str:
+        """Return how a whole number of mebibytes is written."""
+        return f"{size >> 20}M"
+
+
+class Percentage(click.ParamType[float]):
+    """5%, which converts to 0.05."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the part of one."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
+        if match is None or not 0 < float(match[1]) < 100:
+            self.fail(f"{value!r} is not a percentage: write 5%", param, ctx)
+        return float(match[1]) / 100
+
+
+class Retries(click.ParamType[int]):
+    """A count, or forever, which converts to -1."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the count."""
+        if value == "forever":
+            return -1
+        if not re.fullmatch(r"\d+", str(value)):
+            self.fail(f"{value!r} is not a count: write a number or forever", param, ctx)
+        return int(value)
+
+
+DURATION = Duration()
