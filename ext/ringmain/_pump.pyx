@@ -20,11 +20,12 @@ from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM
 from posix.unistd cimport close, write
 
 from ringmain._coalesce cimport Coalescer, monotonic
-from ringmain._ring cimport Counters, call_unraisably
+from ringmain._ring cimport Counters
 from ringmain._splice cimport (
     FIONREAD, MSG_DONTWAIT, POLLIN, POLLOUT, RINGMAIN_HAS_SPLICE, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, ioctl, off_t, recv,
     sendfile, splice,
 )
+from ringmain._unraisable cimport call_unraisably
 
 HAS_SPLICE = bool(RINGMAIN_HAS_SPLICE)
 
