@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ringmain._pump import Pump, PumpLoop
+from ringmain._pump import Pump
+from ringmain._pump_loop import PumpLoop
 from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver

@@ -13,7 +13,8 @@ from typing import Any
 
 import peers
 
-from ringmain._pump import Pump, PumpLoop
+from ringmain._pump import Pump
+from ringmain._pump_loop import PumpLoop
 
 
 @contextlib.contextmanager

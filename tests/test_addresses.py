@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import peers
@@ -18,7 +19,7 @@ from conftest import Certificates, open_descriptors
 
 import ringmain
 from ringmain import errors
-from ringmain.net import connection
+from ringmain.net import attempts, connection
 
 Run = Callable[[Any], Any]
 Rows = list[tuple[Any, ...]]
@@ -73,8 +74,6 @@ def test_an_address_that_answers_late_is_waited_for_beside_the_others(run: Run, 
 def test_families_take_turns_beginning_with_the_first(
     run: Run, resolved: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ringmain.net import attempts
-
     tried: list[str] = []
 
     def begin(it: tuple[Any, ...]) -> socket.socket:
@@ -90,6 +89,18 @@ def test_families_take_turns_beginning_with_the_first(
 
     run(main())
     assert tried == ["::1", "10.0.0.1", "::2", "10.0.0.2", "::3"]
+
+
+def test_where_no_more_sockets_can_be_watched_none_stays_watched(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(OSError):  # noqa: PT011 - EPERM, in the words of the loop
+            await attempts._any_writable([first, unwatchable], 3600)
+        assert not loop.remove_writer(first)
+
+    unwatchable: Any
+    with streams.connection() as (_, first), Path(__file__).open("rb") as unwatchable:  # epoll takes no regular file
+        run(main())
 
 
 def test_a_refusal_is_told_before_a_missing_route(run: Run, resolved: Rows, refusing: int) -> None:

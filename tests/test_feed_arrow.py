@@ -280,6 +280,11 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
             arrow.record_batches(loader)
         with pytest.raises(errors.UsageError, match="ipc with threads"):
             arrow.record_batches(loader, "ipc", threads=1)
+    with (
+        ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="skip") as loader,
+        pytest.raises(errors.UsageError, match="long_records"),
+    ):
+        arrow.record_batches(loader, "ipc")
     with ringmain.load("127.0.0.1:0", **LINES) as loader:
         with pytest.raises(errors.UsageError, match="format 'xml'"):
             arrow.record_batches(loader, "xml")

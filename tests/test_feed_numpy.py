@@ -89,6 +89,14 @@ def test_a_dtype_without_a_size_is_refused() -> None:
                 feed.records(loader, dtype)
 
 
+def test_a_loader_that_leaves_out_records_of_its_own_is_refused() -> None:
+    with (
+        ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="skip") as loader,
+        pytest.raises(errors.UsageError, match="long_records"),
+    ):
+        feed.records(loader, "<u4")
+
+
 @pytest.mark.parametrize("block", [b"", b"\n", b"a\nbb\n", b"a\nbb", b"\n\n\n", b"x"])
 def test_line_offsets_cut_a_block_into_its_lines(block: bytes) -> None:
     offsets = feed.line_offsets(memoryview(block))

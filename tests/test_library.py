@@ -322,6 +322,28 @@ def test_a_connection_that_breaks_raises_in_its_own_loop(run: Run) -> None:
     assert run(main()) == b"good"
 
 
+def test_what_became_of_a_connection_that_was_left_after_its_last_block_is_warned_of(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> str:
+        async with ringmain.load("127.0.0.1:0", gate="queue") as loader:
+            connections = loader.connections()
+            with peers.connect(loader.port) as broken, peers.connect(loader.port):
+                broken.sendall(b"x")
+                left = await anext(connections)
+                assert bytes(await anext(left)) == b"x"
+                peers.close_with_reset(broken)
+                while left.verdict is None:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+                await anext(connections)
+        return left.peer
+
+    peer = run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"load from {peer}: connection reset by peer after 1 bytes; what arrived may not be all that was sent"
+    ]
+
+
 @pytest.mark.parametrize("linger", [0.2, 3600])
 def test_small_blocks_wait_for_more_and_no_longer_than_linger(run: Run, linger: float) -> None:
     async def main() -> list[int]:

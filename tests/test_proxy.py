@@ -18,7 +18,8 @@ Run = Callable[[Any], Any]
 DATA = peers.payload(300_000)
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 FOUR = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + (1111).to_bytes(2) + (22).to_bytes(2)
-CHECKSUM = (0x4A388FA6).to_bytes(4)  # of the header that it is in below
+# Of the headers that they are in below.
+CHECKSUM, CHECKSUM_OF_NOBODY = (0x4A388FA6).to_bytes(4), (0x3EC9894E).to_bytes(4)
 
 
 def haproxy(bench: peers.Bench, bind: str, server: str, name: str = "haproxy", *lines: str) -> int:
@@ -152,13 +153,14 @@ def test_what_else_a_header_tells_goes_on_as_it_came(bench: peers.Bench) -> None
         (V2 + b"\x20\x00\x00\x00", None),  # LOCAL: a health check of the proxy itself
         (V2 + b"\x20\x11\x00\x0e" + FOUR + b"\x04\x00", None),  # which may say anything else
         (V2 + b"\x21\x00\x00\x03abc", None),
+        (V2 + b"\x21\x00\x00\x07\x03\x00\x04" + CHECKSUM_OF_NOBODY, None),
         (V2 + b"\x21\x12\x00\x0c" + FOUR, None),  # UDP
         (V2 + b"\x21\x31\x00\xd8" + bytes(216), None),
         (V2 + b"\x21\x11\x00\x13" + FOUR + b"\x03\x00\x04" + CHECKSUM, "192.0.2.1:1111"),
     ],
     ids=[
         *("v1-4", "v1-6", "v1-unknown", "v1-unknown-more", "v2-4", "v2-tlv", "v2-local"),
-        *("v2-local-more", "v2-unspecified", "v2-udp", "v2-unix", "v2-checksum"),
+        *("v2-local-more", "v2-unspecified", "v2-unspecified-checksum", "v2-udp", "v2-unix", "v2-checksum"),
     ],
 )
 @pytest.mark.parametrize("in_pieces", [False, True])
@@ -211,11 +213,12 @@ def test_a_header_is_read_and_not_a_byte_more(
         V2 + b"\x21\x11\x00\x0e" + FOUR + b"\x04\x00",  # half of a TLV's head
         V2 + b"\x21\x11\x00\x10" + FOUR + b"\x04\x00\x04\x00",  # a TLV that is longer than the header
         V2 + b"\x21\x11\x00\x13" + FOUR + b"\x03\x00\x04\x00\x00\x00\x00",  # a wrong CRC32C
+        V2 + b"\x21\x00\x00\x07\x03\x00\x04\x00\x00\x00\x00",  # the same, of nobody's addresses
     ],
     ids=[
         *("http", "words", "long", "port", "bytes", "short", "version", "cut", "nothing"),
         *("plus", "underscore", "zero", "blanks", "zone", "escape", "family", "line", "transport", "command"),
-        *("tlv-head", "tlv-size", "checksum"),
+        *("tlv-head", "tlv-size", "checksum", "checksum-unspecified"),
     ],
 )
 def test_a_bad_header_gets_one_warning_and_the_next_client_is_served(bench: peers.Bench, header: bytes) -> None:

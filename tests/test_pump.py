@@ -21,7 +21,8 @@ import pytest
 from streams import connection, drain, fill, flood, pipe, read, run_pump, sending
 
 from ringmain._coalesce import Coalescer
-from ringmain._pump import HAS_SPLICE, Pump, PumpLoop, widen_pipe
+from ringmain._pump import HAS_SPLICE, Pump, widen_pipe
+from ringmain._pump_loop import PumpLoop
 from ringmain._ring import Counters
 from ringmain.errors import UsageError
 from ringmain.flow import kernel

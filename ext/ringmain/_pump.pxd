@@ -1,8 +1,12 @@
 # cython: language_level=3
-# Fields of a pump and of its loop; _pump.pyx tells what they promise.
+# Fields of a pump; _pump.pyx tells what they promise.
 
 from ringmain._coalesce cimport Coalescer
 from ringmain._ring cimport Counters
+
+cdef enum:
+    CHUNK = 1 << 20     # what one call moves at most
+
 
 cdef enum Side:
     NEITHER
@@ -28,20 +32,6 @@ cdef enum Wait:
     PAUSING         # until `due`
 
 
-cdef class PumpLoop:
-    cdef int wake_fd                    # an eventfd, readable once there is a new pump or one was told to stop
-    cdef object start                   # starts a thread
-    cdef list news                      # pumps that `run` has not seen
-    cdef bint running                   # a thread is in `run`, or about to be
-    cdef bint woken                     # there are news
-    cdef bint inseparable               # there is no thread for a second pump
-
-    cdef bint crowded(self, Pump one, Pump other) noexcept nogil
-    cdef Pump part_with(self, Pump pump)
-    cdef void wake(self) noexcept
-    cdef void serve(self, Pump one, Pump other) noexcept nogil
-
-
 cdef class Pump:
     cdef readonly Counters counters
     cdef readonly str verdict           # None while bytes move; set once
@@ -49,7 +39,7 @@ cdef class Pump:
     cdef readonly str failed            # whose error it is: "source", "destination", or None
     cdef readonly bint refused          # one of them cannot be spliced; no byte has moved
     cdef readonly bint paused           # the destination takes nothing: the source waits
-    cdef PumpLoop loop                  # while it runs
+    cdef object loop                    # while it runs: has a `wake` to be called when it is told to stop
     cdef object over                    # called when it is over
     cdef Coalescer coalescer            # None where the source is no socket
     cdef int source, destination
@@ -78,6 +68,7 @@ cdef class Pump:
     cdef void go_on(self, bint ready) noexcept nogil
     cdef Step settle(self, Step step) noexcept nogil
     cdef Step turn(self, bint ready) noexcept nogil
+    cdef Step stand_still(self, Wait waited) noexcept nogil
     cdef Step wind_up(self) noexcept nogil
     cdef Step pull(self) noexcept nogil
     cdef void took(self, Py_ssize_t size) noexcept nogil

@@ -6,7 +6,7 @@ Invariants:
 - `splice` needs a pipe on one side: where neither side is one, bytes go through a pipe of ours, which is empty between
   two pulls. A regular file that is sent goes by `sendfile`, from an offset of ours: its position is left alone.
 - No flag of a descriptor is changed. Pipes are used with SPLICE_F_NONBLOCK; a socket must be non-blocking already.
-- A pump never waits by itself: it tells what for, and its `PumpLoop` waits in `ppoll`, which a wake-up ends at once.
+- A pump never waits by itself: it tells what for, and a `PumpLoop` waits for it.
 - After a wake-up for the source without a byte moved, it is the destination that is full. If that is ready as well,
   urgent data (MSG_OOB), which splice does not pass but recv does, is stepped over; or another reader was faster.
 - What cannot be spliced, or got no descriptors, is found out before a byte has moved: the pump is `refused`, and others
@@ -17,60 +17,22 @@ import fcntl
 import os
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT, errno as c_errno
-from libc.math cimport fmax, fmin, modf
-from libc.stdint cimport uint64_t
-from posix.unistd cimport close, read, write
+from posix.unistd cimport close, write
 
 from ringmain._coalesce cimport Coalescer, monotonic
-from ringmain._ring cimport Counters, call_unraisably
-
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <fcntl.h>
-    #include <poll.h>
-    #include <sys/ioctl.h>
-    #include <sys/socket.h>
-    #include <sys/types.h>
-    #include <time.h>
-    #ifdef __linux__
-    #include <sys/sendfile.h>
-    #define RINGMAIN_HAS_SPLICE 1
-    #else
-    #define RINGMAIN_HAS_SPLICE 0
-    #define SPLICE_F_MOVE 0
-    #define SPLICE_F_NONBLOCK 0
-    static ssize_t splice(int a, void* b, int c, void* d, size_t e, unsigned f) { errno = ENOSYS; return -1; }
-    static ssize_t sendfile(int a, int b, off_t* c, size_t d) { errno = ENOSYS; return -1; }
-    static int ppoll(struct pollfd* a, nfds_t b, const struct timespec* c, const void* d) { errno = ENOSYS; return -1; }
-    #endif
-    """
-    bint RINGMAIN_HAS_SPLICE
-    unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
-    ctypedef long off_t
-    ssize_t splice(int source, void* source_offset, int destination, void* destination_offset, size_t size,
-                   unsigned int flags) nogil
-    ssize_t sendfile(int destination, int source, off_t* offset, size_t size) nogil
-    struct pollfd:
-        int fd
-        short events, revents
-    struct timespec:
-        long tv_sec, tv_nsec
-    int ppoll(pollfd* fds, unsigned long count, const timespec* timeout, const void* mask) nogil
-    short POLLIN, POLLOUT
-    unsigned long FIONREAD
-    int ioctl(int fd, unsigned long request, void* value)
-    enum:
-        MSG_DONTWAIT
-    ssize_t recv(int fd, void* buffer, size_t size, int flags) nogil
+from ringmain._ring cimport Counters
+from ringmain._splice cimport (
+    FIONREAD, MSG_DONTWAIT, POLLIN, POLLOUT, RINGMAIN_HAS_SPLICE, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, ioctl, off_t, recv,
+    sendfile, splice,
+)
+from ringmain._unraisable cimport call_unraisably
 
 HAS_SPLICE = bool(RINGMAIN_HAS_SPLICE)
 
 # The largest pipe that an unprivileged user gets (fs.pipe-max-size), and what one call moves at most.
-PIPE_SIZE = 1 << 20
-cdef size_t CHUNK = PIPE_SIZE
+PIPE_SIZE = <long>CHUNK
 # The same for a flood between two sockets: with whole pipes its peers would take turns. Two floods keep all busy.
-cdef size_t HALF = PIPE_SIZE // 2
+cdef size_t HALF = CHUNK // 2
 cdef unsigned int FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 # Seconds until it is tried again where both sides are ready and nothing moves.
 cdef double PAUSE = 0.001
@@ -78,123 +40,6 @@ cdef double PAUSE = 0.001
 cdef double ALWAYS = 1e-9
 # After a read of this size there is more at once, as a rule: to wait for a low-water mark would leave the peers idle.
 cdef Py_ssize_t PLENTY = 128 << 10
-
-
-cdef class PumpLoop:
-    """Let pumps move, each as soon as it can: one alone, or the two ways of a relay.
-
-    Two share a thread until both have flooded at once. Questions and answers get through sooner then: who passes on the
-    answer has just run, on a core that is awake. Two floods at once get through sooner, and take less CPU, with a
-    thread each. (`python -m benchmarks run relay-latency relay-both`)
-    """
-
-    def __cinit__(self):
-        self.wake_fd = -1
-
-    def __init__(self, start):
-        """Raise OSError where there are no descriptors left. `start` is given what to run on a thread of its own."""
-        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.start = start
-        self.news = []
-
-    def __dealloc__(self):
-        if self.wake_fd >= 0:
-            close(self.wake_fd)
-
-    def add(self, Pump pump, object over):
-        """Let a pump move until it is over, then call `over` from its thread. Not while two others are there.
-
-        Raises what `start` raises, with the pump as it was.
-        """
-        self.news.append(pump)
-        pump.loop, pump.over = self, over
-        self.woken = True
-        self.wake()
-        if not self.running:
-            self.running = True
-            try:
-                self.start(self.run)
-            except BaseException:
-                self.running = False
-                if pump in self.news:
-                    self.news.remove(pump)
-                    pump.loop = pump.over = None
-                raise
-
-    def run(self):
-        """Let the pumps move until all are over."""
-        cdef Pump one = None, other = None, new
-        while True:
-            self.woken = False
-            while self.news:
-                new = self.news.pop(0)
-                one, other = new, one
-                if new.step == MOVED:  # else it comes from another loop
-                    new.begin()
-            if one is None:
-                self.running = False
-                return
-            with nogil:
-                self.serve(one, other)
-            if other is not None and other.step != WAITING:
-                other.finish()
-                other = None
-            if one.step != WAITING:
-                one.finish()
-                one, other = other, None
-            if self.crowded(one, other):
-                one.chunk = other.chunk = CHUNK
-                other = self.part_with(other)
-
-    cdef bint crowded(self, Pump one, Pump other) noexcept nogil:
-        """Tell whether both ways are flooded, so that one of them should have another thread."""
-        return other is not None and not self.inseparable and one.flooded() and other.flooded()
-
-    cdef Pump part_with(self, Pump pump):
-        """Let a pump go on on another thread; return it if there is none to be had."""
-        over = pump.over
-        try:
-            PumpLoop(self.start).add(pump, over)
-        except (OSError, RuntimeError, MemoryError):
-            pump.loop, pump.over = self, over
-            self.inseparable = True
-            self.wake()  # in case that it was told to stop meanwhile
-            return pump
-
-    cdef void wake(self) noexcept:
-        cdef uint64_t number = 1
-        write(self.wake_fd, &number, sizeof(number))
-
-    cdef void serve(self, Pump one, Pump other) noexcept nogil:
-        """Let one or two pumps move until either is over, there is a new one, or they should part."""
-        cdef pollfd fds[3]
-        cdef timespec timeout
-        cdef double due, seconds
-        cdef uint64_t number
-        fds[1].fd = -1
-        fds[1].events = fds[1].revents = 0
-        fds[2].fd, fds[2].events = self.wake_fd, POLLIN
-        while one.step == WAITING and (other is None or other.step == WAITING):
-            if self.woken or self.crowded(one, other):
-                break
-            fds[0].fd, fds[0].events = one.fd, one.events
-            due = one.due
-            if other is not None:
-                fds[1].fd, fds[1].events = other.fd, other.events
-                if other.due > 0:
-                    due = fmin(due, other.due) if due > 0 else other.due
-            if due > 0:
-                timeout.tv_nsec = <long>(modf(fmax(due - monotonic(), 0), &seconds) * 1e9)
-                timeout.tv_sec = <long>seconds
-            if ppoll(fds, 3, &timeout if due > 0 else NULL, NULL) < 0:
-                if c_errno != EINTR:
-                    one.step = one.fail(SOURCE)
-                continue
-            if fds[2].revents:
-                read(self.wake_fd, &number, sizeof(number))
-            one.go_on(fds[0].revents != 0)
-            if other is not None:
-                other.go_on(fds[1].revents != 0)
 
 
 cdef class Pump:
@@ -295,40 +140,49 @@ cdef class Pump:
 
     cdef void go_on(self, bint ready) noexcept nogil:
         """Move what can be moved now that what it waits for is `ready`, or is due; `step` tells what came of it."""
-        if self.stopping or ready or (self.due > 0 and monotonic() >= self.due):
-            self.step = self.settle(self.turn(ready)) if not self.stopping else self.wind_up()
+        if self.stopping:
+            self.step = self.wind_up()
+        elif ready or (self.due > 0 and monotonic() >= self.due):
+            self.step = self.settle(self.turn(ready))
 
     cdef Step settle(self, Step step) noexcept nogil:
-        """After a step: let a file go on, or decide what to wait for."""
+        """After a step: decide what to wait for, or wind up if it was told to stop meanwhile."""
         while step == MOVED and self.offset >= 0 and not self.stopping:
-            step = self.pull()
-        if self.stopping and (step == MOVED or step == WAITING or step == NOTHING):
+            step = self.pull()  # a file is always ready
+        if step == ENDED or step == FAILED:
+            return step
+        if self.stopping:
             return self.wind_up()
-        if step == NOTHING:  # of a file: it is the destination that is full
-            return self.wait_for_destination(FULL)
-        return self.wait_for_source() if step == MOVED else step
+        if step == MOVED:
+            return self.wait_for_source()
+        # Of a file that moves nothing it is the destination that is full.
+        return self.wait_for_destination(FULL) if step == NOTHING else step
 
     cdef Step turn(self, bint ready) noexcept nogil:
         """Do what was waited for."""
+        cdef Wait waited = self.waits
         cdef Step step
-        if self.waits == PAUSING:
-            return MOVED
-        if self.waits == MORE:
-            self.plenty = False
-            step = self.pull()
-            return MOVED if step == NOTHING else step
-        if self.waits == EMPTY:
-            if not ready:
-                self.coalescer.lapse()  # let go what waits below the low-water mark
-                return MOVED
-            step = self.pull()
-            # The source was ready, so it is the destination that is full.
-            return self.wait_for_destination(FULL) if step == NOTHING else step
         self.end_stall()
-        if self.waits == FULL:
-            step = self.pull()
-            return self.step_over() if step == NOTHING else step  # neither is to blame
-        return self.push() if self.waits == LEFT else self.push_few()
+        if waited == PAUSING:
+            return MOVED
+        if waited == LEFT:
+            return self.push()
+        if waited == KEPT:
+            return self.push_few()
+        if waited == EMPTY and not ready:
+            self.coalescer.lapse()  # let go what waits below the low-water mark
+            return MOVED
+        self.plenty = False
+        step = self.pull()
+        return self.stand_still(waited) if step == NOTHING else step
+
+    cdef Step stand_still(self, Wait waited) noexcept nogil:
+        """Tell why nothing moves, by what was waited for."""
+        if waited == EMPTY:  # the source was ready, so it is the destination that is full
+            return self.wait_for_destination(FULL)
+        if waited == FULL:  # both are ready: neither is to blame
+            return self.step_over()
+        return MOVED  # nothing was waited for: there may be no more
 
     cdef Step wind_up(self) noexcept nogil:
         """Move, without waiting, what was taken, and what a peer has been told is received."""

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Final
 
 from typing_extensions import disjoint_base
@@ -8,12 +7,6 @@ from ringmain._ring import Counters
 
 HAS_SPLICE: Final[bool]
 PIPE_SIZE: Final[int]
-
-@disjoint_base
-class PumpLoop:
-    def __init__(self, start: Callable[[Callable[[], None]], object]) -> None: ...
-    def add(self, pump: Pump, over: Callable[[], object]) -> None: ...
-    def run(self) -> None: ...
 
 @disjoint_base
 class Pump:

@@ -260,8 +260,8 @@ class Loader(Listening, Blocking):
         try:
             stream = self._stream
             if stream is None or stream is self._given:
-                if stream is not None:
-                    self.retire(stream)
+                if stream is not None and (error := self.retire(stream)) is not None:
+                    log.warning("%s", error)  # whoever left it has not heard of that
                 stream = await self._next_stream()
             self._given = stream
             return stream

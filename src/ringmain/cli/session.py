@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.flags import as_flags
+from ringmain.cli.lines import Lines
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import terminating
 from ringmain.cli.stats import StatsFile
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, printable, reason
+from ringmain.errors import RingmainError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.progress import Line, Look, show_progress
 from ringmain.settings import TlsSettings, keywords_given
@@ -104,6 +104,8 @@ class Session:
         except OSError as error:  # nobody above can tell what it was about
             remedy = "see ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "please report this"
             raise RingmainError("this run could not go on", reason(error), remedy) from error
+        finally:
+            logging.shutdown()
         if not self._signal:
             runner.close()
         return self._signal
@@ -185,15 +187,8 @@ class Session:
             self._stats_file.append(row)
 
 
-class _Lines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(as_flags(super().format(record)))
-
-
 def _set_up_log(quiet: bool, verbose: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("ringmain: %(message)s"))
-    log.handlers = [handler]
+    log.handlers = [Lines()]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 

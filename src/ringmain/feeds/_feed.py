@@ -177,6 +177,13 @@ def broke(stream: Stream) -> bool:
     return stream.verdict not in (None, "ended")
 
 
+def check_whole(source: Loader | Stream) -> None:
+    """Raise UsageError if the source leaves out records of its own, of which the parser knows nothing."""
+    if source.ring.skips:
+        why = "what it leaves out is no whole number of the records that are read here"
+        raise UsageError('a loader with long_records="skip"', why, "leave out long_records=, and delimiter= with it")
+
+
 def check_lines(source: Loader | Stream) -> None:
     """Raise UsageError unless the source cuts its blocks at the end of lines."""
     if not source.ring.delimiter.endswith(b"\n"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import check_lines
+from ringmain.feeds._feed import check_lines, check_whole
 from ringmain.feeds._refusal import OnError
 from ringmain.loader import Loader
 from ringmain.stream import Stream
@@ -62,8 +62,8 @@ def record_batches(
 
     ndjson and csv need a source that cuts at lines (`delimiter=b"\n"`); each block is parsed as one, by `threads`
     threads (all cores by default) while the loop goes on receiving, and is free once it is parsed: the batches have
-    memory of their own. ipc needs no delimiter; its batches are views of the blocks, which live as long as they do
-    (copied where one spans blocks: choose a `block_size` of several batches).
+    memory of their own. ipc needs no delimiter, and takes no `long_records="skip"`; its batches are views of the
+    blocks, which live as long as they do (copied where one spans blocks: choose a `block_size` of several batches).
 
     Without a `schema` the first block's is taken, which waits for it, and which is too narrow if a column is empty or
     whole there and is text or broken further on: give one where you know it. Further keywords, by format:
@@ -94,6 +94,7 @@ def parsed(source: Loader | Stream, format: str, schema: "pa.Schema | None", **o
         return batches(source, format, schema, **options)  # type: ignore[arg-type]
     from ringmain.feeds._arrow_ipc import IpcBatches
 
+    check_whole(source)
     others = options.keys() - {"validate", "on_error"}
     if others:
         raise UsageError(f"format ipc with {', '.join(sorted(others))}", "not an option of it", "leave it out")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Cursor, Feed, Piece, broke
+from ringmain.feeds._feed import Cursor, Feed, Piece, broke, check_whole
 from ringmain.feeds._refusal import Bad
 from ringmain.loader import Loader
 from ringmain.stream import Stream
@@ -33,8 +33,10 @@ def records(source: Loader | Stream, dtype: Any) -> "Records":
     numpy allows for; `block_size` a multiple of the record's size does not prevent that, since blocks are cut where the
     network cut them. Byte order is the dtype's.
 
-    Raises UsageError for a dtype without a size or with objects, ParseError when a connection ends within a record.
+    Raises UsageError for a dtype without a size or with objects and for a source with `long_records="skip"`, ParseError
+    when a connection ends within a record.
     """
+    check_whole(source)
     kind = np.dtype(dtype)
     if kind.itemsize == 0 or kind.hasobject:
         raise UsageError(

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from ringmain._pump import HAS_SPLICE, Pump, PumpLoop
+from ringmain._pump import HAS_SPLICE, Pump
+from ringmain._pump_loop import PumpLoop
 from ringmain.errors import UsageError
 from ringmain.waiting import let_go
 

@@ -104,9 +104,9 @@ async def _any_writable(socks: list[socket.socket], timeout: float | None) -> No
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     timer = loop.call_later(timeout, _finish, ready) if timeout is not None else None
-    for sock in socks:
-        loop.add_writer(sock.fileno(), _finish, ready)
     try:
+        for sock in socks:  # which fails where the user may watch no more (epoll(7), max_user_watches)
+            loop.add_writer(sock.fileno(), _finish, ready)
         await ready
     finally:
         for sock in socks:

@@ -107,10 +107,14 @@ def _told_by_v2(fixed: bytes, rest: bytes) -> Told | None:
     size = _ADDRESS_SIZES.get(family)
     if size is None or len(rest) < size:
         raise ValueError
-    if family == _UNSPECIFIED:
-        return None
     more = rest[size:]
-    if (at := _checksum_at(more)) is not None:
+    try:
+        at = _checksum_at(more)
+    except ValueError:
+        if family != _UNSPECIFIED:  # which may have addresses of any size, to be passed over
+            raise
+        at = None
+    if at is not None:
         with_zeros = fixed + rest[:size] + more[:at] + bytes(4) + more[at + 4 :]
         if int.from_bytes(more[at : at + 4]) != _crc32c(with_zeros):
             raise ValueError

@@ -1,0 +1,66 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Where records end that have a delimiter behind them: all that a ring knows of what is in its blocks.
+
+What is to cut at something else has the same two methods, and an `overlap`: so many bytes behind the last cut are kept
+of a record that is thrown away. Each octet is looked at about once, however the data came.
+No I/O, no Python: the ring calls it between reading its state and writing it.
+"""
+
+from libc.string cimport memchr, memcmp
+
+cdef extern from *:
+    """
+    #include <string.h>
+    #ifndef __linux__
+    static void* memrchr(const void* bytes, int byte, size_t size) {
+        for (const char* end = (const char*)bytes + size; size > 0; size--)
+            if (*--end == (char)byte) return (void*)end;
+        return NULL;
+    }
+    #endif
+    """
+    void* memrchr(const void* bytes, int byte, size_t size) noexcept nogil
+
+
+cdef class Delimiter:
+    """Tell where records end that have these octets, one or more, behind them."""
+
+    def __cinit__(self, bytes octets not None):
+        self.octets = octets
+        self.first_octet = octets
+        self.size = len(octets)
+        self.overlap = self.size - 1
+        # Where a delimiter may begin within another, which of them count is told from the front of a record only.
+        self.ambiguous = any([octets.startswith(octets[size:]) for size in range(1, self.size)])
+
+    cdef Py_ssize_t first(self, const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+        """Return the offset behind the first record that ends between two offsets, or -1; one begins at `start`."""
+        cdef Py_ssize_t at = start + self.overlap
+        cdef const char* found
+        while at < end:
+            found = <const char*>memchr(data + at, self.first_octet[self.overlap], end - at)
+            if found == NULL:
+                break
+            at = found + 1 - data
+            if memcmp(data + at - self.size, self.first_octet, self.size) == 0:
+                return at
+        return -1
+
+    cdef Py_ssize_t last(self, const char* data, Py_ssize_t start, Py_ssize_t seen, Py_ssize_t end) noexcept nogil:
+        """Return the same of the last record; none ends between `start` and `seen`."""
+        cdef Py_ssize_t stop = max(start, seen - self.overlap) + self.overlap
+        cdef Py_ssize_t found = -1
+        cdef const char* hit
+        if self.ambiguous:
+            while (start := self.first(data, start, end)) >= 0:
+                found = start
+            return found
+        while end > stop:
+            hit = <const char*>memrchr(data + stop, self.first_octet[self.overlap], end - stop)
+            if hit == NULL:
+                break
+            end = hit + 1 - data
+            if memcmp(data + end - self.size, self.first_octet, self.size) == 0:
+                return end
+            end -= 1
+        return -1

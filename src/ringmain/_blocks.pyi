@@ -1,0 +1,26 @@
+import sys
+from collections.abc import Callable
+from typing import final
+
+from typing_extensions import disjoint_base
+
+@final
+class Block:
+    def __init__(self) -> None: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@disjoint_base
+class BlockPool:
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def block_count(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def lent(self) -> int: ...
+    @property
+    def fullness(self) -> float: ...
+    on_release: Callable[[], object] | None
+    def __init__(self) -> None: ...
