@@ -18,7 +18,7 @@ from conftest import Certificates, open_descriptors
 
 import ringmain
 from ringmain import errors
-from ringmain.net import connection
+from ringmain.net import dial
 
 Run = Callable[[Any], Any]
 Rows = list[tuple[Any, ...]]
@@ -37,7 +37,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> Rows:
     async def resolve(*_: object, **__: object) -> Rows:
         return rows
 
-    monkeypatch.setattr(connection, "resolve", resolve)
+    monkeypatch.setattr(dial, "resolve", resolve)
     return rows
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringmain.net import connection
+from ringmain.net import dial
 
 
 class Clock:
@@ -48,9 +48,9 @@ def expiry(timeout: float, moves: list[float], pauses: list[tuple[float, float]]
         return sum(time <= clock.now for time in moves)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "monotonic", lambda: clock.now)
+        patch.setattr(dial, "monotonic", lambda: clock.now)
         loop: Any = clock
-        cancel = connection.watch_idle(loop, timeout, moved, lambda: expired.append(clock.now))
+        cancel = dial.watch_idle(loop, timeout, moved, lambda: expired.append(clock.now))
         clock.run(max([*moves, *(end for _, end in pauses), 0.0]) + 2 * timeout)
         cancel()
     assert len(expired) == 1
@@ -78,5 +78,5 @@ def test_what_need_not_move_for_a_while_has_all_its_time_afterwards() -> None:
 
 def test_off_is_off() -> None:
     loop = asyncio.new_event_loop()
-    connection.watch_idle(loop, None, lambda: 0, lambda: None)()
+    dial.watch_idle(loop, None, lambda: 0, lambda: None)()
     loop.close()

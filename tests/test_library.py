@@ -233,7 +233,7 @@ def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
 
 @pytest.mark.parametrize("seconds", [None, 1, 60, 7200])
 def test_silent_peers_are_probed_if_wanted(seconds: float | None) -> None:
-    from ringmain.net.connection import prepare
+    from ringmain.net.dial import prepare
     from ringmain.settings import Settings
 
     with socket.socket() as sock:

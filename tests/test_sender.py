@@ -19,7 +19,8 @@ from streams import connection
 import ringmain
 from ringmain import errors
 from ringmain.flow.sender import Sender
-from ringmain.net.connection import Connection, finish
+from ringmain.net.link import Link
+from ringmain.net.readiness import finish
 
 Run = Callable[[Any], Any]
 
@@ -108,7 +109,7 @@ def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_
             await saver.wait_for_peer()
             sender = saver._sender
             assert sender is not None
-            sender.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            sender.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             sent = 0
             while not sender.counters.stalls:  # a part of what was gathered has gone out, and the rest waits
                 for _ in range(6):  # go out together
@@ -160,7 +161,7 @@ def test_a_client_that_resets_before_it_got_anything_costs_the_one_that_counts_n
         async with ringmain.save("127.0.0.1:0", listen_once=True) as saver:
             first = peers.connect(saver.port)
             await saver.wait_for_peer()
-            sock = saver._sender.connection.sock if saver._sender is not None else first
+            sock = saver._sender.link.sock if saver._sender is not None else first
             peers.close_with_reset(first)
             peers.eventually(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7")
             await saver.write(b"small;")  # gathered, before the loop has heard of the reset
@@ -398,9 +399,8 @@ def test_the_users_own_exception_gets_out_and_the_peer_sees_no_end(
                 await saver.write(b"x" * 100_000)
                 if half_closed:
                     assert saver._sender is not None
-                    saver._sender._discard()
-                    saver._sender.peer_ended = True
-                    saver._sender._watch_for_hang_up()
+                    saver._sender.link.discard()
+                    saver._sender.link.read_to_end()
                 raise KeyError("mine")
 
     with small_listener() as listener, receiver(listener, certificates.server if tls else None) as (read_on, got):
@@ -412,7 +412,7 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with connection() as (peer, ours), connection() as (other_peer, other):
-            sender = Sender(Connection.of(ours, "the peer"))
+            sender = Sender(Link(ours, "the peer"))
             number = ours.fileno()
             sender.close()
             os.dup2(other.fileno(), number)
@@ -421,7 +421,7 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
                 loop.add_reader(number, finish, ready)
                 sender.close()
                 sender.abort()
-                assert sender.unacknowledged() is None
+                assert sender.link.unacknowledged() is None
                 assert sender.fullness == 0
                 other_peer.sendall(b"for the heir")
                 await asyncio.wait_for(ready, peers.TIMEOUT)

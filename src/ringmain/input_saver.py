@@ -96,7 +96,7 @@ class InputSaver(Saver):
         """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
         pump = Pump(
             source.fd,
-            sender.connection.sock.fileno(),
+            sender.link.fd,
             sender.counters,
             offset=source.position if source.is_file else -1,
             through=not (source.is_file or source.is_pipe),

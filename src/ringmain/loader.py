@@ -12,8 +12,9 @@ from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
 from ringmain.flow.descriptor import Output
-from ringmain.net.connection import Connection, dial, reset
+from ringmain.net.dial import dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
+from ringmain.net.link import Link
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import unless
@@ -119,7 +120,7 @@ class Loader(Listening, Blocking):
         self.settings = settings
         self.connect = connect
         self.listen_once = listen_once
-        self.on_end: Callable[[Connection, Counters, str], None] | None = None
+        self.on_end: Callable[[Link, Counters, str], None] | None = None
         self._flow = flow
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
@@ -138,9 +139,9 @@ class Loader(Listening, Blocking):
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
-            connection = await unless(self._stopped.wait(), dialling, lambda found: reset(found.sock))
-            if connection is not None:
-                self._begin(connection)
+            link = await unless(self._stopped.wait(), dialling, Link.reset)
+            if link is not None:
+                self._begin(link)
             if self._finished:
                 self._hang_up()
         return self
@@ -275,18 +276,18 @@ class Loader(Listening, Blocking):
         if self._gate is None:
             raise UsageError("a loader", "it is not open", "use it inside `async with`")
         try:
-            connection = await self._gate.next_connection(self._context)
+            link = await self._gate.next_connection(self._context)
         except NoMoreClients:
             return None
         if self._finished:  # since it was found, in this very turn of the loop
-            reset(connection.sock)
+            link.reset()
             return None
-        stream = self._begin(connection)
+        stream = self._begin(link)
         self._gate.watch_over(stream)
         return stream
 
-    def _begin(self, connection: Connection) -> Stream:
-        self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
+    def _begin(self, link: Link) -> Stream:
+        self._stream = Stream(link, self._flow, self.settings.idle_timeout, self)
         return self._stream
 
     def end(self, stream: Stream) -> None:
@@ -305,7 +306,7 @@ class Loader(Listening, Blocking):
         self._stream = self._given = None
         stream.close(broken_off=broken_off)
         if self.on_end is not None:
-            self.on_end(stream.connection, stream.counters, str(stream.verdict))
+            self.on_end(stream.link, stream.counters, str(stream.verdict))
         if self._gate is not None:
             self._gate.done()
 

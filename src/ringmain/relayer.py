@@ -14,9 +14,11 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
 from ringmain.flow.passage import Passage
-from ringmain.net.connection import Connection, Preface, dial, finish, reset, until_gone
+from ringmain.net.dial import Preface, dial
 from ringmain.net.gate import Listening, NoMoreClients
 from ringmain.net.gate import listen as open_gate
+from ringmain.net.link import Link
+from ringmain.net.readiness import finish, until_gone
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import let_go, unless
@@ -115,7 +117,7 @@ class End(Listening):
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
 
-    async def connect(self, preface: Preface | None) -> Connection:
+    async def connect(self, preface: Preface | None) -> Link:
         """Wait for a client, or dial. Call `done` after it."""
         if self._gate is not None:
             return await self._gate.next_connection(self._context, preface)
@@ -345,23 +347,23 @@ class Relayer(Blocking):
         self.source.done()
         self.destination.done()
 
-    async def _begin(self) -> tuple[Connection, Connection]:
+    async def _begin(self) -> tuple[Link, Link]:
         """Connect both ends. The one that listens comes first: its client is what the other end is dialled for."""
         source_first = self.source.listening or not self.destination.listening
         first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
         one = await first.connect(self._preface(first, None))
         try:
             connecting = second.connect(self._preface(second, one.sock))
-            other = await unless(until_gone(one.sock.fileno()), connecting, lambda found: reset(found.sock))
+            other = await unless(until_gone(one.fd), connecting, Link.reset)
             if other is None:
                 raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
         except BaseException:
-            reset(one.sock)  # a proper end would look like an empty answer
+            one.reset()  # a proper end would look like an empty answer
             self._done()
             raise
         return (one, other) if source_first else (other, one)
 
-    def _passage_between(self, ends: tuple[Connection, Connection]) -> Passage:
+    def _passage_between(self, ends: tuple[Link, Link]) -> Passage:
         try:
             passage = Passage(*ends, self._flows, self, one_way=self._one_way)
         except BaseException:
@@ -370,9 +372,9 @@ class Relayer(Blocking):
         self.source.watch_over(passage)
         return passage
 
-    def _discard(self, ends: tuple[Connection, Connection]) -> None:
+    def _discard(self, ends: tuple[Link, Link]) -> None:
         for end in ends:
-            reset(end.sock)
+            end.reset()
         self._done()
 
     def _preface(self, end: End, source: socket.socket | None) -> Preface | None:

@@ -14,10 +14,12 @@ from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
-from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, dial, hear_out, reset, was_alerted, watch_idle
+from ringmain.flow.sender import Sender
+from ringmain.net.dial import dial, watch_idle
+from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
+from ringmain.net.link import Link
 from ringmain.settings import Options, Settings, settings_for
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class Saver(Listening, Blocking):
         self.settings = settings
         self.listening = listen or listen_once
         self.listen_once = listen_once
-        self.on_end: Callable[[Connection, Counters, str], None] | None = None
+        self.on_end: Callable[[Link, Counters, str], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._writing = False
@@ -120,7 +122,7 @@ class Saver(Listening, Blocking):
     @property
     def unacknowledged_bytes(self) -> int:
         """How many of the bytes sent are not known to be with the present peer's kernel yet."""
-        return self._sender.unacknowledged() or 0 if self._sender is not None else 0
+        return self._sender.link.unacknowledged() or 0 if self._sender is not None else 0
 
     @property
     def fullness(self) -> float:
@@ -141,8 +143,8 @@ class Saver(Listening, Blocking):
         if sender is not None and self._is_gone(sender):
             cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
             if was_alerted(cause):
-                await hear_out(sender.connection.sock)
-            error = failure_of(cause, f"save to {sender.connection.peer}")
+                await sender.link.hear_out()
+            error = failure_of(cause, f"save to {sender.link.peer}")
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
             self._release(sender, "reset", abort=sender.failure is not None)
             self._carry_over(error, sender)
@@ -152,7 +154,7 @@ class Saver(Listening, Blocking):
 
     def _is_gone(self, sender: Sender) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
-        goodbye = sender.peer_ended and sender.connection.tls_version is not None
+        goodbye = sender.link.peer_ended and sender.link.tls_version is not None
         return sender.failure is not None or (self._gate is not None and not self.listen_once and goodbye)
 
     async def wait_for_peer(self) -> None:
@@ -166,13 +168,13 @@ class Saver(Listening, Blocking):
                 raise RuntimeError("another task is already waiting for a client")
             self._waiting = True
             try:
-                connection = await self._gate.next_connection(self._context)
+                link = await self._gate.next_connection(self._context)
             finally:
                 self._waiting = False
             if self._gate is None:  # it was left while the client shook hands
-                reset(connection.sock)
+                link.reset()
             else:
-                self._begin(connection)
+                self._begin(link)
 
     def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
         """Send all of a contiguous buffer, which may be changed once this returns; to be awaited in `async with`.
@@ -315,12 +317,12 @@ class Saver(Listening, Blocking):
                     cancel()
         except OSError as cause:  # a TimeoutError is one
             if was_alerted(cause) and self._sender is sender:
-                await hear_out(sender.connection.sock)
+                await sender.link.hear_out()
             raise self._broken(sender, None if limit is not None and limit.expired() else cause) from cause
 
     def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
         """Release a connection that broke, or timed out if there is no cause; return what the user gets to see."""
-        what = f"save to {sender.connection.peer}"
+        what = f"save to {sender.link.peer}"
         if cause is not None:
             self._release(sender, "reset")
             return failure_of(cause, what)
@@ -348,15 +350,15 @@ class Saver(Listening, Blocking):
         if self._gate is not None and not self.listen_once:
             self._carry = sender.take_unsent() + self._carry
 
-    def _begin(self, connection: Connection) -> None:
+    def _begin(self, link: Link) -> None:
         broke = weakref.WeakMethod(self._broke)  # the loop, which knows the sender, must not keep a forgotten saver
 
         def tell() -> None:
             if (method := broke()) is not None:
                 method()
 
-        self._sender = Sender(connection, tell, keep_tail=self.listening and not self.listen_once)
-        log.info("%s", connection)
+        self._sender = Sender(link, tell, keep_tail=self.listening and not self.listen_once)
+        log.info("%s", link)
 
     def _broke(self) -> None:
         """Hear that the peer has gone, at whichever time."""
@@ -371,7 +373,7 @@ class Saver(Listening, Blocking):
         else:
             sender.close()
         if self.on_end is not None:
-            self.on_end(sender.connection, sender.counters, verdict)
-        log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
+            self.on_end(sender.link, sender.counters, verdict)
+        log.info("%s: %s after %d bytes", sender.link.peer, verdict, sender.counters.bytes_out)
         if self._gate is not None:
             self._gate.done()

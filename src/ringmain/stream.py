@@ -1,16 +1,13 @@
 """One connection being loaded: from its first byte to its verdict, as blocks or by the kernel path."""
 
 import asyncio
-import contextlib
 import functools
 import logging
-import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from ringmain import _libssl
 from ringmain._coalesce import Coalescer
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
@@ -27,15 +24,9 @@ from ringmain.errors import (
     reason,
 )
 from ringmain.flow import kernel
-from ringmain.net.connection import (
-    Connection,
-    hear_out,
-    reset_when_closed,
-    send_close_notify,
-    unread,
-    was_alerted,
-    watch_idle,
-)
+from ringmain.net.dial import watch_idle
+from ringmain.net.failures import was_alerted
+from ringmain.net.link import Link
 
 log = logging.getLogger("ringmain")
 
@@ -96,7 +87,7 @@ class Stream:
 
     def __init__(
         self,
-        connection: Connection,
+        link: Link,
         flow: Flow,
         idle_timeout: float | None,
         owner: Owner,
@@ -104,10 +95,10 @@ class Stream:
         verb: str = "load",
         pumping: kernel.Pumping | None = None,
     ) -> None:
-        self.connection = connection
+        self.link = link
         self.counters = Counters()
         self.counters.started = time.monotonic()
-        self._loop = asyncio.get_running_loop()
+        self._loop = link.loop
         self._flow = flow
         self._ring = flow.ring
         self._idle_timeout = idle_timeout
@@ -122,7 +113,7 @@ class Stream:
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
         self._cancel_idle: Callable[[], None] = lambda: None
-        log.info("%s", connection)
+        log.info("%s", link)
 
     @property
     def verdict(self) -> str | None:
@@ -150,17 +141,17 @@ class Stream:
     @property
     def peer(self) -> str:
         """The address of the peer, as "192.0.2.1:51234"."""
-        return self.connection.peer
+        return self.link.peer
 
     @property
     def tls(self) -> str | None:
         """The version of TLS in use, as "TLSv1.3"."""
-        return self.connection.tls_version
+        return self.link.tls_version
 
     @property
     def cipher(self) -> str | None:
         """OpenSSL's name of the cipher suite in use."""
-        return self.connection.cipher
+        return self.link.cipher
 
     def __aiter__(self) -> Self:
         return self
@@ -212,37 +203,27 @@ class Stream:
 
     async def copy_to(self, output: Sink, path: str) -> None:
         """Write all that comes to an output; raise what that makes of a failure."""
-        tls = self.connection.tls_version is not None
-        if kernel.may_pump(path, output, tls=tls) and await self._pump(output, path):
+        if kernel.may_pump(path, output, tls=self.tls is not None) and await self._pump(output, path):
             return
         while (block := await self.next_block()) is not None:
             with block:  # given back also when the write fails, however long its traceback lives
                 await output.write(block, self.counters)
 
     def hang_up(self) -> None:
-        """Let the peer send no more: what our kernel has acknowledged can still be taken, then it is "stopped".
-
-        Once both ways are shut, Linux answers what comes with a reset, and acknowledges nothing any more.
-        """
+        """Let the peer send no more: what our kernel has acknowledged can still be taken, then it is "stopped"."""
         if self._hung_up or self._closed or self.verdict is not None:
             return
         self._hung_up = True
-        sock = self.connection.sock
-        if isinstance(sock, ssl.SSLSocket):
-            with contextlib.suppress(OSError):
-                _libssl.send_close_notify(sock._sslobj)  # type: ignore[attr-defined]
-        with contextlib.suppress(OSError):  # it is reset already
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        self.link.hang_up()
 
     def is_silent(self) -> bool | None:
         """Tell whether the peer has not sent a byte yet; None while that cannot be told."""
         if self.verdict is not None or self.counters.bytes_in > 0:
             return False
-        sock = self.connection.sock
-        if unread(sock) > 0:
+        if self.link.unread() > 0:
             return False
         # Before anybody reads, its first bytes may be inside OpenSSL.
-        return None if isinstance(sock, ssl.SSLSocket) and self._engine is None else True
+        return None if self.tls is not None and self._engine is None else True
 
     def turn_away(self, seconds: float) -> None:
         """End the stream of a peer that was silent for so long while others waited; it is reset when this is closed."""
@@ -257,7 +238,7 @@ class Stream:
     async def hear_out(self) -> None:
         """After the last block: let a peer that was sent an alert read it, which closing at once would reset away."""
         if self.was_alerted and not self._closed:
-            await hear_out(self.connection.sock)
+            await self.link.hear_out()
 
     def stop(self, verdict: str = "stopped") -> None:
         """End the stream from our side; what came can still be taken."""
@@ -272,7 +253,7 @@ class Stream:
         self._let_go()
         if not self._loop.is_closed():
             self.stop()
-        self.connection.sock.close()
+        self.link.close()
         self._ring.drop()
 
     def _let_go(self) -> None:
@@ -285,25 +266,23 @@ class Stream:
         if self._closed:
             return
         self._let_go()
-        sock = self.connection.sock
         self.stop()
         if broken_off or self._kept_waiting is not None:
-            reset_when_closed(sock)
-        elif isinstance(sock, ssl.SSLSocket) and self.verdict in ("ended", "stopped"):
-            send_close_notify(sock)
-        sock.close()
+            self.link.reset()
+        else:
+            self.link.close(goodbye=self.verdict in ("ended", "stopped"))
         self._ring.drop()
-        log.info("%s: %s after %d bytes", self.connection.peer, self.verdict, self.counters.bytes_in)
+        log.info("%s: %s after %d bytes", self.link.peer, self.verdict, self.counters.bytes_in)
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a stream that broke."""
-        what, got = f"{self._verb} from {self.connection.peer}", self.counters.bytes_in
+        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
         return ReceiveError(what, f"{reason(cause)} after {got} bytes", "what arrived may not be all that was sent")
 
     def failure(self) -> RingmainError | None:
         """Return the error that the verdict stands for, or None where all is well."""
         cause = self._engine.error if self._engine is not None else None
-        what, got = f"{self._verb} from {self.connection.peer}", self.counters.bytes_in
+        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
         lost = "what arrived may not be all that was sent"
         error: RingmainError | None = None
         if self.verdict == "truncated":
@@ -335,10 +314,9 @@ class Stream:
 
     def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
-        sock = self.connection.sock
         ring, linger, min_block, _ = self._flow
-        receiver_class: type[Receiver] = TlsReceiver if isinstance(sock, ssl.SSLSocket) else PlainReceiver
-        receiver = receiver_class(self._loop, ring, self.counters, linger, sock, min_block)
+        receiver_class: type[Receiver] = PlainReceiver if self.tls is None else TlsReceiver
+        receiver = receiver_class(self.link, ring, self.counters, linger, min_block)
         receiver.on_skip = functools.partial(_warn_of_skipped, self.peer, ring.max_record)
         self.take = receiver.take if not self._flow.copy else lambda: _copied(receiver.take())
         self._begin(receiver)
@@ -347,10 +325,10 @@ class Stream:
 
     async def _pump(self, output: Sink, path: str) -> bool:
         """Move everything by the kernel path; False when it cannot be used."""
-        sock = self.connection.sock
+        fd = self.link.fd
         cap = min(CAP, output.pipe_size if output.is_pipe else PIPE_SIZE)
-        coalescer = Coalescer(sock.fileno(), self._flow.linger, cap)
-        pump = Pump(sock.fileno(), output.fd, self.counters, coalescer, through=not output.is_pipe)
+        coalescer = Coalescer(fd, self._flow.linger, cap)
+        pump = Pump(fd, output.fd, self.counters, coalescer, through=not output.is_pipe)
         self._begin(pump)
         if self._stopped is not None:
             pump.stop(self._stopped)

@@ -14,7 +14,7 @@ from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
 from ringmain.flow.descriptor import Input, Output
 from ringmain.flow.sender import Sender
-from ringmain.net.connection import Connection
+from ringmain.net.link import Link
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 # How far a sender may run ahead after a pause, and what it does not pause for, in seconds.
@@ -100,12 +100,10 @@ class Nobody:
         raise NotImplementedError
 
 
-async def receive(
-    plan: Plan, connection: Connection, _: memoryview, counters: Callable[[Counters], Meter], position: int
-) -> None:
+async def receive(plan: Plan, link: Link, _: memoryview, counters: Callable[[Counters], Meter], position: int) -> None:
     """Receive to the end of a connection, and close it."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
-    stream = Stream(connection, flow, None, Nobody(), verb="bench")
+    stream = Stream(link, flow, None, Nobody(), verb="bench")
     meter = counters(stream.counters)
     try:
         if plan.through == "pipe":
@@ -136,10 +134,10 @@ async def _into_pipe(stream: Stream, meter: Meter) -> None:
 
 
 async def send(
-    plan: Plan, connection: Connection, payload: memoryview, counters: Callable[[Counters], Meter], position: int
+    plan: Plan, link: Link, payload: memoryview, counters: Callable[[Counters], Meter], position: int
 ) -> None:
     """Send what the plan says, `payload` in each message, end the connection properly, and close it."""
-    sender = Sender(connection)
+    sender = Sender(link)
     meter = counters(sender.counters)
     try:
         await (_from_pipe if plan.through == "pipe" else _from_blocks)(sender, payload, Budget(plan), meter)
@@ -183,8 +181,8 @@ async def _from_pipe(sender: Sender, payload: memoryview, budget: Budget, meter:
         input_ = Input(source, "a pipe")
         stack.callback(input_.close)
         meter.helpers.append(writer.cpu)
-        if sender.connection.tls_version is None:
-            pump = Pump(input_.fd, sender.connection.sock.fileno(), sender.counters)
+        if sender.link.tls_version is None:
+            pump = Pump(input_.fd, sender.link.fd, sender.counters)
             await sender.pump(pump)
             if pump.error is not None:
                 raise input_.failure(pump.error)

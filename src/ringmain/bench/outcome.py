@@ -7,7 +7,7 @@ from ringmain.bench.meter import Meter
 from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
 from ringmain.bench.streams import OnInterval
 from ringmain.errors import RingmainError
-from ringmain.net.connection import Connection
+from ringmain.net.link import Link
 
 
 class Test:
@@ -17,15 +17,15 @@ class Test:
     under TLS, if the connection broke.
     """
 
-    def __init__(self, connection: Connection, on_interval: OnInterval) -> None:
-        self.connection = connection
+    def __init__(self, link: Link, on_interval: OnInterval) -> None:
+        self.link = link
         self.verdict = "stopped"
         self.error: RingmainError | None = None
         self.records = 0
         self.acknowledged: int | None = None
         self.acknowledged_records: int | None = None
         self._about = about()
-        self._stream = described(connection)
+        self._stream = described(link)
         self._on_interval = on_interval
 
     def measured(self, counters: Counters, interval: float, *, sending: bool) -> Meter:

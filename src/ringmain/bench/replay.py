@@ -20,9 +20,11 @@ from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
-from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, dial, watch_idle
+from ringmain.flow.sender import Sender
+from ringmain.net.dial import dial, watch_idle
+from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
+from ringmain.net.link import Link
 from ringmain.settings import Settings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
@@ -67,7 +69,7 @@ class Recording:
 @contextlib.asynccontextmanager
 async def connected(
     endpoint: Endpoint, settings: Settings, *, listening: bool, announced: Callable[[Any], Any]
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[Link]:
     """Yield the one connection that is tested; `announced` is entered while it is waited for."""
     context: ssl.SSLContext | None = None
     if endpoint.tls or settings.tls:
@@ -80,8 +82,8 @@ async def connected(
     gate = await listen(endpoint, settings)
     try:
         with announced(gate):
-            connection = await gate.next_connection(context)
-        yield connection
+            link = await gate.next_connection(context)
+        yield link
     finally:
         gate.close()
 
@@ -90,9 +92,9 @@ async def send(
     test: Test, recording: Recording, plan: Plan, records_per_second: float | None, idle_timeout: float | None
 ) -> None:
     """Send a recording in a loop until the plan is over, and end the connection properly."""
-    connection = test.connection
-    sender = Sender(connection)
-    before = _bytes_acknowledged(connection.sock)
+    link = test.link
+    sender = Sender(link)
+    before = _bytes_acknowledged(link.sock)
     meter = test.measured(sender.counters, plan.interval, sending=True)
     if records_per_second is None:
         pieces = _at_full_speed(recording, Budget(plan))
@@ -114,15 +116,15 @@ async def send(
     except TimedOutError as error:
         test.fail("timed out", error)
     except OSError as error:
-        test.fail("reset", failure_of(error, f"bench to {connection.peer}"))
+        test.fail("reset", failure_of(error, f"bench to {link.peer}"))
     finally:
         meter.end(0)
         size = sender.counters.bytes_out
         test.records = recording.records_in(size)
         if test.verdict == "ended":
             test.acknowledged = size
-        elif connection.tls_version is None:
-            after_it = _bytes_acknowledged(connection.sock)
+        elif link.tls_version is None:
+            after_it = _bytes_acknowledged(link.sock)
             test.acknowledged = None if before is None or after_it is None else min(size, after_it - before)
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
@@ -181,7 +183,7 @@ async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None
         async with asyncio.timeout(None) as limit:
 
             def moved() -> int | None:
-                return sender.progress() if sender.unacknowledged() else None
+                return sender.progress() if sender.link.unacknowledged() else None
 
             cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
             try:
@@ -192,7 +194,7 @@ async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None
         if not limit.expired():
             raise
         why = f"it took nothing for {timeout:g} s"
-        what, remedy = f"bench to {sender.connection.peer}", "is the peer still reading?"
+        what, remedy = f"bench to {sender.link.peer}", "is the peer still reading?"
         raise TimedOutError(what, why, remedy, limit="idle_timeout") from error
 
 
@@ -211,7 +213,7 @@ def _bytes_acknowledged(sock: socket.socket) -> int | None:
 async def receive(test: Test, seconds: float | None, idle_timeout: float | None) -> None:
     """Receive into blocks until the sender ends or the time is over."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
-    stream = Stream(test.connection, flow, idle_timeout, Nobody(), verb="bench")
+    stream = Stream(test.link, flow, idle_timeout, Nobody(), verb="bench")
     meter = test.measured(stream.counters, interval_for(seconds), sending=False)
     try:
         async with asyncio.timeout(seconds):

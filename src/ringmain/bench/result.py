@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringmain import __version__
-from ringmain.net.connection import Connection
+from ringmain.net.link import Link
 
 if TYPE_CHECKING:
     from ringmain.bench.client import Measurement
@@ -52,18 +52,18 @@ def about() -> dict[str, Any]:
     }
 
 
-def described(connection: Connection) -> dict[str, Any]:
+def described(link: Link) -> dict[str, Any]:
     """Return the addresses of a connection, and how it is protected."""
-    local, remote = connection.sock.getsockname(), ("", 0)
+    local, remote = link.sock.getsockname(), ("", 0)
     with contextlib.suppress(OSError):  # the peer has left already
-        remote = connection.sock.getpeername()
+        remote = link.sock.getpeername()
     return {
         "local_host": local[0],
         "local_port": local[1],
         "remote_host": remote[0],
         "remote_port": remote[1],
-        "tls": connection.tls_version,
-        "cipher": connection.cipher,
+        "tls": link.tls_version,
+        "cipher": link.cipher,
     }
 
 

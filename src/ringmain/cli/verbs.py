@@ -15,7 +15,7 @@ from ringmain.flow.descriptor import Output, open_input, open_output
 from ringmain.flow.passage import Direction, Passage
 from ringmain.input_saver import InputSaver
 from ringmain.loader import Loader, load
-from ringmain.net.connection import Connection
+from ringmain.net.link import Link
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
 from ringmain.settings import Settings, TlsSettings, keywords_given
@@ -37,8 +37,8 @@ def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
 
 
 def _load_into(sink: Output, path: str, loader: Loader, session: Session, *, tls: bool) -> int:
-    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
-        row = {**_figures(connection, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
+    def on_end(link: Link, counters: Counters, verdict: str) -> None:
+        row = {**_figures(link, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
         session.record(row, counters.bytes_in, counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
@@ -76,8 +76,8 @@ def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once
     source = open_input(input_)
     kernel.may_pump(path, source, tls=tls)
 
-    def on_end(connection: Connection, counters: Counters, verdict: str) -> None:
-        row = {**_figures(connection, counters, counters.bytes_out), "refused": saver.refused, "verdict": verdict}
+    def on_end(link: Link, counters: Counters, verdict: str) -> None:
+        row = {**_figures(link, counters, counters.bytes_out), "refused": saver.refused, "verdict": verdict}
         session.record(row, counters.bytes_in, counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
@@ -148,19 +148,19 @@ def run_relay(
     return session.run(work, relayer.stop, look, relay_line)
 
 
-def _side(connection: Connection, direction: Direction | None) -> dict[str, Any]:
+def _side(link: Link, direction: Direction | None) -> dict[str, Any]:
     """Return the figures of one side of a relay: what it sent that reached the other."""
     if direction is None:
-        return {"peer": connection.peer, "tls": connection.tls_version, "cipher": connection.cipher}
-    return {**_figures(connection, direction.counters, direction.counters.bytes_out), "state": direction.state}
+        return {"peer": link.peer, "tls": link.tls_version, "cipher": link.cipher}
+    return {**_figures(link, direction.counters, direction.counters.bytes_out), "state": direction.state}
 
 
-def _figures(connection: Connection, counters: Counters, size: int) -> dict[str, Any]:
+def _figures(link: Link, counters: Counters, size: int) -> dict[str, Any]:
     """Return what a stats file tells of a connection."""
     return {
-        "peer": connection.peer,
-        "tls": connection.tls_version,
-        "cipher": connection.cipher,
+        "peer": link.peer,
+        "tls": link.tls_version,
+        "cipher": link.cipher,
         "bytes": size,
         "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
         "reads": counters.reads,

@@ -18,7 +18,7 @@ from pathlib import Path
 from ringmain._pump import widen_pipe
 from ringmain._ring import Counters
 from ringmain.errors import InputError, OutputError, reason
-from ringmain.net.connection import until, until_gone
+from ringmain.net.readiness import until, until_gone
 
 # What a pipe that polls as writable surely takes without blocking (PIPE_BUF of pipe(7)).
 _PIPE_BUF = 4096

@@ -4,18 +4,18 @@ import asyncio
 import contextlib
 import errno
 import logging
-import socket
-import ssl
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from ringmain import _libssl
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
 from ringmain.flow import kernel
-from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
+from ringmain.flow.sender import Sender
+from ringmain.net.closing import reset_when_closed
+from ringmain.net.dial import watch_idle
+from ringmain.net.failures import failure_of, was_alerted
+from ringmain.net.link import Link
 from ringmain.stream import Flow, Owner, Stream
 from ringmain.waiting import let_go
 
@@ -46,8 +46,8 @@ class Direction:
         self.state = "running"
         self._cut = False  # by us, in the middle
         self._looking: asyncio.TimerHandle | None = None
-        self.fd = sender.connection.sock.fileno()
-        self.obstacle = "is encrypted in blocks" if sender.connection.tls_version is not None else ""
+        self.fd = sender.link.fd
+        self.obstacle = "is encrypted in blocks" if sender.link.tls_version is not None else ""
 
     @property
     def counters(self) -> Counters:
@@ -74,9 +74,9 @@ class Direction:
         if self._cut or self.stream.verdict != "ended":
             return
         if answering is not None:
-            if self.stream.tls is None and answering.was_reset():
+            if self.stream.tls is None and answering.link.was_reset():
                 raise self.stream.lost(ConnectionResetError(errno.ECONNRESET, ""))
-            answering.read_to_end()
+            answering.link.read_to_end()
         self.state = "ending"
         try:
             await self.sender.end()
@@ -101,13 +101,11 @@ class Direction:
         if self._cut or self.state != "running":
             return
         self._cut = True
-        sock = self.stream.connection.sock
+        link = self.stream.link
         with contextlib.suppress(OSError):  # it was reset
             ahead = 0 if self.stream.tls is None else _AHEAD
-            self._look(self.counters.bytes_in + unread(sock) + ahead)
-            if isinstance(sock, ssl.SSLSocket) and sock._sslobj is not None:  # type: ignore[attr-defined]
-                _libssl.expect_end(sock._sslobj)  # type: ignore[attr-defined]
-            socket.socket.shutdown(sock, socket.SHUT_RD)  # what is read to its last byte ends then, on either path
+            self._look(self.counters.bytes_in + link.unread() + ahead)
+            link.cut()  # what is read to its last byte ends then, on either path
 
     def _look(self, due: int) -> None:
         """End the stream of a peer that goes on sending once what was due has gone on."""
@@ -128,14 +126,14 @@ class Direction:
     async def drain(self) -> None:
         """Return once the other peer's kernel has every byte."""
         try:
-            await self.sender.drain()
+            await self.sender.link.drain()
         except OSError as error:
             raise self.failure(error) from error
 
     @property
     def taken(self) -> int:
         """How many bytes the other peer's kernel has acknowledged."""
-        return max(0, self.counters.bytes_out - (self.sender.unacknowledged() or 0))
+        return max(0, self.counters.bytes_out - (self.sender.link.unacknowledged() or 0))
 
     def moved(self) -> int:
         """Return a number that grows while anything comes in, or is taken by the other peer."""
@@ -143,7 +141,7 @@ class Direction:
 
     def failure(self, error: OSError) -> RingmainError:
         """Return what a failed write means."""
-        return failure_of(error, f"relay to {self.sender.connection.peer}")
+        return failure_of(error, f"relay to {self.sender.link.peer}")
 
     def _sender_failed(self) -> None:
         """Hear that the peer that this writes to is gone, also while there is nothing to write."""
@@ -155,7 +153,7 @@ class Passage:
     """Two connections and what goes between them, until both directions have ended or one has failed."""
 
     def __init__(
-        self, source: Connection, destination: Connection, flows: tuple[Flow, Flow], owner: Owner, *, one_way: bool
+        self, source: Link, destination: Link, flows: tuple[Flow, Flow], owner: Owner, *, one_way: bool
     ) -> None:
         self.source = source
         self.destination = destination
@@ -164,7 +162,7 @@ class Passage:
 
         pumping = kernel.Pumping()
 
-        def direction(origin: Connection, target: Connection, flow: Flow) -> Direction:
+        def direction(origin: Link, target: Link, flow: Flow) -> Direction:
             stream = Stream(origin, flow, None, owner, verb="relay", pumping=pumping)
             return Direction(stream, Sender(target, duplex=not one_way))
 
@@ -286,37 +284,37 @@ class Passage:
         alerted = []
         for direction in self.directions:
             direction.end()
-        for connection in (self.source, self.destination):
+        for link in (self.source, self.destination):
             if self.verdict == "ended":
-                self._close_end(connection)
-            elif self._was_alerted(connection):
-                alerted.append(connection)
+                self._close_end(link)
+            elif self._was_alerted(link):
+                alerted.append(link)
             else:
-                reset_when_closed(connection.sock)
-                self._close_end(connection)
+                reset_when_closed(link.sock)
+                self._close_end(link)
         try:
-            for connection in alerted:
-                await hear_out(connection.sock)
+            for link in alerted:
+                await link.hear_out()
         finally:
-            for connection in alerted:
-                self._close_end(connection)
+            for link in alerted:
+                self._close_end(link)
             sizes = " and ".join(f"{direction.counters.bytes_out} bytes" for direction in self.directions)
             log.info("%s to %s: %s after %s", self.source.peer, self.destination.peer, self.verdict, sizes)
 
-    def _close_end(self, connection: Connection) -> None:
+    def _close_end(self, link: Link) -> None:
         for direction in self.directions:
-            if direction.sender.connection is connection:
+            if direction.sender.link is link:
                 direction.sender.close()
         for direction in self.directions:
-            if direction.stream.connection is connection:
+            if direction.stream.link is link:
                 if self.back is None and self.verdict == "ended":
                     direction.stream.close()  # with close_notify, which nobody else has sent
                 direction.stream.abandon()
 
-    def _was_alerted(self, connection: Connection) -> bool:
+    def _was_alerted(self, link: Link) -> bool:
         return any(
-            (direction.stream.connection is connection and direction.stream.was_alerted)
-            or (direction.sender.connection is connection and was_alerted(direction.sender.failure))
+            (direction.stream.link is link and direction.stream.was_alerted)
+            or (direction.sender.link is link and was_alerted(direction.sender.failure))
             for direction in self.directions
         )
 

@@ -18,10 +18,11 @@ import uvloop
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
-from ringmain.flow.sender import Sender, failure_of
+from ringmain.flow.sender import Sender
 from ringmain.loader import load
-from ringmain.net.connection import Connection
+from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
+from ringmain.net.link import Link
 from ringmain.net.tls import server_context
 from ringmain.settings import Settings
 
@@ -44,11 +45,11 @@ def _tell(row: dict[str, Any]) -> None:
     os.write(sys.stdout.fileno(), json.dumps(row).encode() + b"\n")
 
 
-def _tell_of(connection: Connection, size: int, verdict: str | None, error: RingmainError | None, sha256: Any) -> None:
+def _tell_of(link: Link, size: int, verdict: str | None, error: RingmainError | None, sha256: Any) -> None:
     _tell(
         {
-            "peer": connection.peer,
-            "tls": connection.tls_version,
+            "peer": link.peer,
+            "tls": link.tls_version,
             "size": size,
             "verdict": verdict,
             "error": None if error is None else str(error),
@@ -78,7 +79,7 @@ async def _load(task: Task) -> None:
                         sha256.update(block)
             except RingmainError as failure:
                 error = failure
-            _tell_of(stream.connection, stream.counters.bytes_in, stream.verdict, error, sha256)
+            _tell_of(stream.link, stream.counters.bytes_in, stream.verdict, error, sha256)
 
 
 async def _save(task: Task, payload: bytes) -> None:
@@ -88,18 +89,18 @@ async def _save(task: Task, payload: bytes) -> None:
     try:
         _tell({"port": gate.port})
         while True:
-            connection = await gate.next_connection(context)
-            sender = Sender(connection)
+            link = await gate.next_connection(context)
+            sender = Sender(link)
             verdict, error = "ended", None
             try:
                 await _send(sender, payload, task.times)
                 await sender.finish()
             except OSError as failure:
-                verdict, error = "reset", failure_of(failure, f"save to {connection.peer}")
+                verdict, error = "reset", failure_of(failure, f"save to {link.peer}")
             finally:
                 sender.close()
                 gate.done()
-            _tell_of(connection, sender.counters.bytes_out, verdict, error, None)
+            _tell_of(link, sender.counters.bytes_out, verdict, error, None)
     finally:
         gate.close()
 
