@@ -14,8 +14,9 @@ from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
+from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, dial, hear_out, reset, was_alerted, watch_idle
+from ringmain.net.connection import Connection, dial, hear_out, reset, was_alerted
 from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
 from ringmain.settings import Options, Settings, settings_for
@@ -301,32 +302,18 @@ class Saver(Listening, Blocking):
 
     async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        loop, timeout = asyncio.get_running_loop(), self.settings.idle_timeout
-        limit: asyncio.Timeout | None = None
+        what, remedy = f"save to {sender.connection.peer}", "is the peer still reading?"
         try:
-            if timeout is None:
+            async with Deadline(self.settings.idle_timeout, sender.progress, what, "it took nothing", remedy):
                 await work
-                return
-            async with asyncio.timeout(None) as limit:
-                cancel = watch_idle(loop, timeout, sender.progress, lambda: limit.reschedule(loop.time()))
-                try:
-                    await work
-                finally:
-                    cancel()
-        except OSError as cause:  # a TimeoutError is one
+        except TimedOutError:
+            self._release(sender, "timed out")
+            raise
+        except OSError as cause:
             if was_alerted(cause) and self._sender is sender:
                 await hear_out(sender.connection.sock)
-            raise self._broken(sender, None if limit is not None and limit.expired() else cause) from cause
-
-    def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
-        """Release a connection that broke, or timed out if there is no cause; return what the user gets to see."""
-        what = f"save to {sender.connection.peer}"
-        if cause is not None:
             self._release(sender, "reset")
-            return failure_of(cause, what)
-        self._release(sender, "timed out")
-        why = f"it took nothing for {self.settings.idle_timeout:g} s"
-        return TimedOutError(what, why, "is the peer still reading?", limit="idle_timeout")
+            raise failure_of(cause, what) from cause
 
     def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""

@@ -27,15 +27,8 @@ from ringmain.errors import (
     reason,
 )
 from ringmain.flow import kernel
-from ringmain.net.connection import (
-    Connection,
-    hear_out,
-    reset_when_closed,
-    send_close_notify,
-    unread,
-    was_alerted,
-    watch_idle,
-)
+from ringmain.flow.deadline import Watch
+from ringmain.net.connection import Connection, hear_out, reset_when_closed, send_close_notify, unread, was_alerted
 
 log = logging.getLogger("ringmain")
 
@@ -121,7 +114,7 @@ class Stream:
         self._closed = False
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
-        self._cancel_idle: Callable[[], None] = lambda: None
+        self._idle: Watch | None = None
         log.info("%s", connection)
 
     @property
@@ -367,12 +360,16 @@ class Stream:
         self._engine = engine
         counters = self.counters  # not self: the timer must not keep a forgotten stream alive
         self._cancel_idle()
-        self._cancel_idle = watch_idle(
+        self._idle = Watch(
             self._loop,
             self._idle_timeout,
             lambda: None if engine.paused else counters.bytes_in,
             lambda: engine.stop("timed out"),
         )
+
+    def _cancel_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
 
     async def _until_given_back(self, waiter: "asyncio.Future[None]") -> None:
         held = f"the ring's {self._ring.block_count} blocks"

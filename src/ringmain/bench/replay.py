@@ -20,8 +20,9 @@ from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
+from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, dial, watch_idle
+from ringmain.net.connection import Connection, dial
 from ringmain.net.gate import listen
 from ringmain.settings import Settings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
@@ -98,9 +99,13 @@ async def send(
         pieces = _at_full_speed(recording, Budget(plan))
     else:
         pieces = _paced(recording, plan, records_per_second)
-    turn = 0.0
+    what, turn = f"bench to {connection.peer}", 0.0
+
+    def moved() -> int | None:
+        return sender.progress() if sender.unacknowledged() else None
+
     try:
-        async with _not_idle(sender, idle_timeout):
+        async with Deadline(idle_timeout, moved, what, "it took nothing", "is the peer still reading?"):
             for piece, pause in pieces:
                 if pause or time.monotonic() > turn:
                     await asyncio.sleep(pause)
@@ -114,7 +119,7 @@ async def send(
     except TimedOutError as error:
         test.fail("timed out", error)
     except OSError as error:
-        test.fail("reset", failure_of(error, f"bench to {connection.peer}"))
+        test.fail("reset", failure_of(error, what))
     finally:
         meter.end(0)
         size = sender.counters.bytes_out
@@ -171,29 +176,6 @@ def _paced(recording: Recording, plan: Plan, rate: float) -> Iterator[tuple[memo
         done += found
         yield recording.data[position:end], 0.0
         position = end % len(recording.data)
-
-
-@contextlib.asynccontextmanager
-async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None]:
-    """Raise TimedOutError once the peer has taken nothing for so long, although there was something to take."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(None) as limit:
-
-            def moved() -> int | None:
-                return sender.progress() if sender.unacknowledged() else None
-
-            cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
-            try:
-                yield
-            finally:
-                cancel()
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        why = f"it took nothing for {timeout:g} s"
-        what, remedy = f"bench to {sender.connection.peer}", "is the peer still reading?"
-        raise TimedOutError(what, why, remedy, limit="idle_timeout") from error
 
 
 def _bytes_acknowledged(sock: socket.socket) -> int | None:

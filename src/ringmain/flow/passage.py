@@ -7,15 +7,14 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from types import TracebackType
 
 from ringmain import _libssl
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
 from ringmain.flow import kernel
+from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
+from ringmain.net.connection import Connection, hear_out, reset_when_closed, unread, was_alerted
 from ringmain.stream import Flow, Owner, Stream
 from ringmain.waiting import let_go
 
@@ -191,11 +190,11 @@ class Passage:
 
     async def run(self, path: str, idle_timeout: float | None) -> None:
         """Move everything both ways; raise what goes wrong. Both connections are closed afterwards, come what may."""
+        what = f"relay from {self.source.peer} to {self.destination.peer}"
         try:
-            if await self._stands_still(path, idle_timeout):
-                what = f"relay from {self.source.peer} to {self.destination.peer}"
-                why = f"nothing moved for {idle_timeout:g} s"
-                raise TimedOutError(what, why, "are both still alive?", limit="idle_timeout")
+            async with Deadline(idle_timeout, self._moved, what, "nothing moved", "are both still alive?"):
+                await self._move(path)
+                await self._drain_all()
             if all(direction.state == "ended" for direction in self.directions):
                 self.verdict = "ended"
         except TimedOutError:
@@ -209,21 +208,6 @@ class Passage:
             raise
         finally:
             await self._close()
-
-    async def _stands_still(self, path: str, idle_timeout: float | None) -> bool:
-        """Move everything both ways; True when nothing has moved for too long. No error has that for a cause.
-
-        (An asyncio.timeout refers to its task, and that to its error: a cycle would keep what is the passage's.)
-        """
-        try:
-            async with _Moving(idle_timeout, self._moved):
-                await self._move(path)
-                await self._drain_all()
-        except TimedOutError:  # is a TimeoutError too
-            raise
-        except TimeoutError:
-            return True
-        return False
 
     async def _move(self, path: str) -> None:
         """Run the directions; when one fails, let what the lost peer had sent or was sent get through to the other."""
@@ -244,8 +228,8 @@ class Passage:
             if sending:  # the other direction reads from whom this lost
                 survivor = self.back if direction is self.there else self.there
             if survivor is not None:
-                with contextlib.suppress(TimeoutError, RingmainError):
-                    async with _Moving(_GRACE, survivor.moved):
+                with contextlib.suppress(RingmainError):
+                    async with Deadline(_GRACE, survivor.moved, "relay", "nothing moved"):
                         if direction is not survivor:
                             await asyncio.wait(tasks)
                         await survivor.drain()
@@ -319,25 +303,3 @@ class Passage:
             or (direction.sender.connection is connection and was_alerted(direction.sender.failure))
             for direction in self.directions
         )
-
-
-class _Moving:
-    """`async with`: raise TimeoutError within, once `moved()` has not changed for `timeout` seconds.
-
-    A class, since contextlib's would keep the exception that it throws in, by a frame that the exception refers to.
-    """
-
-    def __init__(self, timeout: float | None, moved: Callable[[], int]) -> None:
-        self._timeout = timeout
-        self._moved = moved
-
-    async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._limit = limit = await asyncio.timeout(None).__aenter__()
-        self._cancel = watch_idle(loop, self._timeout, self._moved, lambda: limit.reschedule(loop.time()))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._cancel()
-        await self._limit.__aexit__(kind, error, traceback)

@@ -10,7 +10,6 @@ import ssl
 import struct
 import termios
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any, NamedTuple
 
 from ringmain._libssl import bound
@@ -295,36 +294,3 @@ def send_close_notify(sock: ssl.SSLSocket) -> None:
         sock._sslobj.shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_WR)
-
-
-def watch_idle(
-    loop: asyncio.AbstractEventLoop, timeout: float | None, moved: Callable[[], int | None], expired: Callable[[], None]
-) -> Callable[[], None]:
-    """Call `expired` once `moved()` has not changed for `timeout` seconds (None: it need not now); return a cancel.
-
-    Never early, and late by a twenty-fifth of the time at most: so often it looks, and what moves does nothing for it.
-    """
-    if timeout is None:
-        return lambda: None
-    timer: asyncio.TimerHandle
-    last: int | None = None
-    since = monotonic()  # not the loop's time, which uvloop rounds down to milliseconds
-
-    def look() -> None:
-        nonlocal timer, last, since
-        count, now = moved(), monotonic()
-        if count is None or count != last:
-            last, since = count, now
-        if now - since >= timeout:
-            expired()
-        else:
-            timer = loop.call_later(min(timeout / 25, since + timeout - now), look)
-
-    timer = loop.call_later(timeout / 25, look)
-
-    def cancel() -> None:
-        nonlocal moved, expired
-        timer.cancel()
-        moved = expired = lambda: None  # `look` refers to itself: only the collector would free what they hold
-
-    return cancel
