@@ -36,7 +36,7 @@ MAY_IMPORT = {
     # Nothing else imports these.
     "feeds": {"_records", "errors", "file", "loader", "stream"},
     # pytest is imported by the plugin only.
-    "testing": {"net", "endpoint", "errors", "loader", "flow", "settings"},
+    "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS | {"_ring", "file", "interfaces", "loader", "relayer", "saver", "stream"},
     "__main__": {"cli", "signals"},

@@ -19,6 +19,7 @@ from ringmain.flow.sender import Sender, failure_of
 from ringmain.net.connection import Connection, dial, hear_out, reset, was_alerted
 from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
+from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Options, Settings, settings_for
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Saver(Listening, Blocking):
         self.settings = settings
         self.listening = listen or listen_once
         self.listen_once = listen_once
-        self.on_end: Callable[[Connection, Counters, str], None] | None = None
+        self.on_end: Callable[[Outcome], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._writing = False
@@ -104,7 +105,7 @@ class Saver(Listening, Blocking):
                     await self._finish()
         finally:
             if self._sender is not None:
-                self._release(self._sender, "stopped")
+                self._release(self._sender)
             if self._gate is not None:
                 self._gate.close()
                 self._gate = None
@@ -145,7 +146,7 @@ class Saver(Listening, Blocking):
                 await hear_out(sender.connection.sock)
             error = failure_of(cause, f"save to {sender.connection.peer}")
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
-            self._release(sender, "reset", abort=sender.failure is not None)
+            self._release(sender, Verdict.RESET, error, abort=sender.failure is not None)
             self._carry_over(error, sender)
         await self.wait_for_peer()
         assert self._sender is not None
@@ -266,7 +267,7 @@ class Saver(Listening, Blocking):
         sender = self._sender
         if abort:
             if sender is not None:
-                self._release(sender, "stopped")
+                self._release(sender)
                 self._keep_rest(sender)
             return
         with self._one_writer():
@@ -296,9 +297,9 @@ class Saver(Listening, Blocking):
         try:
             await self._guarded(sender, sender.finish())
         except BaseException:
-            self._release(sender, "stopped")
+            self._release(sender)
             raise
-        self._release(sender, "ended", abort=False)
+        self._release(sender, Verdict.ENDED, abort=False)
 
     async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
@@ -306,14 +307,18 @@ class Saver(Listening, Blocking):
         try:
             async with Deadline(self.settings.idle_timeout, sender.progress, what, "it took nothing", remedy):
                 await work
-        except TimedOutError:
-            self._release(sender, "timed out")
+        except TimedOutError as error:
+            self._release(sender, Verdict.TIMED_OUT, error)
             raise
         except OSError as cause:
             if was_alerted(cause) and self._sender is sender:
                 await hear_out(sender.connection.sock)
-            self._release(sender, "reset")
-            raise failure_of(cause, what) from cause
+            raise self._broken(sender, failure_of(cause, what)) from cause
+
+    def _broken(self, sender: Sender, error: RingmainError) -> RingmainError:
+        """Release a connection that broke; return the error."""
+        self._release(sender, Verdict.RESET, error)
+        return error
 
     def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
@@ -348,7 +353,14 @@ class Saver(Listening, Blocking):
     def _broke(self) -> None:
         """Hear that the peer has gone, at whichever time."""
 
-    def _release(self, sender: Sender, verdict: str, *, abort: bool = True) -> None:
+    def _release(
+        self,
+        sender: Sender,
+        verdict: Verdict = Verdict.STOPPED,
+        error: RingmainError | None = None,
+        *,
+        abort: bool = True,
+    ) -> None:
         """Close a connection, unless it has ended properly with a reset: what was cut short must not look whole."""
         if self._sender is not sender:
             return
@@ -357,8 +369,9 @@ class Saver(Listening, Blocking):
             sender.abort()
         else:
             sender.close()
+        outcome = sender.outcome(verdict, error)
         if self.on_end is not None:
-            self.on_end(sender.connection, sender.counters, verdict)
-        log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
+            self.on_end(outcome)
+        log.info("%s", outcome)
         if self._gate is not None:
             self._gate.done()

@@ -29,6 +29,7 @@ from ringmain.errors import (
 from ringmain.flow import kernel
 from ringmain.flow.deadline import Watch
 from ringmain.net.connection import Connection, hear_out, reset_when_closed, send_close_notify, unread, was_alerted
+from ringmain.outcome import Outcome, Verdict
 
 log = logging.getLogger("ringmain")
 
@@ -286,7 +287,12 @@ class Stream:
             send_close_notify(sock)
         sock.close()
         self._ring.drop()
-        log.info("%s: %s after %d bytes", self.connection.peer, self.verdict, self.counters.bytes_in)
+        log.info("%s", self.outcome())
+
+    def outcome(self, error: RingmainError | None = None) -> Outcome:
+        """Return what became of it; `error` is what `failure` returned."""
+        verdict, size = Verdict(self.verdict or "stopped"), self.counters.bytes_in
+        return Outcome(self.peer, self.tls, self.cipher, self.counters, size, verdict, error)
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a stream that broke."""

@@ -24,6 +24,7 @@ from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender, failure_of
 from ringmain.net.connection import Connection, dial
 from ringmain.net.gate import listen
+from ringmain.outcome import Verdict
 from ringmain.settings import Settings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
@@ -115,23 +116,23 @@ async def send(
                 if len(piece) and not sender.gather(piece):
                     await sender.send(piece)
             await sender.finish()
-        test.verdict = "ended"
+        test.verdict = Verdict.ENDED
     except TimedOutError as error:
-        test.fail("timed out", error)
+        test.fail(error)
     except OSError as error:
-        test.fail("reset", failure_of(error, what))
+        test.fail(failure_of(error, what))
     finally:
         meter.end(0)
         size = sender.counters.bytes_out
         test.records = recording.records_in(size)
-        if test.verdict == "ended":
+        if test.verdict is Verdict.ENDED:
             test.acknowledged = size
         elif connection.tls_version is None:
             after_it = _bytes_acknowledged(connection.sock)
             test.acknowledged = None if before is None or after_it is None else min(size, after_it - before)
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
-        if test.verdict == "ended":
+        if test.verdict is Verdict.ENDED:
             sender.close()
         else:
             sender.abort()
@@ -204,8 +205,6 @@ async def receive(test: Test, seconds: float | None, idle_timeout: float | None)
         stream.stop()
     finally:
         meter.end(0)
-        error = stream.failure()
+        test.error = stream.failure()
         stream.close()
-        test.verdict = stream.verdict or "stopped"
-        if error is not None:
-            test.fail(test.verdict, error)
+        test.verdict = stream.outcome().verdict

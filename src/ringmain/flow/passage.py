@@ -10,11 +10,12 @@ import time
 
 from ringmain import _libssl
 from ringmain._ring import Counters
-from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
+from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
 from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender, failure_of
 from ringmain.net.connection import Connection, hear_out, reset_when_closed, unread, was_alerted
+from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
 from ringmain.stream import Flow, Owner, Stream
 from ringmain.waiting import let_go
 
@@ -29,10 +30,7 @@ _GRACE = 2.0
 
 
 class Direction:
-    """What one peer sends, to the other: the `Sink` of its stream.
-
-    `state` is running, ending (the end is being passed on), or ended.
-    """
+    """What one peer sends, to the other: the `Sink` of its stream."""
 
     is_pipe = False
     pipe_size = 0
@@ -42,7 +40,7 @@ class Direction:
         self.stream = stream
         self.sender = sender
         sender.on_failure = self._sender_failed
-        self.state = "running"
+        self.state = State.RUNNING
         self._cut = False  # by us, in the middle
         self._looking: asyncio.TimerHandle | None = None
         self.fd = sender.connection.sock.fileno()
@@ -76,12 +74,12 @@ class Direction:
             if self.stream.tls is None and answering.was_reset():
                 raise self.stream.lost(ConnectionResetError(errno.ECONNRESET, ""))
             answering.read_to_end()
-        self.state = "ending"
+        self.state = self.state.next
         try:
             await self.sender.end()
         except OSError as cause:
             raise self.failure(cause) from cause
-        self.state = "ended"
+        self.state = self.state.next
 
     async def write(self, view: memoryview, counters: Counters) -> None:
         """Send all of the view, counting it."""
@@ -97,7 +95,7 @@ class Direction:
 
     def cut(self) -> None:
         """Read what our kernel has acknowledged by now, and no more: `run` returns once that is passed on."""
-        if self._cut or self.state != "running":
+        if self._cut or self.state is not State.RUNNING:
             return
         self._cut = True
         sock = self.stream.connection.sock
@@ -159,7 +157,7 @@ class Passage:
         self.source = source
         self.destination = destination
         self.started = time.monotonic()
-        self.verdict = "stopped"
+        self.verdict = Verdict.STOPPED
 
         pumping = kernel.Pumping()
 
@@ -195,16 +193,10 @@ class Passage:
             async with Deadline(idle_timeout, self._moved, what, "nothing moved", "are both still alive?"):
                 await self._move(path)
                 await self._drain_all()
-            if all(direction.state == "ended" for direction in self.directions):
-                self.verdict = "ended"
-        except TimedOutError:
-            self.verdict = "timed out"
-            raise
-        except TruncatedError:
-            self.verdict = "truncated"
-            raise
-        except RingmainError:
-            self.verdict = "reset"
+            if all(direction.state is State.ENDED for direction in self.directions):
+                self.verdict = Verdict.ENDED
+        except RingmainError as error:
+            self.verdict = Verdict.of(error)
             raise
         finally:
             await self._close()
@@ -271,7 +263,7 @@ class Passage:
         for direction in self.directions:
             direction.end()
         for connection in (self.source, self.destination):
-            if self.verdict == "ended":
+            if self.verdict is Verdict.ENDED:
                 self._close_end(connection)
             elif self._was_alerted(connection):
                 alerted.append(connection)
@@ -284,8 +276,21 @@ class Passage:
         finally:
             for connection in alerted:
                 self._close_end(connection)
-            sizes = " and ".join(f"{direction.counters.bytes_out} bytes" for direction in self.directions)
-            log.info("%s to %s: %s after %s", self.source.peer, self.destination.peer, self.verdict, sizes)
+            log.info("%s", self.outcome())
+
+    def outcome(self, error: RingmainError | None = None, proxy: str | None = None) -> RelayOutcome:
+        """Return what became of it; `proxy` is the address that a PROXY header came from."""
+
+        def side(connection: Connection, direction: Direction | None, proxy: str | None) -> Outcome:
+            _, peer, tls, cipher = connection
+            if direction is None:
+                return Outcome(peer, tls, cipher, Counters(), 0, self.verdict)
+            counters, state = direction.counters, direction.state
+            size = counters.bytes_out
+            return Outcome(peer, tls, cipher, counters, size, self.verdict, state=state, proxy=proxy)
+
+        source, destination = side(self.source, self.there, proxy), side(self.destination, self.back, None)
+        return RelayOutcome(source, destination, time.monotonic() - self.started, self.verdict, error)
 
     def _close_end(self, connection: Connection) -> None:
         for direction in self.directions:
@@ -293,7 +298,7 @@ class Passage:
                 direction.sender.close()
         for direction in self.directions:
             if direction.stream.connection is connection:
-                if self.back is None and self.verdict == "ended":
+                if self.back is None and self.verdict is Verdict.ENDED:
                     direction.stream.close()  # with close_notify, which nobody else has sent
                 direction.stream.abandon()
 

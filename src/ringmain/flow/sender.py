@@ -13,6 +13,7 @@ from ringmain.errors import RingmainError, SendError, TlsError, reason
 from ringmain.flow import kernel
 from ringmain.net.connection import Connection, reset_when_closed
 from ringmain.net.ending import Ending
+from ringmain.outcome import Outcome, Verdict
 
 # How long a write waits that wants something read, where others read.
 _PAUSE = 0.01
@@ -201,6 +202,11 @@ class Sender(Ending):
         if left == 0 and (self._awaits_verdict or (self.pumping is not None and not self.pumping.paused)):
             return None
         return self.counters.bytes_out - left
+
+    def outcome(self, verdict: Verdict, error: RingmainError | None = None) -> Outcome:
+        """Return what became of it, which only its owner knows."""
+        _, peer, tls, cipher = self.connection
+        return Outcome(peer, tls, cipher, self.counters, self.counters.bytes_out, verdict, error)
 
     @property
     def fullness(self) -> float:
