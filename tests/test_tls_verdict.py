@@ -224,7 +224,7 @@ def test_a_tls_client_that_is_lost_leaves_the_next_one_just_what_it_cannot_have(
     second: list[bytes] = []
     with ringmain.save("tcps://127.0.0.1:0", listen=True, certfile=str(certificates.server)) as saver:
         port, gone, taken = saver.port, threading.Event(), []
-        saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)  # type: ignore[attr-defined]
+        saver.on_end = lambda outcome: taken.append(outcome.size)  # type: ignore[attr-defined]
 
         def visit() -> None:
             raw = socket.socket()
@@ -256,7 +256,7 @@ def test_a_client_that_asked_for_small_records_counts_from_its_first_one(
     data = peers.payload(3_000_000)
     with ringmain.save("tcps://127.0.0.1:0", listen=True, certfile=str(certificates.server)) as saver:
         taken: list[int] = []
-        saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)  # type: ignore[attr-defined]
+        saver.on_end = lambda outcome: taken.append(outcome.size)  # type: ignore[attr-defined]
         port, first, second = saver.port, [], []
 
         def visit() -> None:

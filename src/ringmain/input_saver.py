@@ -75,7 +75,7 @@ class InputSaver(Saver):
     async def _break_off(self, sender: Sender) -> None:
         """Let what was read get through, then reset the peer: it must not take a part for the whole."""
         await self._guarded(sender, sender.deliver())
-        self._release(sender, "stopped")
+        self._release(sender)
 
     async def _send_stream(self, source: Input) -> None:
         self._source = source

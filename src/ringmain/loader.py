@@ -15,6 +15,7 @@ from ringmain.flow.descriptor import Output
 from ringmain.net.dial import dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.net.link import Link
+from ringmain.outcome import Outcome
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import unless
@@ -120,7 +121,7 @@ class Loader(Listening, Blocking):
         self.settings = settings
         self.connect = connect
         self.listen_once = listen_once
-        self.on_end: Callable[[Link, Counters, str], None] | None = None
+        self.on_end: Callable[[Outcome], None] | None = None
         self._flow = flow
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
@@ -250,7 +251,7 @@ class Loader(Listening, Blocking):
         if stream is not self._stream:
             return None
         error = stream.failure()
-        self._release(stream)
+        self._release(stream, error)
         if self._counts(stream, error):
             self._finished = True
         return error
@@ -302,11 +303,11 @@ class Loader(Listening, Blocking):
         """Tell whether this was the one connection that there is to be."""
         return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
 
-    def _release(self, stream: Stream, *, broken_off: bool = False) -> None:
+    def _release(self, stream: Stream, error: RingmainError | None = None, *, broken_off: bool = False) -> None:
         self._stream = self._given = None
         stream.close(broken_off=broken_off)
         if self.on_end is not None:
-            self.on_end(stream.link, stream.counters, str(stream.verdict))
+            self.on_end(stream.outcome(error))
         if self._gate is not None:
             self._gate.done()
 

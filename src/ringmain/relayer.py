@@ -19,6 +19,7 @@ from ringmain.net.gate import Listening, NoMoreClients
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish, until_gone
+from ringmain.outcome import RelayOutcome
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import let_go, unless
@@ -174,7 +175,7 @@ class Relayer(Blocking):
     ) -> None:
         self.source = source
         self.destination = destination
-        self.on_end: Callable[[Passage, str | None], None] | None = None
+        self.on_end: Callable[[RelayOutcome], None] | None = None
         self._flows = flows
         self._one_way = one_way
         self._accept_proxy = accept_proxy
@@ -326,22 +327,25 @@ class Relayer(Blocking):
     async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
         self._passage = passage
+        failure: RingmainError | None = None
         try:
             await unless(serving.left.wait(), passage.run(path, self.source.settings.idle_timeout))
             self._finished |= self._once
         except RingmainError as error:
+            failure = error
             moved = any(direction.counters.bytes_in for direction in passage.directions)
             if self._once and (moved or not self._listening):
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
         finally:
-            self._release(passage)
+            self._release(passage, failure)
+            del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
 
-    def _release(self, passage: Passage) -> None:
+    def _release(self, passage: Passage, error: RingmainError | None) -> None:
         self._passage = None
         self._done()
         if self.on_end is not None:
-            self.on_end(passage, self._proxy)
+            self.on_end(passage.outcome(error, self._proxy))
 
     def _done(self) -> None:
         self.source.done()

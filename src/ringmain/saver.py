@@ -14,12 +14,14 @@ from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
+from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender
-from ringmain.net.dial import dial, watch_idle
+from ringmain.net.dial import dial
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.link import Link
+from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Options, Settings, settings_for
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Saver(Listening, Blocking):
         self.settings = settings
         self.listening = listen or listen_once
         self.listen_once = listen_once
-        self.on_end: Callable[[Link, Counters, str], None] | None = None
+        self.on_end: Callable[[Outcome], None] | None = None
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._writing = False
@@ -105,7 +107,7 @@ class Saver(Listening, Blocking):
                     await self._finish()
         finally:
             if self._sender is not None:
-                self._release(self._sender, "stopped")
+                self._release(self._sender)
             if self._gate is not None:
                 self._gate.close()
                 self._gate = None
@@ -146,7 +148,7 @@ class Saver(Listening, Blocking):
                 await sender.link.hear_out()
             error = failure_of(cause, f"save to {sender.link.peer}")
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
-            self._release(sender, "reset", abort=sender.failure is not None)
+            self._release(sender, Verdict.RESET, error, abort=sender.failure is not None)
             self._carry_over(error, sender)
         await self.wait_for_peer()
         assert self._sender is not None
@@ -267,7 +269,7 @@ class Saver(Listening, Blocking):
         sender = self._sender
         if abort:
             if sender is not None:
-                self._release(sender, "stopped")
+                self._release(sender)
                 self._keep_rest(sender)
             return
         with self._one_writer():
@@ -297,38 +299,28 @@ class Saver(Listening, Blocking):
         try:
             await self._guarded(sender, sender.finish())
         except BaseException:
-            self._release(sender, "stopped")
+            self._release(sender)
             raise
-        self._release(sender, "ended", abort=False)
+        self._release(sender, Verdict.ENDED, abort=False)
 
     async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        loop, timeout = asyncio.get_running_loop(), self.settings.idle_timeout
-        limit: asyncio.Timeout | None = None
+        what, remedy = f"save to {sender.link.peer}", "is the peer still reading?"
         try:
-            if timeout is None:
+            async with Deadline(self.settings.idle_timeout, sender.progress, what, "it took nothing", remedy):
                 await work
-                return
-            async with asyncio.timeout(None) as limit:
-                cancel = watch_idle(loop, timeout, sender.progress, lambda: limit.reschedule(loop.time()))
-                try:
-                    await work
-                finally:
-                    cancel()
-        except OSError as cause:  # a TimeoutError is one
+        except TimedOutError as error:
+            self._release(sender, Verdict.TIMED_OUT, error)
+            raise
+        except OSError as cause:
             if was_alerted(cause) and self._sender is sender:
                 await sender.link.hear_out()
-            raise self._broken(sender, None if limit is not None and limit.expired() else cause) from cause
+            raise self._broken(sender, failure_of(cause, what)) from cause
 
-    def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
-        """Release a connection that broke, or timed out if there is no cause; return what the user gets to see."""
-        what = f"save to {sender.link.peer}"
-        if cause is not None:
-            self._release(sender, "reset")
-            return failure_of(cause, what)
-        self._release(sender, "timed out")
-        why = f"it took nothing for {self.settings.idle_timeout:g} s"
-        return TimedOutError(what, why, "is the peer still reading?", limit="idle_timeout")
+    def _broken(self, sender: Sender, error: RingmainError) -> RingmainError:
+        """Release a connection that broke; return the error."""
+        self._release(sender, Verdict.RESET, error)
+        return error
 
     def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
@@ -363,7 +355,14 @@ class Saver(Listening, Blocking):
     def _broke(self) -> None:
         """Hear that the peer has gone, at whichever time."""
 
-    def _release(self, sender: Sender, verdict: str, *, abort: bool = True) -> None:
+    def _release(
+        self,
+        sender: Sender,
+        verdict: Verdict = Verdict.STOPPED,
+        error: RingmainError | None = None,
+        *,
+        abort: bool = True,
+    ) -> None:
         """Close a connection, unless it has ended properly with a reset: what was cut short must not look whole."""
         if self._sender is not sender:
             return
@@ -372,8 +371,9 @@ class Saver(Listening, Blocking):
             sender.abort()
         else:
             sender.close()
+        outcome = sender.outcome(verdict, error)
         if self.on_end is not None:
-            self.on_end(sender.link, sender.counters, verdict)
-        log.info("%s: %s after %d bytes", sender.link.peer, verdict, sender.counters.bytes_out)
+            self.on_end(outcome)
+        log.info("%s", outcome)
         if self._gate is not None:
             self._gate.done()

@@ -24,9 +24,10 @@ from ringmain.errors import (
     reason,
 )
 from ringmain.flow import kernel
-from ringmain.net.dial import watch_idle
+from ringmain.flow.deadline import Watch
 from ringmain.net.failures import was_alerted
 from ringmain.net.link import Link
+from ringmain.outcome import Outcome, Verdict
 
 log = logging.getLogger("ringmain")
 
@@ -112,7 +113,7 @@ class Stream:
         self._closed = False
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
-        self._cancel_idle: Callable[[], None] = lambda: None
+        self._idle: Watch | None = None
         log.info("%s", link)
 
     @property
@@ -272,7 +273,12 @@ class Stream:
         else:
             self.link.close(goodbye=self.verdict in ("ended", "stopped"))
         self._ring.drop()
-        log.info("%s: %s after %d bytes", self.link.peer, self.verdict, self.counters.bytes_in)
+        log.info("%s", self.outcome())
+
+    def outcome(self, error: RingmainError | None = None) -> Outcome:
+        """Return what became of it; `error` is what `failure` returned."""
+        verdict, size = Verdict(self.verdict or "stopped"), self.counters.bytes_in
+        return Outcome(self.peer, self.tls, self.cipher, self.counters, size, verdict, error)
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a stream that broke."""
@@ -345,12 +351,16 @@ class Stream:
         self._engine = engine
         counters = self.counters  # not self: the timer must not keep a forgotten stream alive
         self._cancel_idle()
-        self._cancel_idle = watch_idle(
+        self._idle = Watch(
             self._loop,
             self._idle_timeout,
             lambda: None if engine.paused else counters.bytes_in,
             lambda: engine.stop("timed out"),
         )
+
+    def _cancel_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
 
     async def _until_given_back(self, waiter: "asyncio.Future[None]") -> None:
         held = f"the ring's {self._ring.block_count} blocks"

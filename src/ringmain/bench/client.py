@@ -10,7 +10,7 @@ from typing import Any
 
 from ringmain.bench.meter import read_side
 from ringmain.bench.plan import PATIENCE, Plan
-from ringmain.bench.result import about
+from ringmain.bench.result import Measurement, about
 from ringmain.bench.streams import End, OnInterval, Ready, together
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
 from ringmain.endpoint import Endpoint
@@ -21,23 +21,6 @@ from ringmain.settings import Settings
 
 # What a server may say went wrong: no more of it is told.
 _LONGEST_REASON = 300
-
-
-class Measurement:
-    """What both sides of a measurement tell: `local` and `remote`, as `Meter.side` returns them.
-
-    `plan` is what was measured, and `about` what was known before.
-    """
-
-    def __init__(
-        self, plan: Plan, endpoint: Endpoint, started: dict[str, Any], local: dict[str, Any], remote: dict[str, Any]
-    ) -> None:
-        self.plan = plan
-        self.about = started
-        self.endpoint = endpoint
-        self.local = local
-        self.remote = remote
-        self.sender, self.receiver = (remote, local) if plan.reverse else (local, remote)
 
 
 async def measure(

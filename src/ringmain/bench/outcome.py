@@ -8,6 +8,7 @@ from ringmain.bench.result import about, connected_of, described, interval_of, s
 from ringmain.bench.streams import OnInterval
 from ringmain.errors import RingmainError
 from ringmain.net.link import Link
+from ringmain.outcome import Verdict
 
 
 class Test:
@@ -19,7 +20,7 @@ class Test:
 
     def __init__(self, link: Link, on_interval: OnInterval) -> None:
         self.link = link
-        self.verdict = "stopped"
+        self.verdict = Verdict.STOPPED
         self.error: RingmainError | None = None
         self.records = 0
         self.acknowledged: int | None = None
@@ -37,9 +38,9 @@ class Test:
         self._meter.start(1)
         return self._meter
 
-    def fail(self, verdict: str, error: RingmainError) -> None:
+    def fail(self, error: RingmainError) -> None:
         """Note how the test has failed."""
-        self.verdict, self.error = verdict, error
+        self.verdict, self.error = Verdict.of(error), error
 
     def whole(self, **options: Any) -> dict[str, Any]:
         """Return everything as one object; `options` are those of the test."""

@@ -20,11 +20,13 @@ from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
+from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender
-from ringmain.net.dial import dial, watch_idle
+from ringmain.net.dial import dial
 from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
 from ringmain.net.link import Link
+from ringmain.outcome import Verdict
 from ringmain.settings import Settings
 from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
@@ -100,9 +102,13 @@ async def send(
         pieces = _at_full_speed(recording, Budget(plan))
     else:
         pieces = _paced(recording, plan, records_per_second)
-    turn = 0.0
+    what, turn = f"bench to {link.peer}", 0.0
+
+    def moved() -> int | None:
+        return sender.progress() if sender.link.unacknowledged() else None
+
     try:
-        async with _not_idle(sender, idle_timeout):
+        async with Deadline(idle_timeout, moved, what, "it took nothing", "is the peer still reading?"):
             for piece, pause in pieces:
                 if pause or time.monotonic() > turn:
                     await asyncio.sleep(pause)
@@ -112,23 +118,23 @@ async def send(
                 if len(piece) and not sender.gather(piece):
                     await sender.send(piece)
             await sender.finish()
-        test.verdict = "ended"
+        test.verdict = Verdict.ENDED
     except TimedOutError as error:
-        test.fail("timed out", error)
+        test.fail(error)
     except OSError as error:
-        test.fail("reset", failure_of(error, f"bench to {link.peer}"))
+        test.fail(failure_of(error, what))
     finally:
         meter.end(0)
         size = sender.counters.bytes_out
         test.records = recording.records_in(size)
-        if test.verdict == "ended":
+        if test.verdict is Verdict.ENDED:
             test.acknowledged = size
         elif link.tls_version is None:
             after_it = _bytes_acknowledged(link.sock)
             test.acknowledged = None if before is None or after_it is None else min(size, after_it - before)
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
-        if test.verdict == "ended":
+        if test.verdict is Verdict.ENDED:
             sender.close()
         else:
             sender.abort()
@@ -175,29 +181,6 @@ def _paced(recording: Recording, plan: Plan, rate: float) -> Iterator[tuple[memo
         position = end % len(recording.data)
 
 
-@contextlib.asynccontextmanager
-async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None]:
-    """Raise TimedOutError once the peer has taken nothing for so long, although there was something to take."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(None) as limit:
-
-            def moved() -> int | None:
-                return sender.progress() if sender.link.unacknowledged() else None
-
-            cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
-            try:
-                yield
-            finally:
-                cancel()
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        why = f"it took nothing for {timeout:g} s"
-        what, remedy = f"bench to {sender.link.peer}", "is the peer still reading?"
-        raise TimedOutError(what, why, remedy, limit="idle_timeout") from error
-
-
 def _bytes_acknowledged(sock: socket.socket) -> int | None:
     """Return how many bytes a peer's kernel has acknowledged, also when the connection is broken.
 
@@ -224,8 +207,6 @@ async def receive(test: Test, seconds: float | None, idle_timeout: float | None)
         stream.stop()
     finally:
         meter.end(0)
-        error = stream.failure()
+        test.error = stream.failure()
         stream.close()
-        test.verdict = stream.verdict or "stopped"
-        if error is not None:
-            test.fail(test.verdict, error)
+        test.verdict = stream.outcome().verdict

@@ -7,15 +7,13 @@ import logging
 import time
 from typing import Any
 
-from ringmain._ring import Counters
 from ringmain.cli.session import Session
 from ringmain.endpoint import Endpoint
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import Output, open_input, open_output
-from ringmain.flow.passage import Direction, Passage
 from ringmain.input_saver import InputSaver
 from ringmain.loader import Loader, load
-from ringmain.net.link import Link
+from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
 from ringmain.settings import Settings, TlsSettings, keywords_given
@@ -37,9 +35,9 @@ def run_load(endpoint: str, output: str, path: str, **options: Any) -> int:
 
 
 def _load_into(sink: Output, path: str, loader: Loader, session: Session, *, tls: bool) -> int:
-    def on_end(link: Link, counters: Counters, verdict: str) -> None:
-        row = {**_figures(link, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
-        session.record(row, counters.bytes_in, counters.bytes_out)
+    def on_end(outcome: Outcome) -> None:
+        row = {**_figures(outcome), "refused": loader.refused, "verdict": outcome.verdict}
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
         return *session.moved(loader.counters), loader.fullness
@@ -76,9 +74,9 @@ def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once
     source = open_input(input_)
     kernel.may_pump(path, source, tls=tls)
 
-    def on_end(link: Link, counters: Counters, verdict: str) -> None:
-        row = {**_figures(link, counters, counters.bytes_out), "refused": saver.refused, "verdict": verdict}
-        session.record(row, counters.bytes_in, counters.bytes_out)
+    def on_end(outcome: Outcome) -> None:
+        row = {**_figures(outcome), "refused": saver.refused, "verdict": outcome.verdict}
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)
@@ -122,16 +120,15 @@ def run_relay(
         **options,
     )
 
-    def on_end(passage: Passage, proxy: str | None) -> None:
-        sizes = [direction.counters.bytes_out for direction in passage.directions] + [0]
+    def on_end(outcome: RelayOutcome) -> None:
         row = {
-            "source": {**_side(passage.source, passage.there), **({"proxy": proxy} if proxy else {})},
-            "destination": _side(passage.destination, passage.back),
-            "seconds": round(time.monotonic() - passage.started, 6),
+            "source": {**_side(outcome.source), **({"proxy": outcome.source.proxy} if outcome.source.proxy else {})},
+            "destination": _side(outcome.destination),
+            "seconds": round(outcome.seconds, 6),
             "refused": relayer.refused,
-            "verdict": passage.verdict,
+            "verdict": outcome.verdict,
         }
-        session.record(row, sizes[0], sizes[1])
+        session.record(row, outcome.source.size, outcome.destination.size)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]
@@ -148,20 +145,21 @@ def run_relay(
     return session.run(work, relayer.stop, look, relay_line)
 
 
-def _side(link: Link, direction: Direction | None) -> dict[str, Any]:
-    """Return the figures of one side of a relay: what it sent that reached the other."""
-    if direction is None:
-        return {"peer": link.peer, "tls": link.tls_version, "cipher": link.cipher}
-    return {**_figures(link, direction.counters, direction.counters.bytes_out), "state": direction.state}
+def _side(outcome: Outcome) -> dict[str, Any]:
+    """Return the figures of one side of a relay: what it sent that reached the other, if it sends at all."""
+    if outcome.state is None:
+        return {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
+    return {**_figures(outcome), "state": outcome.state}
 
 
-def _figures(link: Link, counters: Counters, size: int) -> dict[str, Any]:
+def _figures(outcome: Outcome) -> dict[str, Any]:
     """Return what a stats file tells of a connection."""
+    counters = outcome.counters
     return {
-        "peer": link.peer,
-        "tls": link.tls_version,
-        "cipher": link.cipher,
-        "bytes": size,
+        "peer": outcome.peer,
+        "tls": outcome.tls,
+        "cipher": outcome.cipher,
+        "bytes": outcome.size,
         "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
         "reads": counters.reads,
         "blocks": counters.blocks,

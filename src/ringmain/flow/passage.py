@@ -5,17 +5,16 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable
-from types import TracebackType
 
 from ringmain._ring import Counters
-from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
+from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
+from ringmain.flow.deadline import Deadline
 from ringmain.flow.sender import Sender
 from ringmain.net.closing import reset_when_closed
-from ringmain.net.dial import watch_idle
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.link import Link
+from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
 from ringmain.stream import Flow, Owner, Stream
 from ringmain.waiting import let_go
 
@@ -30,10 +29,7 @@ _GRACE = 2.0
 
 
 class Direction:
-    """What one peer sends, to the other: the `Sink` of its stream.
-
-    `state` is running, ending (the end is being passed on), or ended.
-    """
+    """What one peer sends, to the other: the `Sink` of its stream."""
 
     is_pipe = False
     pipe_size = 0
@@ -43,7 +39,7 @@ class Direction:
         self.stream = stream
         self.sender = sender
         sender.on_failure = self._sender_failed
-        self.state = "running"
+        self.state = State.RUNNING
         self._cut = False  # by us, in the middle
         self._looking: asyncio.TimerHandle | None = None
         self.fd = sender.link.fd
@@ -77,12 +73,12 @@ class Direction:
             if self.stream.tls is None and answering.link.was_reset():
                 raise self.stream.lost(ConnectionResetError(errno.ECONNRESET, ""))
             answering.link.read_to_end()
-        self.state = "ending"
+        self.state = self.state.next
         try:
             await self.sender.end()
         except OSError as cause:
             raise self.failure(cause) from cause
-        self.state = "ended"
+        self.state = self.state.next
 
     async def write(self, view: memoryview, counters: Counters) -> None:
         """Send all of the view, counting it."""
@@ -98,7 +94,7 @@ class Direction:
 
     def cut(self) -> None:
         """Read what our kernel has acknowledged by now, and no more: `run` returns once that is passed on."""
-        if self._cut or self.state != "running":
+        if self._cut or self.state is not State.RUNNING:
             return
         self._cut = True
         link = self.stream.link
@@ -158,7 +154,7 @@ class Passage:
         self.source = source
         self.destination = destination
         self.started = time.monotonic()
-        self.verdict = "stopped"
+        self.verdict = Verdict.STOPPED
 
         pumping = kernel.Pumping()
 
@@ -189,39 +185,18 @@ class Passage:
 
     async def run(self, path: str, idle_timeout: float | None) -> None:
         """Move everything both ways; raise what goes wrong. Both connections are closed afterwards, come what may."""
+        what = f"relay from {self.source.peer} to {self.destination.peer}"
         try:
-            if await self._stands_still(path, idle_timeout):
-                what = f"relay from {self.source.peer} to {self.destination.peer}"
-                why = f"nothing moved for {idle_timeout:g} s"
-                raise TimedOutError(what, why, "are both still alive?", limit="idle_timeout")
-            if all(direction.state == "ended" for direction in self.directions):
-                self.verdict = "ended"
-        except TimedOutError:
-            self.verdict = "timed out"
-            raise
-        except TruncatedError:
-            self.verdict = "truncated"
-            raise
-        except RingmainError:
-            self.verdict = "reset"
+            async with Deadline(idle_timeout, self._moved, what, "nothing moved", "are both still alive?"):
+                await self._move(path)
+                await self._drain_all()
+            if all(direction.state is State.ENDED for direction in self.directions):
+                self.verdict = Verdict.ENDED
+        except RingmainError as error:
+            self.verdict = Verdict.of(error)
             raise
         finally:
             await self._close()
-
-    async def _stands_still(self, path: str, idle_timeout: float | None) -> bool:
-        """Move everything both ways; True when nothing has moved for too long. No error has that for a cause.
-
-        (An asyncio.timeout refers to its task, and that to its error: a cycle would keep what is the passage's.)
-        """
-        try:
-            async with _Moving(idle_timeout, self._moved):
-                await self._move(path)
-                await self._drain_all()
-        except TimedOutError:  # is a TimeoutError too
-            raise
-        except TimeoutError:
-            return True
-        return False
 
     async def _move(self, path: str) -> None:
         """Run the directions; when one fails, let what the lost peer had sent or was sent get through to the other."""
@@ -242,8 +217,8 @@ class Passage:
             if sending:  # the other direction reads from whom this lost
                 survivor = self.back if direction is self.there else self.there
             if survivor is not None:
-                with contextlib.suppress(TimeoutError, RingmainError):
-                    async with _Moving(_GRACE, survivor.moved):
+                with contextlib.suppress(RingmainError):
+                    async with Deadline(_GRACE, survivor.moved, "relay", "nothing moved"):
                         if direction is not survivor:
                             await asyncio.wait(tasks)
                         await survivor.drain()
@@ -285,7 +260,7 @@ class Passage:
         for direction in self.directions:
             direction.end()
         for link in (self.source, self.destination):
-            if self.verdict == "ended":
+            if self.verdict is Verdict.ENDED:
                 self._close_end(link)
             elif self._was_alerted(link):
                 alerted.append(link)
@@ -298,8 +273,21 @@ class Passage:
         finally:
             for link in alerted:
                 self._close_end(link)
-            sizes = " and ".join(f"{direction.counters.bytes_out} bytes" for direction in self.directions)
-            log.info("%s to %s: %s after %s", self.source.peer, self.destination.peer, self.verdict, sizes)
+            log.info("%s", self.outcome())
+
+    def outcome(self, error: RingmainError | None = None, proxy: str | None = None) -> RelayOutcome:
+        """Return what became of it; `proxy` is the address that a PROXY header came from."""
+
+        def side(link: Link, direction: Direction | None, proxy: str | None) -> Outcome:
+            peer, tls, cipher = link.peer, link.tls_version, link.cipher
+            if direction is None:
+                return Outcome(peer, tls, cipher, Counters(), 0, self.verdict)
+            counters, state = direction.counters, direction.state
+            size = counters.bytes_out
+            return Outcome(peer, tls, cipher, counters, size, self.verdict, state=state, proxy=proxy)
+
+        source, destination = side(self.source, self.there, proxy), side(self.destination, self.back, None)
+        return RelayOutcome(source, destination, time.monotonic() - self.started, self.verdict, error)
 
     def _close_end(self, link: Link) -> None:
         for direction in self.directions:
@@ -307,7 +295,7 @@ class Passage:
                 direction.sender.close()
         for direction in self.directions:
             if direction.stream.link is link:
-                if self.back is None and self.verdict == "ended":
+                if self.back is None and self.verdict is Verdict.ENDED:
                     direction.stream.close()  # with close_notify, which nobody else has sent
                 direction.stream.abandon()
 
@@ -317,25 +305,3 @@ class Passage:
             or (direction.sender.link is link and was_alerted(direction.sender.failure))
             for direction in self.directions
         )
-
-
-class _Moving:
-    """`async with`: raise TimeoutError within, once `moved()` has not changed for `timeout` seconds.
-
-    A class, since contextlib's would keep the exception that it throws in, by a frame that the exception refers to.
-    """
-
-    def __init__(self, timeout: float | None, moved: Callable[[], int]) -> None:
-        self._timeout = timeout
-        self._moved = moved
-
-    async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._limit = limit = await asyncio.timeout(None).__aenter__()
-        self._cancel = watch_idle(loop, self._timeout, self._moved, lambda: limit.reschedule(loop.time()))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._cancel()
-        await self._limit.__aexit__(kind, error, traceback)

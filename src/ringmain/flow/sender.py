@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable
 
 from ringmain._pump import Pump
 from ringmain._ring import Counters
+from ringmain.errors import RingmainError
 from ringmain.flow import kernel
 from ringmain.net.link import Link
+from ringmain.outcome import Outcome, Verdict
 
 # How long a write waits that wants something read, where others read.
 _PAUSE = 0.01
@@ -202,6 +204,11 @@ class Sender:
         if left == 0 and (self.link.awaits_verdict or (self.pumping is not None and not self.pumping.paused)):
             return None
         return self.counters.bytes_out - left
+
+    def outcome(self, verdict: Verdict, error: RingmainError | None = None) -> Outcome:
+        """Return what became of it, which only its owner knows."""
+        link, counters = self.link, self.counters
+        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_out, verdict, error)
 
     @property
     def fullness(self) -> float:

@@ -6,7 +6,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any
 
 from ringmain._tls import bound
@@ -165,36 +164,3 @@ async def shake_hands(
     except BaseException:
         tls_sock.close()
         raise
-
-
-def watch_idle(
-    loop: asyncio.AbstractEventLoop, timeout: float | None, moved: Callable[[], int | None], expired: Callable[[], None]
-) -> Callable[[], None]:
-    """Call `expired` once `moved()` has not changed for `timeout` seconds (None: it need not now); return a cancel.
-
-    Never early, and late by a twenty-fifth of the time at most: so often it looks, and what moves does nothing for it.
-    """
-    if timeout is None:
-        return lambda: None
-    timer: asyncio.TimerHandle
-    last: int | None = None
-    since = monotonic()  # not the loop's time, which uvloop rounds down to milliseconds
-
-    def look() -> None:
-        nonlocal timer, last, since
-        count, now = moved(), monotonic()
-        if count is None or count != last:
-            last, since = count, now
-        if now - since >= timeout:
-            expired()
-        else:
-            timer = loop.call_later(min(timeout / 25, since + timeout - now), look)
-
-    timer = loop.call_later(timeout / 25, look)
-
-    def cancel() -> None:
-        nonlocal moved, expired
-        timer.cancel()
-        moved = expired = lambda: None  # `look` refers to itself: only the collector would free what they hold
-
-    return cancel

@@ -166,7 +166,7 @@ class Link(Watched):
 
     def unread(self) -> int:
         """Return how many bytes wait in the kernel to be read."""
-        return int(struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0])
+        return int(struct.unpack("i", fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, bytes(4)))[0])
 
     def unacknowledged(self) -> int | None:
         """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""

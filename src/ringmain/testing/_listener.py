@@ -22,8 +22,8 @@ from ringmain.flow.sender import Sender
 from ringmain.loader import load
 from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
-from ringmain.net.link import Link
 from ringmain.net.tls import server_context
+from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Settings
 
 # Short payloads are sent many at a time, and long ones piece by piece: what stays in the cache is copied faster.
@@ -45,14 +45,14 @@ def _tell(row: dict[str, Any]) -> None:
     os.write(sys.stdout.fileno(), json.dumps(row).encode() + b"\n")
 
 
-def _tell_of(link: Link, size: int, verdict: str | None, error: RingmainError | None, sha256: Any) -> None:
+def _tell_of(outcome: Outcome, sha256: Any = None) -> None:
     _tell(
         {
-            "peer": link.peer,
-            "tls": link.tls_version,
-            "size": size,
-            "verdict": verdict,
-            "error": None if error is None else str(error),
+            "peer": outcome.peer,
+            "tls": outcome.tls,
+            "size": outcome.size,
+            "verdict": outcome.verdict,
+            "error": None if outcome.error is None else str(outcome.error),
             "sha256": None if sha256 is None else sha256.hexdigest(),
         }
     )
@@ -79,7 +79,7 @@ async def _load(task: Task) -> None:
                         sha256.update(block)
             except RingmainError as failure:
                 error = failure
-            _tell_of(stream.link, stream.counters.bytes_in, stream.verdict, error, sha256)
+            _tell_of(stream.outcome(error), sha256)
 
 
 async def _save(task: Task, payload: bytes) -> None:
@@ -91,16 +91,16 @@ async def _save(task: Task, payload: bytes) -> None:
         while True:
             link = await gate.next_connection(context)
             sender = Sender(link)
-            verdict, error = "ended", None
             try:
                 await _send(sender, payload, task.times)
                 await sender.finish()
+                outcome = sender.outcome(Verdict.ENDED)
             except OSError as failure:
-                verdict, error = "reset", failure_of(failure, f"save to {link.peer}")
+                outcome = sender.outcome(Verdict.RESET, failure_of(failure, f"save to {link.peer}"))
             finally:
                 sender.close()
                 gate.done()
-            _tell_of(link, sender.counters.bytes_out, verdict, error, None)
+            _tell_of(outcome)
     finally:
         gate.close()
 
