@@ -227,7 +227,7 @@ def test_who_leaves_while_an_alert_is_being_read_leaves_the_next_owner_of_the_de
                 else:
                     client.sendall(b"x")
                     await waiting
-                    number = it._stream.link.sock.fileno()  # type: ignore[union-attr]
+                    number = it._inflow.link.fd  # type: ignore[union-attr]
                     waiting = asyncio.ensure_future(anext(it))
                     socket.socket.sendall(client, BAD)
                 while await asyncio.to_thread(socket.socket.recv, client, 1 << 16):

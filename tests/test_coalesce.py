@@ -253,7 +253,7 @@ def test_blocks_follow_the_flow_too_and_an_idle_connection_has_no_timer(
             sending = asyncio.get_running_loop().run_in_executor(None, send, loader.port)
 
             def mark() -> int:
-                sock: socket.socket = loader._stream.link.sock  # type: ignore[union-attr]
+                sock: socket.socket = loader._inflow.link.sock  # type: ignore[union-attr]
                 return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
             async for block in loader:

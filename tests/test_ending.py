@@ -10,7 +10,7 @@ import peers
 import pytest
 from streams import connection, read
 
-from ringmain.flow.sender import Sender
+from ringmain.flow.outflow import Outflow
 from ringmain.net.link import Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -20,7 +20,7 @@ def test_an_acknowledgement_between_two_looks_at_a_socket_is_no_reset(run: Run) 
     async def main() -> None:
         with connection() as (peer, ours):
             link = Link(ours, "the peer")
-            sender = Sender(link, duplex=True)
+            sender = Outflow(link, duplex=True)
             size = 0
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -52,7 +52,7 @@ def test_a_reset_while_others_read_is_heard_of_by_a_drain(run: Run) -> None:
     async def main() -> None:
         with connection() as (peer, ours):
             link = Link(ours, "the peer")
-            sender = Sender(link, duplex=True)
+            sender = Outflow(link, duplex=True)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     ours.send(bytes(1 << 16))

@@ -22,17 +22,17 @@ MAY_IMPORT = {
     "interfaces": set(),
     "progress": set(),
     "net": WORDS | COMPILED,
-    "flow": WORDS | COMPILED | {"net", "stream"},
-    "stream": WORDS | COMPILED | {"net", "flow"},
+    "flow": WORDS | COMPILED | {"net"},
+    "stream": {"_ring", "errors", "flow"},
     "blocking": {"errors"},
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
     "input_saver": WORDS | COMPILED | {"net", "flow", "saver"},
-    "relayer": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
+    "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "file": {"errors", "loader", "saver", "settings"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress", "stream"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
     "feeds": {"_records", "errors", "file", "loader", "stream"},
     # pytest is imported by the plugin only.

@@ -16,7 +16,7 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.flow.sender import Sender
+from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import prepare
 from ringmain.net.gate import hold_back
 from ringmain.net.link import Link
@@ -121,7 +121,7 @@ def test_a_reader_that_stalls_and_then_vanishes_is_noticed(run: Run) -> None:
         with connection() as (peer, ours):
             prepare(ours, Settings(keepalive=1))
             probe_often(ours)
-            sender = Sender(Link(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             sending = asyncio.ensure_future(sender.send(memoryview(bytes(12_000_000))))
             await asyncio.to_thread(peers.eventually, lambda: sender.counters.stalls and not in_flight(ours))
             vanish(peer)
@@ -138,7 +138,7 @@ def test_a_reader_that_stalls_but_answers_lives_on(run: Run) -> None:
     async def main() -> None:
         with connection() as (peer, ours):
             probe_often(ours)
-            sender = Sender(Link(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             data = peers.payload(12_000_000)
             sending = asyncio.ensure_future(sender.send(memoryview(data)))
             done, _ = await asyncio.wait([sending], timeout=5)
@@ -156,7 +156,7 @@ def test_an_idle_connection_may_be_older_than_the_time_for_an_answer(run: Run) -
     async def main() -> None:
         with connection() as (peer, ours):
             probe_often(ours)
-            sender = Sender(Link(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             await asyncio.sleep(2.5)
             await sender.send(memoryview(b"after a while"))
             await sender.finish()
@@ -187,7 +187,7 @@ def test_a_peer_that_answers_each_record_lives_on_though_the_newest_is_always_un
                 loop.call_later(0.1, send)
 
             loop.call_later(0.1, send)
-            sender = Sender(Link(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             await done
             assert sender.failure is None
             sender.close()

@@ -13,11 +13,11 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates, open_descriptors
-from ringmain.net.link import Link
 from streams import fill, server_at
 
 import ringmain
 from ringmain.flow.passage import Passage
+from ringmain.net.link import Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 PASSAGES = 50

@@ -18,7 +18,7 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.flow.sender import Sender
+from ringmain.flow.outflow import Outflow
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 
@@ -412,7 +412,7 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with connection() as (peer, ours), connection() as (other_peer, other):
-            sender = Sender(Link(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             number = ours.fileno()
             sender.close()
             os.dup2(other.fileno(), number)

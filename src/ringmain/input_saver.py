@@ -4,7 +4,7 @@ from ringmain._pump import Pump
 from ringmain.errors import RingmainError, UsageError
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import Input
-from ringmain.flow.sender import Sender
+from ringmain.flow.outflow import Outflow
 from ringmain.saver import Saver
 
 
@@ -59,7 +59,7 @@ class InputSaver(Saver):
             if not self.listening or self.listen_once:
                 return
 
-    async def _send_file(self, sender: Sender, source: Input) -> None:
+    async def _send_file(self, sender: Outflow, source: Input) -> None:
         position = source.position
         while not self._stopping:
             view = source.read_at(position)
@@ -72,7 +72,7 @@ class InputSaver(Saver):
             await self._guarded(sender, sender.send(view))
         await self._break_off(sender)
 
-    async def _break_off(self, sender: Sender) -> None:
+    async def _break_off(self, sender: Outflow) -> None:
         """Let what was read get through, then reset the peer: it must not take a part for the whole."""
         await self._guarded(sender, sender.deliver())
         self._release(sender)
@@ -92,7 +92,7 @@ class InputSaver(Saver):
         if self._stopping and source.has_end and self._sender is not None:
             await self._break_off(self._sender)
 
-    async def _pump(self, sender: Sender, source: Input, path: str) -> bool:
+    async def _pump(self, sender: Outflow, source: Input, path: str) -> bool:
         """Send by the kernel path; False, with nothing sent, where the input cannot be spliced."""
         pump = Pump(
             source.fd,

@@ -13,6 +13,7 @@ from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
+from ringmain.flow.inflow import BLOCK_SIZE, LINGER, RING_SIZE, Flow
 from ringmain.flow.passage import Passage
 from ringmain.net.dial import Preface, dial
 from ringmain.net.gate import Listening, NoMoreClients
@@ -21,7 +22,6 @@ from ringmain.net.link import Link
 from ringmain.net.readiness import finish, until_gone
 from ringmain.outcome import RelayOutcome
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
-from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 from ringmain.waiting import let_go, unless
 
 if TYPE_CHECKING:
@@ -159,9 +159,6 @@ class BlockingRelayer(Protocol):
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
 
-    # What a UsageError about the kernel path calls it, and what else keeps it from that.
-    name, obstacle = "a relay", ""
-
     def __init__(
         self,
         source: End,
@@ -289,16 +286,12 @@ class Relayer(Blocking):
         if self._passage is not None:
             self._passage.stop()
 
-    def retire(self, stream: Stream) -> RingmainError | None:
-        """Return what became of a stream whose last block was taken; its passage closes it."""
-        return stream.failure()
-
     async def _serve(self, path: str) -> None:
         if not self._open:
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
-        kernel.may_pump(path, self, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
+        kernel.may_pump(path, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
         self._serving = serving = Serving()
         try:
             while not self._finished and self._open:
@@ -369,7 +362,7 @@ class Relayer(Blocking):
 
     def _passage_between(self, ends: tuple[Link, Link]) -> Passage:
         try:
-            passage = Passage(*ends, self._flows, self, one_way=self._one_way)
+            passage = Passage(*ends, self._flows, one_way=self._one_way)
         except BaseException:
             self._discard(ends)
             raise

@@ -15,7 +15,7 @@ from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
 from ringmain.flow.deadline import Deadline
-from ringmain.flow.sender import Sender
+from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import dial
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.gate import Listening
@@ -64,7 +64,7 @@ class Saver(Listening, Blocking):
     `addresses` and `port` tell where it listens.
     """
 
-    _sender: Sender | None = None
+    _sender: Outflow | None = None
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, listen: bool, listen_once: bool) -> None:
         self.endpoint = endpoint
@@ -139,7 +139,7 @@ class Saver(Listening, Blocking):
         with self._one_writer():
             await self._send_whole(memoryview(b""))
 
-    async def _find_peer(self) -> Sender:
+    async def _find_peer(self) -> Outflow:
         """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
         sender = self._sender
         if sender is not None and self._is_gone(sender):
@@ -154,7 +154,7 @@ class Saver(Listening, Blocking):
         assert self._sender is not None
         return self._sender
 
-    def _is_gone(self, sender: Sender) -> bool:
+    def _is_gone(self, sender: Outflow) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
         goodbye = sender.link.peer_ended and sender.link.tls_version is not None
         return sender.failure is not None or (self._gate is not None and not self.listen_once and goodbye)
@@ -252,7 +252,7 @@ class Saver(Listening, Blocking):
             )
             raise
 
-    async def _send_carry(self, sender: Sender) -> None:
+    async def _send_carry(self, sender: Outflow) -> None:
         """Send what a lost client never got. What is left of it when this is cancelled is sent another time."""
         while self._carry:
             before = sender.accepted
@@ -295,7 +295,7 @@ class Saver(Listening, Blocking):
             except RingmainError as error:
                 self._carry_over(error, sender)
 
-    async def _end(self, sender: Sender) -> None:
+    async def _end(self, sender: Outflow) -> None:
         try:
             await self._guarded(sender, sender.finish())
         except BaseException:
@@ -303,7 +303,7 @@ class Saver(Listening, Blocking):
             raise
         self._release(sender, Verdict.ENDED, abort=False)
 
-    async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
+    async def _guarded(self, sender: Outflow, work: Awaitable[None]) -> None:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
         what, remedy = f"save to {sender.link.peer}", "is the peer still reading?"
         try:
@@ -317,7 +317,7 @@ class Saver(Listening, Blocking):
                 await sender.link.hear_out()
             raise self._broken(sender, failure_of(cause, what)) from cause
 
-    def _broken(self, sender: Sender, error: RingmainError) -> RingmainError:
+    def _broken(self, sender: Outflow, error: RingmainError) -> RingmainError:
         """Release a connection that broke; return the error."""
         self._release(sender, Verdict.RESET, error)
         return error
@@ -331,13 +331,13 @@ class Saver(Listening, Blocking):
         log.warning("%s", error)
         return True
 
-    def _carry_over(self, error: RingmainError, sender: Sender) -> None:
+    def _carry_over(self, error: RingmainError, sender: Outflow) -> None:
         """Keep what a lost client never got for the next one; raise the error where there is to be none."""
         if not self._goes_on_after(error, sender.counters):
             raise error
         self._carry = sender.take_unsent() + self._carry
 
-    def _keep_rest(self, sender: Sender) -> None:
+    def _keep_rest(self, sender: Outflow) -> None:
         """Keep the same of a client that was broken off on purpose, if there may be a next one."""
         if self._gate is not None and not self.listen_once:
             self._carry = sender.take_unsent() + self._carry
@@ -349,7 +349,7 @@ class Saver(Listening, Blocking):
             if (method := broke()) is not None:
                 method()
 
-        self._sender = Sender(link, tell, keep_tail=self.listening and not self.listen_once)
+        self._sender = Outflow(link, tell, keep_tail=self.listening and not self.listen_once)
         log.info("%s", link)
 
     def _broke(self) -> None:
@@ -357,7 +357,7 @@ class Saver(Listening, Blocking):
 
     def _release(
         self,
-        sender: Sender,
+        sender: Outflow,
         verdict: Verdict = Verdict.STOPPED,
         error: RingmainError | None = None,
         *,

@@ -1,4 +1,4 @@
-"""Load-test someone else's receiver with a file in a loop, or someone else's sender, and tell what got through."""
+"""Load-test someone else's receiver with a file in a loop, or someone else's outflow, and tell what got through."""
 
 import asyncio
 import contextlib
@@ -15,20 +15,20 @@ from typing import Any
 
 from ringmain._records import after
 from ringmain._ring import Ring
-from ringmain.bench.engines import Budget, Nobody
+from ringmain.bench.engines import Budget
 from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
 from ringmain.flow.deadline import Deadline
-from ringmain.flow.sender import Sender
+from ringmain.flow.inflow import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Inflow
+from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import dial
 from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
 from ringmain.net.link import Link
 from ringmain.outcome import Verdict
 from ringmain.settings import Settings
-from ringmain.stream import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Stream
 
 _NEWLINE = 10
 # How far a paced sender may run ahead after it could not keep up, in seconds.
@@ -95,9 +95,9 @@ async def send(
 ) -> None:
     """Send a recording in a loop until the plan is over, and end the connection properly."""
     link = test.link
-    sender = Sender(link)
+    outflow = Outflow(link)
     before = _bytes_acknowledged(link.sock)
-    meter = test.measured(sender.counters, plan.interval, sending=True)
+    meter = test.measured(outflow.counters, plan.interval, sending=True)
     if records_per_second is None:
         pieces = _at_full_speed(recording, Budget(plan))
     else:
@@ -105,7 +105,7 @@ async def send(
     what, turn = f"bench to {link.peer}", 0.0
 
     def moved() -> int | None:
-        return sender.progress() if sender.link.unacknowledged() else None
+        return outflow.progress() if outflow.link.unacknowledged() else None
 
     try:
         async with Deadline(idle_timeout, moved, what, "it took nothing", "is the peer still reading?"):
@@ -113,11 +113,11 @@ async def send(
                 if pause or time.monotonic() > turn:
                     await asyncio.sleep(pause)
                     turn = time.monotonic() + _TURN
-                if sender.failure is not None:
-                    raise sender.failure
-                if len(piece) and not sender.gather(piece):
-                    await sender.send(piece)
-            await sender.finish()
+                if outflow.failure is not None:
+                    raise outflow.failure
+                if len(piece) and not outflow.gather(piece):
+                    await outflow.send(piece)
+            await outflow.finish()
         test.verdict = Verdict.ENDED
     except TimedOutError as error:
         test.fail(error)
@@ -125,7 +125,7 @@ async def send(
         test.fail(failure_of(error, what))
     finally:
         meter.end(0)
-        size = sender.counters.bytes_out
+        size = outflow.counters.bytes_out
         test.records = recording.records_in(size)
         if test.verdict is Verdict.ENDED:
             test.acknowledged = size
@@ -135,9 +135,9 @@ async def send(
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
         if test.verdict is Verdict.ENDED:
-            sender.close()
+            outflow.close()
         else:
-            sender.abort()
+            outflow.abort()
 
 
 def _at_full_speed(recording: Recording, budget: Budget) -> Iterator[tuple[memoryview, float]]:
@@ -196,17 +196,17 @@ def _bytes_acknowledged(sock: socket.socket) -> int | None:
 async def receive(test: Test, seconds: float | None, idle_timeout: float | None) -> None:
     """Receive into blocks until the sender ends or the time is over."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
-    stream = Stream(test.link, flow, idle_timeout, Nobody(), verb="bench")
-    meter = test.measured(stream.counters, interval_for(seconds), sending=False)
+    inflow = Inflow(test.link, flow, idle_timeout, verb="bench")
+    meter = test.measured(inflow.counters, interval_for(seconds), sending=False)
     try:
         async with asyncio.timeout(seconds):
-            while (block := await stream.next_block()) is not None:
+            while (block := await inflow.next_block()) is not None:
                 test.records += after(block, _NEWLINE, 0, sys.maxsize)[1]
                 block.release()
     except TimeoutError:
-        stream.stop()
+        inflow.stop()
     finally:
         meter.end(0)
-        test.error = stream.failure()
-        stream.close()
-        test.verdict = stream.outcome().verdict
+        test.error = inflow.failure()
+        inflow.close()
+        test.verdict = inflow.outcome().verdict

@@ -18,7 +18,7 @@ import uvloop
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
-from ringmain.flow.sender import Sender
+from ringmain.flow.outflow import Outflow
 from ringmain.loader import load
 from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
@@ -79,7 +79,7 @@ async def _load(task: Task) -> None:
                         sha256.update(block)
             except RingmainError as failure:
                 error = failure
-            _tell_of(stream.outcome(error), sha256)
+            _tell_of(stream.inflow.outcome(error), sha256)
 
 
 async def _save(task: Task, payload: bytes) -> None:
@@ -90,29 +90,29 @@ async def _save(task: Task, payload: bytes) -> None:
         _tell({"port": gate.port})
         while True:
             link = await gate.next_connection(context)
-            sender = Sender(link)
+            outflow = Outflow(link)
             try:
-                await _send(sender, payload, task.times)
-                await sender.finish()
-                outcome = sender.outcome(Verdict.ENDED)
+                await _send(outflow, payload, task.times)
+                await outflow.finish()
+                outcome = outflow.outcome(Verdict.ENDED)
             except OSError as failure:
-                outcome = sender.outcome(Verdict.RESET, failure_of(failure, f"save to {link.peer}"))
+                outcome = outflow.outcome(Verdict.RESET, failure_of(failure, f"save to {link.peer}"))
             finally:
-                sender.close()
+                outflow.close()
                 gate.done()
             _tell_of(outcome)
     finally:
         gate.close()
 
 
-async def _send(sender: Sender, payload: bytes, times: int) -> None:
+async def _send(outflow: Outflow, payload: bytes, times: int) -> None:
     """Send the payload that often."""
     together = max(1, min(times, _PIECE // max(1, len(payload))))
     batch = memoryview(payload * together)
     while times > 0:
         size = min(times, together) * len(payload)
         for start in range(0, size, _PIECE):
-            await sender.send(batch[start : min(size, start + _PIECE)])
+            await outflow.send(batch[start : min(size, start + _PIECE)])
         times -= together
 
 

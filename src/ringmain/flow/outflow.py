@@ -23,11 +23,12 @@ _RECORD = 16 << 10
 _TURN = 4 << 20
 
 
-class Sender:
+class Outflow:
     """Send to the peer of a link; what it sends back is read and dropped, so that closing never resets it.
 
     Where others read what it sends back (`duplex`), they tell the link when that has ended: `Link.read_to_end`.
-    `on_failure` is called when the link has failed, and when a TLS peer has ended.
+    `on_failure` is called when the link has failed, and when a TLS peer has ended. What passes on an inflow counts with
+    the `counters` of that, whose times and stalls are its own.
 
     OSError and ssl.SSLError pass through to the caller, who knows what was being sent to whom.
     """
@@ -39,6 +40,7 @@ class Sender:
         *,
         keep_tail: bool = False,
         duplex: bool = False,
+        counters: Counters | None = None,
     ) -> None:
         self.link = link
         self.on_failure = on_failure
@@ -54,8 +56,9 @@ class Sender:
         self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
-        self.counters = Counters()
-        self.counters.started = time.monotonic()
+        self.counters = counters or Counters()
+        self._times = self.counters if counters is None else Counters()
+        self._times.started = time.monotonic()
         link.begin_to_send(self._link_failed, duplex=duplex)
 
     @property
@@ -234,7 +237,7 @@ class Sender:
         self._trim_tail()
         if self._flushing is not None and not self.link.loop.is_closed():
             self._flushing.cancel()
-        self.counters.ended = time.monotonic()
+        self._times.ended = time.monotonic()
 
     def _trim_tail(self) -> None:
         surplus = len(self.tail) - self.link.undelivered()
@@ -252,11 +255,11 @@ class Sender:
 
     async def _stalled(self, wait: Awaitable[None]) -> None:
         since = time.monotonic()
-        self.counters.stalls += 1
+        self._times.stalls += 1
         try:
             await wait
         finally:
-            self.counters.stalled_seconds += time.monotonic() - since
+            self._times.stalled_seconds += time.monotonic() - since
 
     def _link_failed(self) -> None:
         if self.failure is not None and self.pumping is not None:
