@@ -11,7 +11,6 @@ from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
-from ringmain.flow.descriptor import Output
 from ringmain.net.connection import Connection, dial, reset
 from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.outcome import Outcome
@@ -203,13 +202,6 @@ class Loader(Listening, Blocking):
                 parse(connection.peer, block)
         """
         return Connections(self)
-
-    async def copy_to(self, output: Output, path: str) -> None:
-        """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
-        while (stream := self._stream or await self._next_stream()) is not None:
-            await stream.copy_to(output, path)
-            await stream.hear_out()
-            self.end(stream)
 
     @property
     def ring(self) -> Ring:

@@ -11,6 +11,7 @@ from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError, TlsError, reason
 from ringmain.flow import kernel
+from ringmain.flow.carry import Carry
 from ringmain.net.connection import Connection, reset_when_closed
 from ringmain.net.ending import Ending
 from ringmain.outcome import Outcome, Verdict
@@ -38,14 +39,12 @@ class Sender(Ending):
         connection: Connection,
         on_failure: Callable[[], None] | None = None,
         *,
-        keep_tail: bool = False,
+        carry: Carry | None = None,
         duplex: bool = False,
     ) -> None:
         super().__init__(connection, on_failure, duplex=duplex)
         self.pumping: Pump | None = None
-        # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
-        self.tail = bytearray()
-        self._keep_tail = keep_tail and self._tls is None
+        self._carry = carry if self._tls is None else None  # under TLS nobody can tell in terms of plain bytes
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
@@ -98,10 +97,9 @@ class Sender(Ending):
             raise self.failure
 
     def take_unsent(self) -> bytes:
-        """Return, once, what a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
+        """Return, once, what was gathered and did not go out any more."""
         gone = 0 if self._batch_begun is None else self.counters.bytes_out - self._batch_begun
-        rest = bytes(self.tail + self._gathered[gone:])
-        self.tail.clear()
+        rest = bytes(self._gathered[gone:])
         self._gathered.clear()
         return rest
 
@@ -157,9 +155,9 @@ class Sender(Ending):
                 self._discard()  # the peer's last words, an alert perhaps, say more than a broken pipe
                 raise self.failure or self._cause(error) from None
             else:
-                if self._keep_tail:
-                    self.tail += view[offset : offset + size]
-                    self._trim_tail()
+                if self._carry is not None:
+                    self._carry.sent(view[offset : offset + size])
+                    self._trim(self._carry)
                 offset += size
                 self._turn -= size
                 self.counters.bytes_out += size
@@ -225,7 +223,8 @@ class Sender(Ending):
         """Close the socket, unless it is closed; whatever `finish` has not seen through may be lost."""
         if self._closed:
             return
-        self._trim_tail()
+        if self._carry is not None:
+            self._trim(self._carry)
         if not self._loop.is_closed():
             if self._flushing is not None:
                 self._flushing.cancel()
@@ -235,10 +234,8 @@ class Sender(Ending):
         self._shut()
         self.counters.ended = time.monotonic()
 
-    def _trim_tail(self) -> None:
-        surplus = len(self.tail) - max(0, (self.unacknowledged() or 0) - self._fin)
-        if surplus > 0:
-            del self.tail[:surplus]
+    def _trim(self, carry: Carry) -> None:
+        carry.acknowledged(max(0, (self.unacknowledged() or 0) - self._fin))
 
     async def _until_ready(self, error: OSError) -> None:
         """Wait for what a write has said it wants."""
