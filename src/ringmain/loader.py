@@ -127,6 +127,12 @@ class Loader(Listening, Blocking):
         self._finished = False
         self._busy = False
 
+    def __repr__(self) -> str:
+        tls = self.endpoint.tls or self.settings.tls
+        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
+        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_in])
+
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         if self._tls:

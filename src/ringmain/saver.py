@@ -104,6 +104,12 @@ class Saver(Listening, Blocking):
         self._clients = Clients(endpoint, settings, goes_on=listen and not listen_once)
         self._writing = False
 
+    def __repr__(self) -> str:
+        tls = self.endpoint.tls or self.settings.tls
+        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
+        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_out])
+
     def __enter__(self) -> BlockingSaver:
         self._enter()
         return cast(BlockingSaver, self)

@@ -156,6 +156,10 @@ class Stream:
         """OpenSSL's name of the cipher suite in use."""
         return self.connection.cipher
 
+    def __repr__(self) -> str:
+        tls = f" {self.tls}" if self.tls else ""
+        return f"<Stream {self.peer}{tls} {self.verdict or 'running'}, {self.counters.bytes_in} bytes>"
+
     def __aiter__(self) -> Self:
         return self
 
