@@ -28,7 +28,6 @@ MAY_IMPORT = {
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
-    "input_saver": WORDS | COMPILED | {"net", "flow", "saver"},
     "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "file": {"errors", "loader", "saver", "settings"},
     # What `ringmain bench` is made of; only the command line imports it.

@@ -136,7 +136,7 @@ def test_a_write_to_a_lost_client_goes_to_the_next_one(run: Run) -> None:
             await asyncio.sleep(0.05)  # the FIN of the first
             await saver.write(b"to the second")
             await asyncio.sleep(0.05)  # the reset that answers it
-            await saver.recover()
+            await saver.wait_for_peer()
             assert await loop.run_in_executor(None, second.recv, 100) == b"to the second"
             await saver.end_connection()
             second.close()

@@ -100,7 +100,7 @@ def test_a_peer_that_vanishes_while_idle_is_told_of_as_what_it_is(
                     await asyncio.to_thread(peers.eventually, lambda: saver.unacknowledged_bytes == 0)
                     vanish(client)
                     while True:
-                        await saver.recover()
+                        await saver.wait_for_peer()
                         await asyncio.sleep(0.05)
 
     run(main())

@@ -117,11 +117,11 @@ def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_
                     sent += 10_000
                 await asyncio.sleep(0)
             had = await settled(first)
-            await saver.end_connection(abort=True)
+            await saver.break_off(at_once=True)
             first.close()
             with peers.connect(saver.port) as second:
                 reading = asyncio.ensure_future(read_all(second))
-                await saver.recover()
+                await saver.wait_for_peer()
                 await saver.end_connection()
                 return sent, had, await reading
 
@@ -139,7 +139,7 @@ def test_breaking_a_client_off_while_another_task_writes_gives_the_next_one_noth
             await asyncio.to_thread(peers.eventually, lambda: saver.counters is not None and saver.counters.stalls)
             had = await settled(first)
             assert not writing.done()
-            await saver.end_connection(abort=True)
+            await saver.break_off(at_once=True)
             first.close()
             with peers.connect(saver.port) as second:
                 reading = asyncio.ensure_future(read_all(second))
@@ -184,7 +184,7 @@ def test_when_the_client_that_counts_is_lost_no_other_gets_what_follows(run: Run
                 for _ in range(2):
                     with pytest.raises(errors.SendError, match="reset by peer"):
                         while True:
-                            await saver.recover()
+                            await saver.wait_for_peer()
                             await asyncio.sleep(0.01)
                 with pytest.raises(errors.SendError, match="reset by peer"):
                     await saver.write(b"two;")

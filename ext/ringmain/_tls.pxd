@@ -11,8 +11,7 @@ cdef class Session:
     cdef object sslobj                  # keeps the SSL inside it alive
     cdef void* connection               # that SSL, or NULL for Python's own calls
     cdef Ahead* source                  # what that reads from, or NULL
-    cdef bint spent                     # the last read paused though there is more: it is others' turn
-    cdef object error                   # what the last read has failed by
+    cdef object error                   # what the last read that failed has failed by
     cdef char* window                   # what Python's own read fills, and its size
     cdef Py_ssize_t room
     cdef size_t limit                   # what a record holds at most
@@ -25,5 +24,5 @@ cdef class Session:
     cdef int read_into(self, char* window, size_t room, size_t* filled, long* records) except -1
     cdef int read_by_python(self, char* window, size_t room, size_t* filled, long* records) except -1
     cdef Py_ssize_t write_by_python(self, object data) except -1
-    cdef object failed(self, int answer, int number)
+    cdef object exception_for(self, int answer, int number)
     cdef object true_error(self, object error)

@@ -135,7 +135,7 @@ cdef class Session:
             PyBuffer_Release(&buffer)
         if answer == SSL_ERROR_NONE:
             return written
-        error = self.failed(answer, number)
+        error = self.exception_for(answer, number)
         if answer != SSL_ERROR_WANT_WRITE and answer != SSL_ERROR_WANT_READ:
             self.failure = error
         elif written:
@@ -157,10 +157,11 @@ cdef class Session:
             answer = self.read_into(<char*>view.buf, view.len, &got, &records)
         finally:
             PyBuffer_Release(&view)
-        self.heard = self.error  # an alert is told once
+        if failed(answer):
+            self.heard = self.error  # an alert is told once
         if got or answer == SSL_ERROR_ZERO_RETURN:
             return got
-        raise self.heard or self.failed(SSL_ERROR_WANT_READ if answer == SSL_ERROR_NONE else answer, 0)
+        raise self.heard or self.exception_for(SSL_ERROR_WANT_READ if answer == SSL_ERROR_NONE else answer, 0)
 
     cdef int read_ahead(self) except -1:
         """Take more from the kernel than is asked for, for those who read all that comes."""
@@ -171,18 +172,16 @@ cdef class Session:
     cdef int read_into(self, char* window, size_t room, size_t* filled, long* records) except -1:
         """Decrypt records into the window until it is full or there are no more for now; return SSL_get_error's answer.
 
-        The answer is SSL_ERROR_NONE too where there is more, but it is others' turn, as `spent` tells. After any but
-        that, WANT_READ, WANT_WRITE and ZERO_RETURN, `error` is the exception. Lets go of the GIL.
+        The answer is SSL_ERROR_NONE too where there is more, but it is others' turn, as `source.spent` tells. After any
+        but that, WANT_READ, WANT_WRITE and ZERO_RETURN, `error` is the exception. Lets go of the GIL.
         """
         cdef int number = 0
         cdef int answer
-        self.error = None
         if self.source == NULL:
             return self.read_by_python(window, room, filled, records)
         with nogil:
             answer = read_records(self.source, window, room, filled, records, &number)
-        self.spent = self.source.spent
-        if answer not in (SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN):
+        if failed(answer):
             self.error = error_of(answer, number)  # before others use OpenSSL
         return answer
 
@@ -214,7 +213,7 @@ cdef class Session:
         self.record = 0
         return size
 
-    cdef object failed(self, int answer, int number):
+    cdef object exception_for(self, int answer, int number):
         if answer == SSL_ERROR_WANT_WRITE:
             return ssl.SSLWantWriteError(answer, "the socket is full")
         if answer == SSL_ERROR_WANT_READ:
@@ -233,6 +232,10 @@ cdef class Session:
             if self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
                 return ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         return error
+
+
+cdef inline bint failed(int answer) noexcept:
+    return answer not in (SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN)
 
 
 cdef size_t record_limit(void* connection) noexcept:

@@ -52,7 +52,6 @@ cdef class TlsReceiver(Receiver):
         0 means that nothing is left to do here: the loop, or the verdict, says how it goes on. Where there is more, but
         it is others' turn, it is a whole turn's size.
         """
-        cdef bint spent
         cdef size_t filled = 0
         cdef long records = 0
         cdef int answer
@@ -67,21 +66,20 @@ cdef class TlsReceiver(Receiver):
             self.ring.unpin(block)
         if self.verdict is not None:
             return 0
-        error, spent = session.error, session.spent
         if filled:
             self.counters.reads += records - 1
             self.received(filled)
             if self.verdict is not None:
                 return 0
         if answer == SSL_ERROR_NONE:
-            return TURN if spent else filled
+            return TURN if session.source != NULL and session.source.spent else filled
         if answer == SSL_ERROR_WANT_WRITE:
             self.link.when_writable(self.on_readable)  # a key update has to go out first
         elif answer == SSL_ERROR_ZERO_RETURN:
             self.end("ended", None)
             self.shut()
         elif answer != SSL_ERROR_WANT_READ:
-            self.fail(error)
+            self.fail(session.error)
         return 0
 
     cdef int fail(self, object error) except -1:

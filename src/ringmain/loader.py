@@ -11,7 +11,6 @@ from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
-from ringmain.flow.descriptor import Output
 from ringmain.flow.inflow import BLOCK_SIZE, LINGER, RING_SIZE, Flow, Inflow
 from ringmain.net.dial import dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
@@ -130,6 +129,12 @@ class Loader(Listening, Blocking):
         self._finished = False
         self._busy = False
 
+    def __repr__(self) -> str:
+        tls = self.endpoint.tls or self.settings.tls
+        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
+        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_in])
+
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         if self._tls:
@@ -180,7 +185,7 @@ class Loader(Listening, Blocking):
                 if block is not None:
                     return block
                 await inflow.hear_out()
-                self._end(inflow)
+                self.end(inflow)
         finally:
             self._busy = False
         raise StopAsyncIteration
@@ -205,13 +210,6 @@ class Loader(Listening, Blocking):
                 parse(connection.peer, block)
         """
         return Connections(self)
-
-    async def copy_to(self, output: Output, path: str) -> None:
-        """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
-        while (inflow := self._inflow or await self._next_inflow()) is not None:
-            await inflow.copy_to(output, path)
-            await inflow.hear_out()
-            self._end(inflow)
 
     @property
     def ring(self) -> Ring:
@@ -292,11 +290,8 @@ class Loader(Listening, Blocking):
         self._inflow = Inflow(link, self._flow, self.settings.idle_timeout)
         return self._inflow
 
-    def end(self, stream: Stream) -> None:
-        """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
-        self._end(stream.inflow)
-
-    def _end(self, inflow: Inflow) -> None:
+    def end(self, inflow: Inflow) -> None:
+        """Close an inflow whose last byte was taken; raise what became of it, or warn and let the next one in."""
         error = self._retire(inflow)
         if error is not None:
             if self._counts(inflow, error):

@@ -147,13 +147,39 @@ class End(Listening):
 
 
 class BlockingRelayer(Protocol):
-    """A relayer in a plain `with`."""
+    """A relayer in a plain `with`: the same, without `await`."""
 
-    addresses: list[str]
-    port: int
+    on_end: Callable[[RelayOutcome], None] | None
 
-    def serve(self) -> None:
-        """Relay until there is no client to come."""
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, those of the source first."""
+
+    @property
+    def port(self) -> int:
+        """The port listened at, the source's where both ends listen."""
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+
+    @property
+    def counters(self) -> list[Counters]:
+        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two."""
+
+    @property
+    def taken(self) -> list[int]:
+        """How many bytes of the present connection were acknowledged: there, and, unless it is one-way, back."""
+
+    @property
+    def fullness(self) -> float:
+        """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
+
+    def serve(self, path: str = "auto") -> None:
+        """Relay for one client after another, until there is none to come. path: auto, kernel or block."""
+
+    def stop(self) -> bool:
+        """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""
 
 
 class Relayer(Blocking):
@@ -185,6 +211,14 @@ class Relayer(Blocking):
         # What the present client's PROXY header tells, and the address that it came from.
         self._told: Told | None = None
         self._proxy: str | None = None
+
+    def __repr__(self) -> str:
+        where = " to ".join(
+            f"{'tcps' if end.endpoint.tls else 'tcp'}://{(end.addresses or [end.endpoint.address])[0]}"
+            for end in (self.source, self.destination)
+        )
+        state = "listening" if self._open and self._listening else "open" if self._open else "closed"
+        return self._described(where, state, [counters.bytes_out for counters in self.counters])
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve_all().__await__()
@@ -263,9 +297,7 @@ class Relayer(Blocking):
 
         Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of the present connection.
         """
-        if self._runner is None:
-            return self._serve(path)
-        return cast(Coroutine[Any, Any, None], self.run(self._serve(path)))  # None: see BlockingRelayer
+        return self._awaited_or_done(self._serve(path))
 
     def stop(self) -> bool:
         """Serve no other client, and read no more: what has come is passed on, then both peers are reset.

@@ -25,11 +25,11 @@ class Stream:
     raises the error of a stream that ended in any way but a proper end, after its last byte.
     """
 
-    def __init__(self, inflow: Inflow, close: Callable[[Inflow], RingmainError | None], run: Run) -> None:
-        """Iterate over an inflow. `close` closes it at its end and returns what became of it if that is an error."""
+    def __init__(self, inflow: Inflow, retire: Callable[[Inflow], RingmainError | None], run: Run) -> None:
+        """Iterate over an inflow. `retire` closes it at its end and returns what became of it if that is an error."""
         self.inflow = inflow
         self.run = run
-        self._close = close
+        self._retire = retire
 
     @property
     def verdict(self) -> str | None:
@@ -71,6 +71,14 @@ class Stream:
         """OpenSSL's name of the cipher suite in use."""
         return self.inflow.link.cipher
 
+    def __repr__(self) -> str:
+        tls = f" {self.tls}" if self.tls else ""
+        return f"<Stream {self.peer}{tls} {self.verdict or 'running'}, {self.counters.bytes_in} bytes>"
+
+    def close(self) -> None:
+        """Close the connection, wherever it is; what was not taken is lost."""
+        self.inflow.close()
+
     def __aiter__(self) -> Self:
         return self
 
@@ -80,7 +88,7 @@ class Stream:
         if block is not None:
             return block
         await inflow.hear_out()
-        error = self._close(inflow)
+        error = self._retire(inflow)
         if error is not None:
             raise error
         raise StopAsyncIteration

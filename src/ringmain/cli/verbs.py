@@ -9,14 +9,14 @@ from typing import Any
 
 from ringmain.cli.session import Session
 from ringmain.endpoint import Endpoint
-from ringmain.flow import kernel
+from ringmain.flow import copying, kernel
 from ringmain.flow.descriptor import Output, open_input, open_output
-from ringmain.input_saver import InputSaver
 from ringmain.loader import Loader, load
 from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import relay_line
 from ringmain.relayer import relay
-from ringmain.settings import Settings, TlsSettings, keywords_given
+from ringmain.saver import save
+from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
@@ -46,7 +46,7 @@ def _load_into(sink: Output, path: str, loader: Loader, session: Session, *, tls
         async with loader:
             with session.announced((loader, loader.endpoint, tls)):
                 sink.begin()
-                await loader.copy_to(sink, path)
+                await copying.to_output(loader, sink, path)
 
     async def work() -> None:
         loader.on_end = on_end
@@ -69,8 +69,7 @@ def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once
     """Run `ringmain save`; return the exit code."""
     session = Session(options)
     tls = uses_tls(Endpoint.parse(endpoint), options)
-    settings = Settings(**options)
-    saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
+    saver = save(endpoint, listen=listen, listen_once=listen_once, **options)
     source = open_input(input_)
     kernel.may_pump(path, source, tls=tls)
 
@@ -87,7 +86,7 @@ def run_save(endpoint: str, input_: str, path: str, *, listen: bool, listen_once
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):
-                    await saver.copy_from(source, path)
+                    await copying.from_input(saver, source, path)
         finally:
             source.close()
 

@@ -65,7 +65,7 @@ class Cursor:
                 with contextlib.suppress(StopAsyncIteration):
                     await anext(ended)  # which closes it, and raises what became of it
             else:
-                self.source.end(ended)
+                self.source.end(ended.inflow)
         if self._stream is None:
             self._stream = await self._next_stream()
             if self._stream is not None:

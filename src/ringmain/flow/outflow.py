@@ -11,6 +11,7 @@ from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
+from ringmain.flow.carry import Carry
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 
@@ -38,16 +39,14 @@ class Outflow:
         link: Link,
         on_failure: Callable[[], None] | None = None,
         *,
-        keep_tail: bool = False,
+        carry: Carry | None = None,
         duplex: bool = False,
         counters: Counters | None = None,
     ) -> None:
         self.link = link
         self.on_failure = on_failure
         self.pumping: Pump | None = None
-        # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
-        self.tail = bytearray()
-        self._keep_tail = keep_tail and link.session is None
+        self._carry = carry if link.session is None else None  # under TLS nobody can tell in terms of plain bytes
         self._duplex = duplex
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
@@ -104,10 +103,9 @@ class Outflow:
             raise self.failure
 
     def take_unsent(self) -> bytes:
-        """Return, once, what a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
+        """Return, once, what was gathered and did not go out any more."""
         gone = 0 if self._batch_begun is None else self.counters.bytes_out - self._batch_begun
-        rest = bytes(self.tail + self._gathered[gone:])
-        self.tail.clear()
+        rest = bytes(self._gathered[gone:])
         self._gathered.clear()
         return rest
 
@@ -162,9 +160,9 @@ class Outflow:
             except OSError as error:
                 raise self.link.cause_of(error) from None
             else:
-                if self._keep_tail:
-                    self.tail += view[offset : offset + size]
-                    self._trim_tail()
+                if self._carry is not None:
+                    self._carry.sent(view[offset : offset + size])
+                    self._trim()
                 offset += size
                 self._turn -= size
                 self.counters.bytes_out += size
@@ -234,15 +232,14 @@ class Outflow:
     def _let_go(self) -> None:
         if self.link.closed:
             return
-        self._trim_tail()
+        self._trim()
         if self._flushing is not None and not self.link.loop.is_closed():
             self._flushing.cancel()
         self._times.ended = time.monotonic()
 
-    def _trim_tail(self) -> None:
-        surplus = len(self.tail) - self.link.undelivered()
-        if surplus > 0:
-            del self.tail[:surplus]
+    def _trim(self) -> None:
+        if self._carry is not None:
+            self._carry.acknowledged(self.link.undelivered())
 
     async def _until_ready(self, error: OSError) -> None:
         """Wait for what a write has said it wants."""
