@@ -13,6 +13,7 @@ from ringmain._pump import Pump
 from ringmain._pump_loop import PumpLoop
 from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
+from ringmain._tls import Session
 from ringmain._tls_receiver import TlsReceiver
 
 BLOCK = 256 << 10
@@ -21,11 +22,17 @@ LINE = b'{"event_type":"flow","flow_id":7919,"src_ip":"192.0.2.1","dest_port":44
 Turn = Callable[[], object]
 
 
-class _Loop:
-    """An event loop that never turns: each operation is a callback, called by hand."""
+class _Link:
+    """A link whose loop never turns: each operation is a callback, called by hand."""
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *_: None
+    def __init__(self, sock: socket.socket) -> None:
+        self.loop: Any = self
+        self.fd = sock.fileno()
+        self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
+
+    def _ignore(self, *_: object) -> None: ...
+
+    watch_readable = ignore_readable = when_writable = call_soon = call_soon_threadsafe = _ignore
 
 
 def _fill(ring: Ring, data: bytes) -> None:
@@ -118,7 +125,7 @@ def receive_plain(stack: ExitStack) -> Turn:
     """Receive 32 KiB from a socket into a block, and take it; without a low-water mark."""
     ours, peer = (stack.enter_context(sock) for sock in socket.socketpair())
     ours.setblocking(False)
-    receiver = PlainReceiver(_Loop(), Ring(8 << 20, BLOCK), Counters(), 0.0, ours)  # type: ignore[arg-type]
+    receiver = PlainReceiver(_Link(ours), Ring(8 << 20, BLOCK), Counters(), 0.0)
     stack.callback(receiver.stop)
     return _receive(receiver, peer.sendall)
 
@@ -126,7 +133,7 @@ def receive_plain(stack: ExitStack) -> Turn:
 def receive_tls(stack: ExitStack) -> Turn:
     """Receive 32 KiB in two records of TLS 1.3, decrypted into a block, and take it."""
     ours, peer = _handshaken(stack)
-    receiver = TlsReceiver(_Loop(), Ring(8 << 20, BLOCK), Counters(), 0.0, ours)  # type: ignore[arg-type]
+    receiver = TlsReceiver(_Link(ours), Ring(8 << 20, BLOCK), Counters(), 0.0)
     stack.callback(receiver.stop)
     return _receive(receiver, peer.sendall)
 

@@ -135,7 +135,7 @@ class Ringmain:
             tls=certificate is not None,
             certfile=certificate,
         )
-        loader.on_end = lambda _connection, counters, _verdict: setattr(self, "reads", counters.reads)
+        loader.on_end = lambda outcome: setattr(self, "reads", outcome.counters.reads)
         async with loader:
             async for block in loader:
                 self.size += count(block)

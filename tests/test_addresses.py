@@ -19,7 +19,7 @@ from conftest import Certificates, open_descriptors
 
 import ringmain
 from ringmain import errors
-from ringmain.net import attempts, connection
+from ringmain.net import attempts, dial
 
 Run = Callable[[Any], Any]
 Rows = list[tuple[Any, ...]]
@@ -38,7 +38,7 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> Rows:
     async def resolve(*_: object, **__: object) -> Rows:
         return rows
 
-    monkeypatch.setattr(connection, "resolve", resolve)
+    monkeypatch.setattr(dial, "resolve", resolve)
     return rows
 
 

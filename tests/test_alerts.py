@@ -220,14 +220,14 @@ def test_who_leaves_while_an_alert_is_being_read_leaves_the_next_owner_of_the_de
                 if isinstance(it, ringmain.Saver):
                     await waiting
                     sender: Any = it._sender
-                    number = sender.connection.sock.fileno()
+                    number = sender.link.fd
                     socket.socket.sendall(client, BAD)
                     await asyncio.to_thread(peers.eventually, lambda: sender.failure is not None, "a failure")
                     waiting = asyncio.ensure_future(it.write(b"y"))
                 else:
                     client.sendall(b"x")
                     await waiting
-                    number = it._stream.connection.sock.fileno()  # type: ignore[union-attr]
+                    number = it._inflow.link.fd  # type: ignore[union-attr]
                     waiting = asyncio.ensure_future(anext(it))
                     socket.socket.sendall(client, BAD)
                 while await asyncio.to_thread(socket.socket.recv, client, 1 << 16):

@@ -17,10 +17,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from measuring import SCHEMA, measured, serving
 
-from ringmain.bench.client import Measurement, measure
+from ringmain.bench.client import measure
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import split
 from ringmain.bench.plan import Plan
+from ringmain.bench.result import Measurement
 from ringmain.bench.server import Server
 from ringmain.bench.wire import CONTROL
 from ringmain.endpoint import Endpoint

@@ -18,9 +18,9 @@ QUICK = ("-t", "100ms", "-O", "50ms", "--rounds", "3")
 # times as fast as another there.
 SLEEPY = """
 import time
-from ringmain import stream
+from ringmain.flow import inflow
 
-class SleepyReceiver(stream.PlainReceiver):
+class SleepyReceiver(inflow.PlainReceiver):
     def on_readable(self):
         if self.counters.reads == 0:
             self.awake = time.monotonic()
@@ -30,7 +30,7 @@ class SleepyReceiver(stream.PlainReceiver):
             time.sleep(14 * (time.monotonic() - self.awake))
             self.awake = time.monotonic()
 
-stream.PlainReceiver = SleepyReceiver
+inflow.PlainReceiver = SleepyReceiver
 """
 
 

@@ -23,10 +23,8 @@ import ringmain
 from ringmain._coalesce import Coalescer
 from ringmain._pump import HAS_SPLICE, Pump
 from ringmain._ring import Counters
-from ringmain.endpoint import Endpoint
+from ringmain.flow import copying
 from ringmain.flow.descriptor import Input, Output
-from ringmain.input_saver import InputSaver
-from ringmain.settings import Settings
 
 Run = Callable[[Any], Any]
 needs_splice = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splice")
@@ -253,7 +251,7 @@ def test_blocks_follow_the_flow_too_and_an_idle_connection_has_no_timer(
             sending = asyncio.get_running_loop().run_in_executor(None, send, loader.port)
 
             def mark() -> int:
-                sock: socket.socket = loader._stream.connection.sock  # type: ignore[union-attr]
+                sock: socket.socket = loader._inflow.link.sock  # type: ignore[union-attr]
                 return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
             async for block in loader:
@@ -327,7 +325,7 @@ async def load_by(path: str, linger: float, parts: list[tuple[bytes, float]], ki
         else:
             source = sink = os.open(folder / "got", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         output = Output(sink, "the output")
-        await loader.copy_to(output, path)
+        await copying.to_output(loader, output, path)
         output.close()
         await sending
         os.close(sink)
@@ -342,8 +340,7 @@ async def save_by(path: str, parts: list[tuple[bytes, float]], kind: str, folder
     """Save what is written to a pipe in these parts, or a file of them; return what a peer got."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        endpoint = Endpoint.parse(f"127.0.0.1:{listener.getsockname()[1]}")
-        async with InputSaver(endpoint, Settings(), listen=False, listen_once=False) as saver:
+        async with ringmain.save(f"127.0.0.1:{listener.getsockname()[1]}") as saver:
             sock, _ = listener.accept()
             with sock:
                 reading = loop.run_in_executor(None, peers.read_all, sock)
@@ -355,7 +352,7 @@ async def save_by(path: str, parts: list[tuple[bytes, float]], kind: str, folder
                     (folder / "input").write_bytes(b"".join(data for data, _ in parts))
                     source_fd = os.open(folder / "input", os.O_RDONLY)
                 source = Input(source_fd, "the input")
-                await saver.copy_from(source, path)
+                await copying.from_input(saver, source, path)
                 source.close()
                 os.close(source_fd)
                 if kind == "pipe":

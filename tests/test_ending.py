@@ -10,8 +10,8 @@ import peers
 import pytest
 from streams import connection, read
 
-from ringmain.flow.sender import Sender
-from ringmain.net.connection import Connection
+from ringmain.flow.outflow import Outflow
+from ringmain.net.link import Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -19,16 +19,17 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 def test_an_acknowledgement_between_two_looks_at_a_socket_is_no_reset(run: Run) -> None:
     async def main() -> None:
         with connection() as (peer, ours):
-            sender = Sender(Connection.of(ours, "the peer"), duplex=True)
+            link = Link(ours, "the peer")
+            sender = Outflow(link, duplex=True)
             size = 0
             with contextlib.suppress(BlockingIOError):
                 while True:
                     size += ours.send(bytes(1 << 16))
             peer.shutdown(socket.SHUT_WR)
             await asyncio.to_thread(read, ours, 1)
-            sender.read_to_end()
+            link.read_to_end()
             await sender.end()
-            look, looks = sender.unacknowledged, 0
+            look, looks = link.unacknowledged, 0
 
             def look_too_early() -> int | None:
                 nonlocal looks
@@ -39,8 +40,8 @@ def test_an_acknowledgement_between_two_looks_at_a_socket_is_no_reset(run: Run) 
                     peers.eventually(lambda: look() == 0)
                 return left
 
-            sender.unacknowledged = look_too_early  # type: ignore[method-assign]
-            await sender.drain()
+            link.unacknowledged = look_too_early  # type: ignore[method-assign]
+            await link.drain()
             assert looks > 1
             sender.close()
 
@@ -50,13 +51,14 @@ def test_an_acknowledgement_between_two_looks_at_a_socket_is_no_reset(run: Run) 
 def test_a_reset_while_others_read_is_heard_of_by_a_drain(run: Run) -> None:
     async def main() -> None:
         with connection() as (peer, ours):
-            sender = Sender(Connection.of(ours, "the peer"), duplex=True)
+            link = Link(ours, "the peer")
+            sender = Outflow(link, duplex=True)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     ours.send(bytes(1 << 16))
             peers.close_with_reset(peer)
             with pytest.raises(ConnectionResetError):
-                await sender.drain()
+                await link.drain()
             sender.close()
 
     run(main())

@@ -164,13 +164,13 @@ def test_a_quoted_field_without_an_end_is_refused_after_max_record_bytes() -> No
     with ringmain.load("127.0.0.1:0", max_record=20_000, **LINES) as loader:
         thread = send(loader.port, b'a,b\n1,x\n2,"' + b"y\n" * 1_000_000, b"a,b\n3,z\n")
         reader = arrow.record_batches(loader, "csv")
-        connection = loader._stream
+        connection = loader._inflow
         assert connection is not None
         assert reader.read_next_batch().to_pylist() == [{"a": 1, "b": "x"}]
         with pytest.raises(errors.ParseError, match="does not end within 20000 bytes") as caught:
             reader.read_next_batch()
         assert caught.value.offset == len(b"a,b\n1,x\n")
-        assert connection.offset < 20_000 + 2 * 4096
+        assert connection.taken < 20_000 + 2 * 4096
         assert reader.read_next_batch().to_pylist() == [{"a": 3, "b": "z"}]
         del caught, connection
     thread.join()

@@ -1,8 +1,11 @@
 """The one idle time-out, by a clock of its own: never early, and late by a twenty-fifth at most."""
 
 import asyncio
+import functools
+import gc
 import heapq
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringmain.net import connection
+from ringmain import errors
+from ringmain.flow import deadline
+
+Run = Callable[[Any], Any]
 
 
 class Clock:
@@ -21,9 +27,9 @@ class Clock:
         self.looks = 0
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> "Clock":
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> "Clock":
         self.looks += 1
-        heapq.heappush(self._timers, (self.now + delay, self.looks, callback))
+        heapq.heappush(self._timers, (self.now + delay, self.looks, functools.partial(callback, *arguments)))
         return self
 
     def cancel(self) -> None:
@@ -48,11 +54,11 @@ def expiry(timeout: float, moves: list[float], pauses: list[tuple[float, float]]
         return sum(time <= clock.now for time in moves)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "monotonic", lambda: clock.now)
+        patch.setattr(deadline, "monotonic", lambda: clock.now)
         loop: Any = clock
-        cancel = connection.watch_idle(loop, timeout, moved, lambda: expired.append(clock.now))
+        watch = deadline.Watch(loop, timeout, moved, lambda: expired.append(clock.now))
         clock.run(max([*moves, *(end for _, end in pauses), 0.0]) + 2 * timeout)
-        cancel()
+        watch.cancel()
     assert len(expired) == 1
     return expired[0], clock.looks
 
@@ -78,5 +84,44 @@ def test_what_need_not_move_for_a_while_has_all_its_time_afterwards() -> None:
 
 def test_off_is_off() -> None:
     loop = asyncio.new_event_loop()
-    connection.watch_idle(loop, None, lambda: 0, lambda: None)()
+    deadline.Watch(loop, None, lambda: 0, lambda: None).cancel()
     loop.close()
+
+
+def test_what_stands_still_in_a_deadline_is_an_error_that_keeps_nothing_alive(run: Run) -> None:
+    class Peer:
+        def moved(self) -> int:
+            return 0
+
+    peers: list[weakref.ref[Peer]] = []
+
+    async def stand_still() -> None:
+        peer = Peer()
+        peers.append(weakref.ref(peer))
+        async with deadline.Deadline(0.05, peer.moved, "a test", "nothing moved", "is it up?"):
+            await asyncio.sleep(20)
+
+    async def main() -> str:
+        try:
+            await asyncio.create_task(stand_still())
+        except errors.TimedOutError as error:
+            return str(error)
+        return ""
+
+    gc.disable()
+    try:
+        said = run(main())
+        assert peers[0]() is None
+    finally:
+        gc.enable()
+    assert said == "a test: nothing moved for 0.05 s; is it up? else raise idle_timeout="
+
+
+def test_a_deadline_passes_on_what_is_raised_within(run: Run) -> None:
+    async def main() -> None:
+        for timeout in (None, 5.0):
+            with pytest.raises(TimeoutError, match="of another kind"):
+                async with deadline.Deadline(timeout, lambda: 0, "a test", "nothing moved"):
+                    raise TimeoutError("of another kind")
+
+    run(main())

@@ -10,36 +10,36 @@ import ringmain
 
 PACKAGE = Path(ringmain.__file__).parent
 # Rooms, from what knows least to what knows most, and what each may import besides its own modules.
-WORDS = {"errors", "endpoint", "settings", "waiting"}
+WORDS = {"errors", "endpoint", "outcome", "settings", "waiting"}
 COMPILED = {
-    *("_blocks", "_coalesce", "_delimiter", "_libssl", "_pump", "_pump_loop", "_receiver", "_records", "_ring"),
-    *("_tls_receiver", "_tls_sender"),
+    *("_blocks", "_coalesce", "_delimiter", "_libssl", "_pump", "_pump_loop", "_read_ahead", "_receiver", "_records"),
+    *("_ring", "_tls", "_tls_receiver"),
 }
 # Of the sources: declarations only.
 DECLARED = {"_splice", "_unraisable"}
 MAY_IMPORT = {
     "errors": set(),
+    "outcome": {"_ring", "errors"},
     "settings": {"errors"},
     "endpoint": {"errors"},
     "waiting": set(),
     "interfaces": {"errors"},
     "progress": set(),
     "net": WORDS | COMPILED,
-    "flow": WORDS | COMPILED | {"net", "stream"},
-    "stream": WORDS | COMPILED | {"net", "flow"},
+    "flow": WORDS | COMPILED | {"net"},
+    "stream": {"_ring", "errors", "flow"},
     "blocking": {"errors"},
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
-    "input_saver": WORDS | COMPILED | {"net", "flow", "saver"},
-    "relayer": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
+    "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "file": {"errors", "loader", "saver", "settings"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress", "stream"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
     "feeds": {"_records", "errors", "file", "loader", "stream"},
     # pytest is imported by the plugin only.
-    "testing": {"net", "endpoint", "errors", "loader", "flow", "settings"},
+    "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS | {"_ring", "file", "interfaces", "loader", "relayer", "saver", "stream"},
     "__main__": {"cli", "errors"},

@@ -95,9 +95,9 @@ def test_views_that_are_kept_stay_as_they_were(run: Run) -> None:
 
 
 def test_a_consumer_that_holds_every_block_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ringmain.stream
+    import ringmain.flow.inflow
 
-    monkeypatch.setattr(ringmain.stream, "_HELD_TIMEOUT", 0.2)
+    monkeypatch.setattr(ringmain.flow.inflow, "_HELD_TIMEOUT", 0.2)
 
     async def main() -> None:
         async with ringmain.load("127.0.0.1:0", listen_once=True, ring_size=4096, block_size=1024) as loader:
@@ -136,7 +136,7 @@ def test_a_write_to_a_lost_client_goes_to_the_next_one(run: Run) -> None:
             await asyncio.sleep(0.05)  # the FIN of the first
             await saver.write(b"to the second")
             await asyncio.sleep(0.05)  # the reset that answers it
-            await saver.recover()
+            await saver.wait_for_peer()
             assert await loop.run_in_executor(None, second.recv, 100) == b"to the second"
             await saver.end_connection()
             second.close()
@@ -233,7 +233,7 @@ def test_the_reset_of_a_listener_is_no_error_of_the_next(run: Run) -> None:
 
 @pytest.mark.parametrize("seconds", [None, 1, 60, 7200])
 def test_silent_peers_are_probed_if_wanted(seconds: float | None) -> None:
-    from ringmain.net.connection import prepare
+    from ringmain.net.dial import prepare
     from ringmain.settings import Settings
 
     with socket.socket() as sock:

@@ -16,9 +16,11 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.flow.sender import Sender
-from ringmain.net.connection import Connection, finish, prepare
+from ringmain.flow.outflow import Outflow
+from ringmain.net.dial import prepare
 from ringmain.net.gate import hold_back
+from ringmain.net.link import Link
+from ringmain.net.readiness import finish
 from ringmain.settings import Settings
 
 Run = Callable[[Any], Any]
@@ -98,7 +100,7 @@ def test_a_peer_that_vanishes_while_idle_is_told_of_as_what_it_is(
                     await asyncio.to_thread(peers.eventually, lambda: saver.unacknowledged_bytes == 0)
                     vanish(client)
                     while True:
-                        await saver.recover()
+                        await saver.wait_for_peer()
                         await asyncio.sleep(0.05)
 
     run(main())
@@ -119,7 +121,7 @@ def test_a_reader_that_stalls_and_then_vanishes_is_noticed(run: Run) -> None:
         with connection() as (peer, ours):
             prepare(ours, Settings(keepalive=1))
             probe_often(ours)
-            sender = Sender(Connection.of(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             sending = asyncio.ensure_future(sender.send(memoryview(bytes(12_000_000))))
             await asyncio.to_thread(peers.eventually, lambda: sender.counters.stalls and not in_flight(ours))
             vanish(peer)
@@ -136,7 +138,7 @@ def test_a_reader_that_stalls_but_answers_lives_on(run: Run) -> None:
     async def main() -> None:
         with connection() as (peer, ours):
             probe_often(ours)
-            sender = Sender(Connection.of(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             data = peers.payload(12_000_000)
             sending = asyncio.ensure_future(sender.send(memoryview(data)))
             done, _ = await asyncio.wait([sending], timeout=5)
@@ -154,7 +156,7 @@ def test_an_idle_connection_may_be_older_than_the_time_for_an_answer(run: Run) -
     async def main() -> None:
         with connection() as (peer, ours):
             probe_often(ours)
-            sender = Sender(Connection.of(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             await asyncio.sleep(2.5)
             await sender.send(memoryview(b"after a while"))
             await sender.finish()
@@ -185,7 +187,7 @@ def test_a_peer_that_answers_each_record_lives_on_though_the_newest_is_always_un
                 loop.call_later(0.1, send)
 
             loop.call_later(0.1, send)
-            sender = Sender(Connection.of(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             await done
             assert sender.failure is None
             sender.close()
@@ -204,7 +206,7 @@ def test_a_tls_peer_that_vanishes_is_noticed_while_close_notify_waits(run: Run, 
                 await saver.wait_for_peer()
                 with await visiting as client:
                     assert saver._sender is not None
-                    sock = saver._sender.connection.sock
+                    sock = saver._sender.link.sock
                     peers.eventually(lambda: not fill(sock) and not in_flight(sock))  # no room for close_notify
                     vanish(client)
                     await saver.end_connection()

@@ -13,7 +13,9 @@ from conftest import Certificates
 
 from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
+from ringmain._tls import Session
 from ringmain._tls_receiver import TlsReceiver
+from ringmain.net.link import Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -26,7 +28,7 @@ def test_a_receiver_may_be_taken_apart_after_the_blocks_that_it_waits_for(run: R
             for sock in (ours, theirs):
                 sock.setblocking(False)
             theirs.send(bytes(100_000))
-            receiver = PlainReceiver(asyncio.get_running_loop(), ring, Counters(), 0.0, ours)
+            receiver = PlainReceiver(Link(ours, "the peer"), ring, Counters(), 0.0)
             receiver.start()
             while len(kept) < count or (count == 4 and not receiver.paused):
                 await asyncio.sleep(0)
@@ -54,12 +56,17 @@ def test_a_receiver_may_be_taken_apart_after_the_blocks_that_it_waits_for(run: R
         gc.enable()
 
 
-class Loop:
-    """A loop that calls nothing, so that threads may share it."""
+class Unwatched:
+    """A link whose loop calls nothing, so that threads may share it."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self.loop: Any = self
+        self.fd = sock.fileno()
+        self.session = Session(sock)
 
     def ignore(self, *_: object) -> None: ...
 
-    add_reader = remove_reader = add_writer = remove_writer = call_soon = call_soon_threadsafe = ignore
+    watch_readable = when_writable = ignore_readable = call_soon = call_soon_threadsafe = ignore
 
 
 def test_a_tls_receiver_may_be_stopped_and_closed_by_another_thread_while_it_decrypts(
@@ -84,8 +91,7 @@ def test_a_tls_receiver_may_be_stopped_and_closed_by_another_thread_while_it_dec
         sender.start()
         tls = to_server.wrap_socket(ours, server_hostname="localhost", suppress_ragged_eofs=False)
         tls.setblocking(False)
-        loop: Any = Loop()
-        receiver = TlsReceiver(loop, Ring(8 << 20, 1 << 20), Counters(), 0.0, tls)
+        receiver = TlsReceiver(Unwatched(tls), Ring(8 << 20, 1 << 20), Counters(), 0.0)
         receiver.start()
         timer = threading.Timer(chance.uniform(0, 0.01), lambda of=receiver, at=tls: (of.stop(), at.close()))
         timer.start()

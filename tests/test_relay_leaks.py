@@ -17,6 +17,7 @@ from streams import fill, server_at
 
 import ringmain
 from ringmain.flow.passage import Passage
+from ringmain.net.link import Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 PASSAGES = 50
@@ -117,15 +118,24 @@ def test_broken_passages_leave_no_descriptor_and_no_cycle(
     async def main(listener: socket.socket, pool: ThreadPoolExecutor) -> None:
         source = f"{'tcps' if path == 'tls' else 'tcp'}://127.0.0.1:0"
         passages: list[weakref.ref[Passage]] = []
+        verdicts: list[str] = []
         destination = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         async with ringmain.relay(source, destination, **options) as relayer:
-            relayer.on_end = lambda passage, _: passages.append(weakref.ref(passage))
+            begin = relayer._passage_between
+
+            def begin_observed(ends: tuple[Link, Link]) -> Passage:
+                passage = begin(ends)
+                passages.append(weakref.ref(passage))
+                return passage
+
+            relayer._passage_between = begin_observed  # type: ignore[method-assign]
+            relayer.on_end = lambda outcome: verdicts.append(outcome.verdict)
             serving = asyncio.ensure_future(relayer.serve("block" if path == "tls" else path))
             loop = asyncio.get_running_loop()
             counts = []
             for number in range(PASSAGES):
                 await loop.run_in_executor(pool, break_one, listener, relayer.port)
-                await asyncio.to_thread(peers.eventually, lambda count=number: len(passages) > count, "the end")
+                await asyncio.to_thread(peers.eventually, lambda count=number: len(verdicts) > count, "the end")
                 if number in (0, PASSAGES - 1):
                     await asyncio.to_thread(peers.eventually, lambda: passages[-1]() is None, "no passage")
                     counts.append(len(open_descriptors()))

@@ -18,8 +18,9 @@ from streams import connection
 
 import ringmain
 from ringmain import errors
-from ringmain.flow.sender import Sender
-from ringmain.net.connection import Connection, finish
+from ringmain.flow.outflow import Outflow
+from ringmain.net.link import Link
+from ringmain.net.readiness import finish
 
 Run = Callable[[Any], Any]
 
@@ -108,7 +109,7 @@ def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_
             await saver.wait_for_peer()
             sender = saver._sender
             assert sender is not None
-            sender.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            sender.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             sent = 0
             while not sender.counters.stalls:  # a part of what was gathered has gone out, and the rest waits
                 for _ in range(6):  # go out together
@@ -116,11 +117,11 @@ def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_
                     sent += 10_000
                 await asyncio.sleep(0)
             had = await settled(first)
-            await saver.end_connection(abort=True)
+            await saver.break_off(at_once=True)
             first.close()
             with peers.connect(saver.port) as second:
                 reading = asyncio.ensure_future(read_all(second))
-                await saver.recover()
+                await saver.wait_for_peer()
                 await saver.end_connection()
                 return sent, had, await reading
 
@@ -138,7 +139,7 @@ def test_breaking_a_client_off_while_another_task_writes_gives_the_next_one_noth
             await asyncio.to_thread(peers.eventually, lambda: saver.counters is not None and saver.counters.stalls)
             had = await settled(first)
             assert not writing.done()
-            await saver.end_connection(abort=True)
+            await saver.break_off(at_once=True)
             first.close()
             with peers.connect(saver.port) as second:
                 reading = asyncio.ensure_future(read_all(second))
@@ -160,7 +161,7 @@ def test_a_client_that_resets_before_it_got_anything_costs_the_one_that_counts_n
         async with ringmain.save("127.0.0.1:0", listen_once=True) as saver:
             first = peers.connect(saver.port)
             await saver.wait_for_peer()
-            sock = saver._sender.connection.sock if saver._sender is not None else first
+            sock = saver._sender.link.sock if saver._sender is not None else first
             peers.close_with_reset(first)
             peers.eventually(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7")
             await saver.write(b"small;")  # gathered, before the loop has heard of the reset
@@ -183,7 +184,7 @@ def test_when_the_client_that_counts_is_lost_no_other_gets_what_follows(run: Run
                 for _ in range(2):
                     with pytest.raises(errors.SendError, match="reset by peer"):
                         while True:
-                            await saver.recover()
+                            await saver.wait_for_peer()
                             await asyncio.sleep(0.01)
                 with pytest.raises(errors.SendError, match="reset by peer"):
                     await saver.write(b"two;")
@@ -398,9 +399,8 @@ def test_the_users_own_exception_gets_out_and_the_peer_sees_no_end(
                 await saver.write(b"x" * 100_000)
                 if half_closed:
                     assert saver._sender is not None
-                    saver._sender._discard()
-                    saver._sender.peer_ended = True
-                    saver._sender._watch_for_hang_up()
+                    saver._sender.link.discard()
+                    saver._sender.link.read_to_end()
                 raise KeyError("mine")
 
     with small_listener() as listener, receiver(listener, certificates.server if tls else None) as (read_on, got):
@@ -412,7 +412,7 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with connection() as (peer, ours), connection() as (other_peer, other):
-            sender = Sender(Connection.of(ours, "the peer"))
+            sender = Outflow(Link(ours, "the peer"))
             number = ours.fileno()
             sender.close()
             os.dup2(other.fileno(), number)
@@ -421,7 +421,7 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
                 loop.add_reader(number, finish, ready)
                 sender.close()
                 sender.abort()
-                assert sender.unacknowledged() is None
+                assert sender.link.unacknowledged() is None
                 assert sender.fullness == 0
                 other_peer.sendall(b"for the heir")
                 await asyncio.wait_for(ready, peers.TIMEOUT)
@@ -576,7 +576,7 @@ def test_a_tls_client_that_timed_out_leaves_the_next_one_just_the_rest(run: Run,
         options = {"listen": True, "idle_timeout": 0.5, "certfile": str(certificates.server)}
         async with ringmain.save("tcps://127.0.0.1:0", **options) as saver:
             taken: list[int] = []
-            saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)
+            saver.on_end = lambda outcome: taken.append(outcome.size)
 
             def visit() -> bytes:
                 with peers.connect_tls(saver.port, certificates.ca):

@@ -160,7 +160,7 @@ def test_any_answer_is_a_verdict_and_the_peer_may_stay(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     """Were any of them waited for until the time is over, this would fail: it never is."""
-    monkeypatch.setattr("ringmain.net.ending._VERDICT", 1e6)
+    monkeypatch.setattr("ringmain.net.link._VERDICT", 1e6)
     left = threading.Event()
 
     def serve(sock: ssl.SSLSocket) -> None:
@@ -190,7 +190,7 @@ def test_any_answer_is_a_verdict_and_the_peer_may_stay(
 def test_a_peer_that_says_nothing_is_not_waited_for_for_ever_nor_counts_as_idle(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ringmain.net.ending._VERDICT", 1.0)
+    monkeypatch.setattr("ringmain.net.link._VERDICT", 1.0)
     left = threading.Event()
 
     def serve(sock: ssl.SSLSocket) -> None:
@@ -224,7 +224,7 @@ def test_a_tls_client_that_is_lost_leaves_the_next_one_just_what_it_cannot_have(
     second: list[bytes] = []
     with ringmain.save("tcps://127.0.0.1:0", listen=True, certfile=str(certificates.server)) as saver:
         port, gone, taken = saver.port, threading.Event(), []
-        saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)  # type: ignore[attr-defined]
+        saver.on_end = lambda outcome: taken.append(outcome.size)  # type: ignore[attr-defined]
 
         def visit() -> None:
             raw = socket.socket()
@@ -256,7 +256,7 @@ def test_a_client_that_asked_for_small_records_counts_from_its_first_one(
     data = peers.payload(3_000_000)
     with ringmain.save("tcps://127.0.0.1:0", listen=True, certfile=str(certificates.server)) as saver:
         taken: list[int] = []
-        saver.on_end = lambda _peer, counters, _verdict: taken.append(counters.bytes_out)  # type: ignore[attr-defined]
+        saver.on_end = lambda outcome: taken.append(outcome.size)  # type: ignore[attr-defined]
         port, first, second = saver.port, [], []
 
         def visit() -> None:

@@ -1,36 +1,65 @@
 # cython: language_level=3
-# What _tls_receiver and _tls_sender use of libssl; _libssl.pyx tells how it is found.
+# The functions of libssl that _read_ahead and _tls call; _libssl.pyx tells how they are found.
 
-# Answers of SSL_get_error, <openssl/ssl.h>.
+from libc.stdint cimport uint64_t
+
+# <openssl/ssl.h>
 cdef enum:
-    SSL_ERROR_NONE = 0
+    SSL_ERROR_NONE = 0              # answers of SSL_get_error
     SSL_ERROR_SSL = 1
     SSL_ERROR_WANT_READ = 2
     SSL_ERROR_WANT_WRITE = 3
     SSL_ERROR_ZERO_RETURN = 6
+    SSL_OP_ENABLE_KTLS = 8          # the kernel may be decrypting already, below the BIO
+    SSL_OP_IGNORE_UNEXPECTED_EOF = 0x80
+    SSL_CTRL_SET_MSG_CALLBACK_ARG = 16
+    SSL3_RT_HANDSHAKE = 22
 
-# The source of a connection's bytes, and what it has read ahead.
-cdef struct Ahead:
-    void* connection
-    int fd
-    bint ended
-    char* data              # AHEAD bytes, or NULL: OpenSSL gets no more from the kernel than it asks for
-    char* start
-    char* end
-    Py_ssize_t budget       # bytes that may still be taken from the kernel, then a pause
-    bint spent              # the last read paused because of that
-    double allowed          # messages without data that the peer may still send
-    double counted          # when `allowed` was true
-    bint refused            # it has sent more
+cdef struct LibSsl:
+    uint64_t (*get_options)(const void* context) noexcept
+    void* (*get_context)(const void* connection) noexcept
+    int (*read)(void* connection, void* buffer, size_t size, size_t* got) noexcept nogil
+    int (*get_error)(const void* connection, int result) noexcept nogil
+    int (*shutdown)(void* connection) noexcept
+    void (*set_source)(void* connection, void* bio) noexcept
+    void* (*get_source)(const void* connection) noexcept
+    long (*control)(void* connection, int command, long number, void* pointer) noexcept
+    void (*set_message_callback)(
+        void* connection, void (*callback)(int, int, int, const void*, size_t, void*, void*) noexcept nogil
+    ) noexcept
+    void (*clear_errors)() noexcept nogil
+    unsigned long (*last_error)() noexcept
+    const char* (*reason)(unsigned long error) noexcept
+    void* (*new_method)(int kind, const char* name) noexcept
+    int (*method_set_read)(void* method, int (*read)(void*, char*, int) noexcept nogil) noexcept
+    int (*method_set_control)(void* method, long (*control)(void*, int, long, void*) noexcept nogil) noexcept
+    int (*method_set_destroy)(void* method, int (*destroy)(void*) noexcept nogil) noexcept
+    void* (*new_bio)(const void* method) noexcept
+    void (*set_data)(void* bio, void* data) noexcept
+    void* (*get_data)(void* bio) noexcept nogil
+    void (*set_flags)(void* bio, int flags) noexcept nogil
+    void (*clear_flags)(void* bio, int flags) noexcept nogil
+    int (*write)(void* connection, const void* buffer, size_t size, size_t* written) noexcept nogil
+    int (*get_sigalgs)(void* connection, int index, int* sign, int* hash, int* both, char* raw, char* raw_hash) noexcept
+    void* (*get_session)(const void* connection) noexcept
+    unsigned char (*fragment_code)(const void* session) noexcept
+    int (*get_type)(const void* bio) noexcept
+    int (*set_ciphersuites)(void* context, const char* names) noexcept
+    uint64_t (*set_options)(void* connection, uint64_t options) noexcept
 
-cdef Ahead* bounded(object sslobj, int fd) except? NULL
-cdef Ahead* read_ahead_of(object sslobj, int fd) except? NULL
-cdef int read_records(
-    Ahead* ahead, char* window, size_t room, size_t* filled, long* records, int* number
-) noexcept nogil
+# <openssl/err.h>, since 3.0: how to give an error of ours words.
+cdef struct Strings:
+    unsigned long error
+    const char* words
+
+cdef struct LibSslErrors:
+    int (*new_library)() noexcept
+    int (*add_strings)(int library, Strings* strings) noexcept
+    void (*new_error)() noexcept nogil
+    void (*set_error)(int library, int reason, const char* format, ...) noexcept nogil
+
+cdef LibSsl libssl
+cdef LibSslErrors errors
+cdef int error_library              # the library that errors of ours are of; 0 where OpenSSL is too old for them
+
 cdef void* connection_of(object sslobj) except? NULL
-cdef size_t record_limit(void* connection) noexcept
-cdef int write_records(
-    void* connection, const char* data, size_t size, size_t limit, size_t* begun, size_t* written, int* number
-) noexcept nogil
-cdef object error_of(int answer, int number)

@@ -13,8 +13,8 @@ cdef class Receiver:
     cdef public object on_skip          # called once, by the loop, with the offset of the first record skipped
     cdef readonly object error          # the exception behind the verdict, if any
     cdef readonly bint paused           # no block was free: the peer waits
-    cdef object loop
-    cdef object sock                    # None once it is let go
+    cdef object link                    # None once it is let go
+    cdef object loop                    # that of the link
     cdef int fd
     cdef object waiter                  # the Future of a consumer that found nothing, else None
     cdef double paused_at

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Receive a stream into the ring, under the event loop's `add_reader`: what all streams share, and plain TCP.
+"""Receive a stream into the ring, whenever its link tells that there is more: what all streams share, and plain TCP.
 
 Goal: one kernel copy into a cache-hot block, nothing else. Cost: one Python call a wake-up, made by the loop.
 Invariants:
@@ -61,17 +61,17 @@ cdef class Receiver:
     """Feed one connection's bytes to a ring until one of five verdicts.
 
     Verdicts: ended (FIN, or close_notify under TLS), truncated (TLS without close_notify), reset, timed out, stopped.
-    The ring may serve many connections, one after another; the receiver serves one, whose non-blocking socket stays the
-    caller's to close. After the verdict nothing touches it any more.
+    The ring may serve many connections, one after another; the receiver serves one, whose link stays the caller's to
+    close. After the verdict nothing touches it any more.
     """
 
     def __cinit__(self):
         self.timer_fd = -1
 
-    def __init__(self, object loop, Ring ring, Counters counters, double linger, object sock, Py_ssize_t min_block=1):
-        self.loop = loop
-        self.sock = sock
-        self.fd = sock.fileno()
+    def __init__(self, object link, Ring ring, Counters counters, double linger, Py_ssize_t min_block=1):
+        self.link = link
+        self.loop = link.loop
+        self.fd = link.fd
         self.ring = ring
         self.counters = counters
         self.linger = linger
@@ -284,27 +284,31 @@ cdef class Receiver:
             self.counters.stalled_seconds += monotonic() - self.paused_at
 
     cdef int shut(self) except -1:
-        """Let go of the socket."""
-        sock, self.sock = self.sock, None
-        if sock is not None:
-            self.hold()
+        """Let go of the link."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.ignore_readable()
         return 0
 
     cdef int hold(self) except -1:
         """Stop reading."""
-        self.loop.remove_reader(self.fd)
+        link = self.link
+        if link is not None:
+            link.ignore_readable()
         return 0
 
     cdef int go_on(self) except -1:
         """Read when there is something."""
-        self.loop.add_reader(self.fd, self.on_readable)
-        if self.sock is None:  # it was let go meanwhile: its number may be another's soon
-            self.loop.remove_reader(self.fd)
+        link = self.link
+        if link is not None:
+            link.watch_readable(self.on_readable)
+            if self.link is None:  # it was let go meanwhile
+                link.ignore_readable()
         return 0
 
 
 cdef class PlainReceiver(Receiver):
-    """Receive plain TCP from a non-blocking `socket.socket`."""
+    """Receive plain TCP."""
 
     def on_readable(self):
         """Read what has come; called by the loop when the socket is readable."""

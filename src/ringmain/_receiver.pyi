@@ -1,13 +1,24 @@
 import asyncio
-import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from typing_extensions import disjoint_base
 
 from ringmain._ring import Counters, Ring
+from ringmain._tls import Session
 
 CAP: Final[int]
+
+class _Link(Protocol):  # ringmain.net.link.Link
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def session(self) -> Session | None: ...
+    def watch_readable(self, call: Callable[[], object]) -> None: ...
+    def ignore_readable(self) -> None: ...
+    def when_writable(self, call: Callable[[], object]) -> None: ...
 
 @disjoint_base
 class Receiver:
@@ -26,11 +37,10 @@ class Receiver:
     def paused(self) -> bool: ...
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        link: _Link,
         ring: Ring,
         counters: Counters,
         linger: float,
-        sock: socket.socket,
         min_block: int = 1,
     ) -> None: ...
     def start(self) -> None: ...

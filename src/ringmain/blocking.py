@@ -5,10 +5,10 @@ import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from ringmain.errors import UsageError
 
@@ -83,6 +83,16 @@ class Blocking:
             return _run_apart(self._runner, work) if _in_a_loop() else self._runner.run(work)
         finally:
             work.close()  # an interrupt may come before it has begun
+
+    def _described(self, where: str, state: str, sizes: Sequence[int]) -> str:
+        """Return what `repr` tells; `sizes` are the bytes of the present connection, each way, if there is one."""
+        clients = (", 1 connection" if sizes else ", no connection") if state == "listening" else ""
+        moved = f", {' and '.join(map(str, sizes))} bytes" if sizes else ""
+        return f"<{type(self).__name__} {where} {state}{clients}{moved}>"
+
+    def _awaited_or_done(self, work: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:
+        """Return work to be awaited; in a plain `with` do it, and return its result, whatever the type says."""
+        return work if self._runner is None else cast(Coroutine[Any, Any, Result], self.run(work))
 
     def _close_runner(self) -> None:
         if self._runner is not None:

@@ -38,8 +38,13 @@ class Endpoint:
             raise UsageError(what, f"port {port} is not between 0 and 65535", "choose another")
         return cls(host, port, scheme == "tcps")
 
+    @property
+    def address(self) -> str:
+        """The host and port, as "[::1]:80"."""
+        return host_and_port(self.host, self.port)
+
     def __str__(self) -> str:
-        return f"{'tcps' if self.tls else 'tcp'}://{host_and_port(self.host, self.port)}"
+        return f"{'tcps' if self.tls else 'tcp'}://{self.address}"
 
 
 def host_and_port(host: str, port: str | int) -> str:

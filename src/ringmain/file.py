@@ -136,6 +136,12 @@ class Reader(io.BufferedReader):
             joined += part
         return memoryview(joined).toreadonly()
 
+    def __repr__(self) -> str:
+        try:
+            return repr(self.raw.loader).replace("Loader", "Reader", 1)
+        except (AttributeError, ValueError):
+            return "<Reader detached>"
+
     seek = tell = truncate = _no_position
 
 
@@ -201,5 +207,11 @@ class Writer(io.BufferedWriter):
         if raw is not None and raw.failure is not None:
             raw.close()  # first, so that what is buffered is not written
         super().close()
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self.raw.saver).replace("Saver", "Writer", 1)
+        except (AttributeError, ValueError):
+            return "<Writer detached>"
 
     seek = tell = truncate = _no_position

@@ -11,11 +11,13 @@ from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
-from ringmain.flow.descriptor import Output
-from ringmain.net.connection import Connection, dial, reset
+from ringmain.flow.inflow import Flow, Inflow
+from ringmain.net.dial import dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
+from ringmain.net.link import Link
+from ringmain.outcome import Outcome
 from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, RING_SIZE, Options, Settings, settings_for
-from ringmain.stream import Flow, Stream
+from ringmain.stream import Stream
 from ringmain.waiting import unless
 
 log = logging.getLogger("ringmain")
@@ -107,7 +109,7 @@ class Loader(Listening, Blocking):
     `addresses` and `port` tell where it listens.
     """
 
-    _stream: Stream | None = None
+    _inflow: Inflow | None = None  # of the connection that is served
     _stopped: asyncio.Event | None = None  # while it dials
 
     def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow, *, connect: bool, listen_once: bool) -> None:
@@ -119,13 +121,19 @@ class Loader(Listening, Blocking):
         self.settings = settings
         self.connect = connect
         self.listen_once = listen_once
-        self.on_end: Callable[[Connection, Counters, str], None] | None = None
+        self.on_end: Callable[[Outcome], None] | None = None
         self._flow = flow
         self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
-        self._given: Stream | None = None
+        self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
         self._busy = False
+
+    def __repr__(self) -> str:
+        tls = self.endpoint.tls or self.settings.tls
+        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
+        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_in])
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -138,9 +146,9 @@ class Loader(Listening, Blocking):
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
-            connection = await unless(self._stopped.wait(), dialling, lambda found: reset(found.sock))
-            if connection is not None:
-                self._begin(connection)
+            link = await unless(self._stopped.wait(), dialling, Link.reset)
+            if link is not None:
+                self._begin(link)
             if self._finished:
                 self._hang_up()
         return self
@@ -153,31 +161,31 @@ class Loader(Listening, Blocking):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._finished = True
-        if self._stream is not None:
-            self._release(self._stream, broken_off=kind is not None)
+        if self._inflow is not None:
+            self._release(self._inflow, broken_off=kind is not None)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        closers: list[Callable[[], object]] = [self._stream.abandon] if self._stream is not None else []
+        closers: list[Callable[[], object]] = [self._inflow.abandon] if self._inflow is not None else []
         return [*closers, self._gate.close] if self._gate is not None else closers
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> memoryview:
-        stream = self._stream
-        if stream is not None and (block := stream.take()) is not None:
+        inflow = self._inflow
+        if inflow is not None and (block := inflow.take()) is not None:
             return block
         self._one_consumer()
         try:
-            while (stream := self._stream or await self._next_stream()) is not None:
-                block = await stream.next_block()
+            while (inflow := self._inflow or await self._next_inflow()) is not None:
+                block = await inflow.next_block()
                 if block is not None:
                     return block
-                await stream.hear_out()
-                self.end(stream)
+                await inflow.hear_out()
+                self.end(inflow)
         finally:
             self._busy = False
         raise StopAsyncIteration
@@ -186,8 +194,8 @@ class Loader(Listening, Blocking):
         return self
 
     def __next__(self) -> memoryview:
-        stream = self._stream
-        if stream is not None and (block := stream.take()) is not None:
+        inflow = self._inflow
+        if inflow is not None and (block := inflow.take()) is not None:
             return block
         try:
             return self.run(self.__anext__())
@@ -203,13 +211,6 @@ class Loader(Listening, Blocking):
         """
         return Connections(self)
 
-    async def copy_to(self, output: Output, path: str) -> None:
-        """Write all that arrives to an output, in the kernel where both ends allow it; path: auto, kernel or block."""
-        while (stream := self._stream or await self._next_stream()) is not None:
-            await stream.copy_to(output, path)
-            await stream.hear_out()
-            self.end(stream)
-
     @property
     def ring(self) -> Ring:
         """The blocks that all connections are received into."""
@@ -218,12 +219,12 @@ class Loader(Listening, Blocking):
     @property
     def counters(self) -> Counters | None:
         """The counters of the connection being served, or None between two."""
-        return self._stream.counters if self._stream is not None else None
+        return self._inflow.counters if self._inflow is not None else None
 
     @property
     def fullness(self) -> float:
         """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
-        return self._stream.fullness if self._stream is not None else 0.0
+        return self._inflow.fullness if self._inflow is not None else 0.0
 
     def stop(self) -> bool:
         """Receive no more: what our kernel has acknowledged can still be taken, then the iteration ends.
@@ -234,23 +235,23 @@ class Loader(Listening, Blocking):
         self._finished = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hang_up)
-        return self._stream is not None
+        return self._inflow is not None
 
     def _hang_up(self) -> None:
         if self._stopped is not None:
             self._stopped.set()
-        if self._stream is not None:
-            self._stream.hang_up()
+        if self._inflow is not None:
+            self._inflow.hang_up()
         if self._gate is not None:
             self._gate.stop()
 
-    def retire(self, stream: Stream) -> RingmainError | None:
-        """Close a stream whose last block was taken; return what became of it if that is an error."""
-        if stream is not self._stream:
+    def _retire(self, inflow: Inflow) -> RingmainError | None:
+        """Close an inflow whose last block was taken; return what became of it if that is an error."""
+        if inflow is not self._inflow:
             return None
-        error = stream.failure()
-        self._release(stream)
-        if self._counts(stream, error):
+        error = inflow.failure()
+        self._release(inflow, error)
+        if self._counts(inflow, error):
             self._finished = True
         return error
 
@@ -258,54 +259,54 @@ class Loader(Listening, Blocking):
         """Leave the present connection, wherever it is, and return the next one; None when there is none to come."""
         self._one_consumer()
         try:
-            stream = self._stream
-            if stream is None or stream is self._given:
-                if stream is not None and (error := self.retire(stream)) is not None:
+            inflow = self._inflow
+            if inflow is None or self._given is not None:
+                if inflow is not None and (error := self._retire(inflow)) is not None:
                     log.warning("%s", error)  # whoever left it has not heard of that
-                stream = await self._next_stream()
-            self._given = stream
-            return stream
+                inflow = await self._next_inflow()
+            self._given = None if inflow is None else Stream(inflow, self._retire, self.run)
+            return self._given
         finally:
             self._busy = False
 
-    async def _next_stream(self) -> Stream | None:
+    async def _next_inflow(self) -> Inflow | None:
         """Begin with the next client, if there is to be one."""
         if self._finished:
             return None
         if self._gate is None:
             raise UsageError("a loader", "it is not open", "use it inside `async with`")
         try:
-            connection = await self._gate.next_connection(self._context)
+            link = await self._gate.next_connection(self._context)
         except NoMoreClients:
             return None
         if self._finished:  # since it was found, in this very turn of the loop
-            reset(connection.sock)
+            link.reset()
             return None
-        stream = self._begin(connection)
-        self._gate.watch_over(stream)
-        return stream
+        inflow = self._begin(link)
+        self._gate.watch_over(inflow)
+        return inflow
 
-    def _begin(self, connection: Connection) -> Stream:
-        self._stream = Stream(connection, self._flow, self.settings.idle_timeout, self)
-        return self._stream
+    def _begin(self, link: Link) -> Inflow:
+        self._inflow = Inflow(link, self._flow, self.settings.idle_timeout)
+        return self._inflow
 
-    def end(self, stream: Stream) -> None:
-        """Close a stream whose last byte was taken; raise what became of it, or warn and let the next one in."""
-        error = self.retire(stream)
+    def end(self, inflow: Inflow) -> None:
+        """Close an inflow whose last byte was taken; raise what became of it, or warn and let the next one in."""
+        error = self._retire(inflow)
         if error is not None:
-            if self._counts(stream, error):
+            if self._counts(inflow, error):
                 raise error
             log.warning("%s", error)
 
-    def _counts(self, stream: Stream, error: RingmainError | None) -> bool:
+    def _counts(self, inflow: Inflow, error: RingmainError | None) -> bool:
         """Tell whether this was the one connection that there is to be."""
-        return self.connect or (self.listen_once and (error is None or stream.counters.bytes_in > 0))
+        return self.connect or (self.listen_once and (error is None or inflow.counters.bytes_in > 0))
 
-    def _release(self, stream: Stream, *, broken_off: bool = False) -> None:
-        self._stream = self._given = None
-        stream.close(broken_off=broken_off)
+    def _release(self, inflow: Inflow, error: RingmainError | None = None, *, broken_off: bool = False) -> None:
+        self._inflow = self._given = None
+        inflow.close(broken_off=broken_off)
         if self.on_end is not None:
-            self.on_end(stream.connection, stream.counters, str(stream.verdict))
+            self.on_end(inflow.outcome(error))
         if self._gate is not None:
             self._gate.done()
 

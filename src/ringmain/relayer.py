@@ -13,10 +13,14 @@ from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
+from ringmain.flow.inflow import Flow
 from ringmain.flow.passage import Passage
-from ringmain.net.connection import Connection, Preface, dial, finish, reset, until_gone
+from ringmain.net.dial import Preface, dial
 from ringmain.net.gate import Listening, NoMoreClients
 from ringmain.net.gate import listen as open_gate
+from ringmain.net.link import Link
+from ringmain.net.readiness import finish, until_gone
+from ringmain.outcome import RelayOutcome
 from ringmain.settings import (
     BLOCK_SIZE,
     LINGER,
@@ -27,7 +31,6 @@ from ringmain.settings import (
     TlsSettings,
     settings_for,
 )
-from ringmain.stream import Flow, Stream
 from ringmain.waiting import let_go, unless
 
 if TYPE_CHECKING:
@@ -124,7 +127,7 @@ class End(Listening):
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
 
-    async def connect(self, preface: Preface | None) -> Connection:
+    async def connect(self, preface: Preface | None) -> Link:
         """Wait for a client, or dial. Call `done` after it."""
         if self._gate is not None:
             return await self._gate.next_connection(self._context, preface)
@@ -153,20 +156,43 @@ class End(Listening):
 
 
 class BlockingRelayer(Protocol):
-    """A relayer in a plain `with`."""
+    """A relayer in a plain `with`: the same, without `await`."""
 
-    addresses: list[str]
-    port: int
+    on_end: Callable[[RelayOutcome], None] | None
 
-    def serve(self) -> None:
-        """Relay until there is no client to come."""
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, those of the source first."""
+
+    @property
+    def port(self) -> int:
+        """The port listened at, the source's where both ends listen."""
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+
+    @property
+    def counters(self) -> list[Counters]:
+        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two."""
+
+    @property
+    def taken(self) -> list[int]:
+        """How many bytes of the present connection were acknowledged: there, and, unless it is one-way, back."""
+
+    @property
+    def fullness(self) -> float:
+        """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
+
+    def serve(self, path: str = "auto") -> None:
+        """Relay for one client after another, until there is none to come. path: auto, kernel or block."""
+
+    def stop(self) -> bool:
+        """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""
 
 
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
-
-    # What a UsageError about the kernel path calls it, and what else keeps it from that.
-    name, obstacle = "a relay", ""
 
     def __init__(
         self,
@@ -181,7 +207,7 @@ class Relayer(Blocking):
     ) -> None:
         self.source = source
         self.destination = destination
-        self.on_end: Callable[[Passage, str | None], None] | None = None
+        self.on_end: Callable[[RelayOutcome], None] | None = None
         self._flows = flows
         self._one_way = one_way
         self._accept_proxy = accept_proxy
@@ -194,6 +220,14 @@ class Relayer(Blocking):
         # What the present client's PROXY header tells, and the address that it came from.
         self._told: Told | None = None
         self._proxy: str | None = None
+
+    def __repr__(self) -> str:
+        where = " to ".join(
+            f"{'tcps' if end.endpoint.tls else 'tcp'}://{(end.addresses or [end.endpoint.address])[0]}"
+            for end in (self.source, self.destination)
+        )
+        state = "listening" if self._open and self._listening else "open" if self._open else "closed"
+        return self._described(where, state, [counters.bytes_out for counters in self.counters])
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve_all().__await__()
@@ -272,9 +306,7 @@ class Relayer(Blocking):
 
         Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of the present connection.
         """
-        if self._runner is None:
-            return self._serve(path)
-        return cast(Coroutine[Any, Any, None], self.run(self._serve(path)))  # None: see BlockingRelayer
+        return self._awaited_or_done(self._serve(path))
 
     def stop(self) -> bool:
         """Serve no other client, and read no more: what has come is passed on, then both peers are reset.
@@ -295,16 +327,12 @@ class Relayer(Blocking):
         if self._passage is not None:
             self._passage.stop()
 
-    def retire(self, stream: Stream) -> RingmainError | None:
-        """Return what became of a stream whose last block was taken; its passage closes it."""
-        return stream.failure()
-
     async def _serve(self, path: str) -> None:
         if not self._open:
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
-        kernel.may_pump(path, self, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
+        kernel.may_pump(path, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
         self._serving = serving = Serving()
         try:
             while not self._finished and self._open:
@@ -333,55 +361,58 @@ class Relayer(Blocking):
     async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
         self._passage = passage
+        failure: RingmainError | None = None
         try:
             await unless(serving.left.wait(), passage.run(path, self.source.settings.idle_timeout))
             self._finished |= self._once
         except RingmainError as error:
+            failure = error
             moved = any(direction.counters.bytes_in for direction in passage.directions)
             if self._once and (moved or not self._listening):
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
         finally:
-            self._release(passage)
+            self._release(passage, failure)
+            del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
 
-    def _release(self, passage: Passage) -> None:
+    def _release(self, passage: Passage, error: RingmainError | None) -> None:
         self._passage = None
         self._done()
         if self.on_end is not None:
-            self.on_end(passage, self._proxy)
+            self.on_end(passage.outcome(error, self._proxy))
 
     def _done(self) -> None:
         self.source.done()
         self.destination.done()
 
-    async def _begin(self) -> tuple[Connection, Connection]:
+    async def _begin(self) -> tuple[Link, Link]:
         """Connect both ends. The one that listens comes first: its client is what the other end is dialled for."""
         source_first = self.source.listening or not self.destination.listening
         first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
         one = await first.connect(self._preface(first, None))
         try:
             connecting = second.connect(self._preface(second, one.sock))
-            other = await unless(until_gone(one.sock.fileno()), connecting, lambda found: reset(found.sock))
+            other = await unless(until_gone(one.fd), connecting, Link.reset)
             if other is None:
                 raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
         except BaseException:
-            reset(one.sock)  # a proper end would look like an empty answer
+            one.reset()  # a proper end would look like an empty answer
             self._done()
             raise
         return (one, other) if source_first else (other, one)
 
-    def _passage_between(self, ends: tuple[Connection, Connection]) -> Passage:
+    def _passage_between(self, ends: tuple[Link, Link]) -> Passage:
         try:
-            passage = Passage(*ends, self._flows, self, one_way=self._one_way)
+            passage = Passage(*ends, self._flows, one_way=self._one_way)
         except BaseException:
             self._discard(ends)
             raise
         self.source.watch_over(passage)
         return passage
 
-    def _discard(self, ends: tuple[Connection, Connection]) -> None:
+    def _discard(self, ends: tuple[Link, Link]) -> None:
         for end in ends:
-            reset(end.sock)
+            end.reset()
         self._done()
 
     def _preface(self, end: End, source: socket.socket | None) -> Preface | None:

@@ -1,29 +1,27 @@
 """Save: bytes to one connection at a time."""
 
 import asyncio
-import contextlib
-import errno
-import logging
 import ssl
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
-from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, dial, hear_out, reset, was_alerted, watch_idle
+from ringmain.errors import SendError
+from ringmain.flow.clients import Clients
+from ringmain.flow.outflow import Outflow
+from ringmain.net.dial import dial
 from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
+from ringmain.outcome import Outcome
 from ringmain.settings import Options, Settings, settings_for
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-log = logging.getLogger("ringmain")
+Result = TypeVar("Result")
 
 
 def save(url: str, *, listen: bool = False, listen_once: bool = False, **options: Unpack[Options]) -> "Saver":
@@ -44,38 +42,73 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
 
 
 class BlockingSaver(Protocol):
-    """A saver in a plain `with`."""
+    """A saver in a plain `with`: the same, without `await`."""
 
-    counters: Counters | None
-    addresses: list[str]
-    port: int
+    endpoint: Endpoint
+    settings: Settings
+    listening: bool
+    listen_once: bool
+    on_end: Callable[[Outcome], None] | None
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at; empty when dialled."""
+
+    @property
+    def port(self) -> int:
+        """The port listened at."""
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+
+    @property
+    def counters(self) -> Counters | None:
+        """The counters of the connection being served, or None between two."""
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """How many of the bytes sent are not known to be with the present peer's kernel yet."""
+
+    @property
+    def fullness(self) -> float:
+        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
 
     def write(self, buffer: "Buffer") -> None:
         """Send all of a buffer; return when the kernel has it."""
+
+    def wait_for_peer(self) -> None:
+        """Return once there is a peer to write to that has what a lost one never got."""
+
+    def end_connection(self) -> None:
+        """End the connection being served properly."""
+
+    def break_off(self, *, at_once: bool = False) -> None:
+        """Reset the peer, if there is one, once it has all that was written, or `at_once`."""
+
+    def stop(self) -> bool:
+        """Serve no other client. False when there is no connection."""
 
 
 class Saver(Listening, Blocking):
     """What `save` returns: a context manager, plain or asynchronous, with `write`. One task at a time may write.
 
-    `addresses` and `port` tell where it listens.
+    `addresses` and `port` tell where it listens. `on_end` is called with what became of each connection.
     """
-
-    _sender: Sender | None = None
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, listen: bool, listen_once: bool) -> None:
         self.endpoint = endpoint
         self.settings = settings
         self.listening = listen or listen_once
         self.listen_once = listen_once
-        self.on_end: Callable[[Connection, Counters, str], None] | None = None
-        self._tls = endpoint.tls or settings.tls
-        self._context: ssl.SSLContext | None = None
+        self._clients = Clients(endpoint, settings, goes_on=listen and not listen_once)
         self._writing = False
-        self._waiting = False  # for a client
-        self._torn = False  # a write, or the end, was cancelled half-way: the stream has a hole, and must not go on
-        self._carry = b""  # what a lost client never got, for the next one
-        self._lost: RingmainError | None = None
-        self._stopping = False  # serve no other client
+
+    def __repr__(self) -> str:
+        tls = self.endpoint.tls or self.settings.tls
+        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
+        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_out])
 
     def __enter__(self) -> BlockingSaver:
         self._enter()
@@ -83,15 +116,16 @@ class Saver(Listening, Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._lost, self._torn, self._carry = None, False, b""  # what is entered again begins anew
-        if self._tls:
+        context: ssl.SSLContext | None = None
+        if self.endpoint.tls or self.settings.tls:
             from ringmain.net.tls import client_context, server_context
 
-            self._context = (server_context if self.listening else client_context)(self.settings)
+            context = (server_context if self.listening else client_context)(self.settings)
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
-        else:
-            self._begin(await dial(self.endpoint, self.settings, self._context))
+        self._clients.open(self._gate, context)
+        if not self.listening:
+            self._clients.begin(await dial(self.endpoint, self.settings, context))
         return self
 
     async def __aexit__(
@@ -99,18 +133,36 @@ class Saver(Listening, Blocking):
     ) -> None:
         try:
             if kind is None:
-                with self._one_writer():
-                    await self._finish()
+                await self._alone(self._clients.finish)
         finally:
-            if self._sender is not None:
-                self._release(self._sender, "stopped")
-            if self._gate is not None:
-                self._gate.close()
-                self._gate = None
+            self._clients.close()
+            self._gate = None  # `on_end` may still ask it
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        closers: list[Callable[[], object]] = [self._sender.abort] if self._sender is not None else []
-        return [*closers, self._gate.close] if self._gate is not None else closers
+        closers: list[Callable[[], object]] = [] if self._sender is None else [self._sender.abort]
+        return closers if self._gate is None else [*closers, self._gate.close]
+
+    @property
+    def _sender(self) -> Outflow | None:
+        return self._clients.sender
+
+    @property
+    def on_end(self) -> Callable[[Outcome], None] | None:
+        """What is called with what became of each connection."""
+        return self._clients.on_end
+
+    @on_end.setter
+    def on_end(self, call: Callable[[Outcome], None] | None) -> None:
+        self._clients.on_end = call
+
+    @property
+    def on_lost(self) -> Callable[[], object] | None:
+        """What is called when the present peer has gone, at whichever time."""
+        return self._clients.on_lost
+
+    @on_lost.setter
+    def on_lost(self, call: Callable[[], object] | None) -> None:
+        self._clients.on_lost = call
 
     @property
     def counters(self) -> Counters | None:
@@ -120,59 +172,12 @@ class Saver(Listening, Blocking):
     @property
     def unacknowledged_bytes(self) -> int:
         """How many of the bytes sent are not known to be with the present peer's kernel yet."""
-        return self._sender.unacknowledged() or 0 if self._sender is not None else 0
+        return self._sender.link.unacknowledged() or 0 if self._sender is not None else 0
 
     @property
     def fullness(self) -> float:
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
         return self._sender.fullness if self._sender is not None else 0.0
-
-    async def recover(self) -> None:
-        """Return when there is a working peer that has what a lost one never got.
-
-        If the present one is gone: raise, or warn and wait for the next client.
-        """
-        with self._one_writer():
-            await self._send_whole(memoryview(b""))
-
-    async def _find_peer(self) -> Sender:
-        """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
-        sender = self._sender
-        if sender is not None and self._is_gone(sender):
-            cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
-            if was_alerted(cause):
-                await hear_out(sender.connection.sock)
-            error = failure_of(cause, f"save to {sender.connection.peer}")
-            # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
-            self._release(sender, "reset", abort=sender.failure is not None)
-            self._carry_over(error, sender)
-        await self.wait_for_peer()
-        assert self._sender is not None
-        return self._sender
-
-    def _is_gone(self, sender: Sender) -> bool:
-        """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
-        goodbye = sender.peer_ended and sender.connection.tls_version is not None
-        return sender.failure is not None or (self._gate is not None and not self.listen_once and goodbye)
-
-    async def wait_for_peer(self) -> None:
-        """Return once there is a peer to write to: at once when dialled, else when a client has come."""
-        if self._torn:
-            self._check_usable()
-        while self._sender is None:
-            if self._gate is None or self._lost is not None:
-                raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
-            if self._waiting:
-                raise RuntimeError("another task is already waiting for a client")
-            self._waiting = True
-            try:
-                connection = await self._gate.next_connection(self._context)
-            finally:
-                self._waiting = False
-            if self._gate is None:  # it was left while the client shook hands
-                reset(connection.sock)
-            else:
-                self._begin(connection)
 
     def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
         """Send all of a contiguous buffer, which may be changed once this returns; to be awaited in `async with`.
@@ -185,193 +190,76 @@ class Saver(Listening, Blocking):
         A write that is cancelled before a part of the buffer has gone out has done nothing. One that is cancelled later
         leaves a hole in the stream: every later write, and leaving the block, raises SendError and resets the peer.
         """
-        if self._runner is None:
-            return self._write(buffer)
-        return cast(Coroutine[Any, Any, None], self.run(self._write(buffer, gather=False)))  # None: see BlockingSaver
+        # In a plain `with` nothing is left to a later turn of a loop that may not turn for long.
+        return self._awaited_or_done(self._write(buffer, gather=self._runner is None))
 
-    async def _write(self, buffer: "Buffer", *, gather: bool = True) -> None:
-        """Write; without `gather` leave nothing to a later turn of a loop that may not turn for long."""
-        if self._torn or self._writing:
+    def wait_for_peer(self) -> Coroutine[Any, Any, None]:
+        """Return once there is a peer to write to that has what a lost one never got; to be awaited in `async with`.
+
+        If the present one is gone: raise, or warn and wait for the next client.
+        """
+        return self._awaited_or_done(self._alone(lambda: self._clients.send(memoryview(b""))))
+
+    def end_connection(self) -> Coroutine[Any, Any, None]:
+        """End the connection being served properly; to be awaited in `async with`. What is written then is another's.
+
+        A listener's next client gets what the last one's kernel had not acknowledged when that failed.
+        """
+        return self._awaited_or_done(self._alone(self._clients.end))
+
+    def break_off(self, *, at_once: bool = False) -> Coroutine[Any, Any, None]:
+        """Reset the peer, if there is one, once it has all that was written, or `at_once`; to be awaited likewise.
+
+        A listener's next client gets what the last one's kernel had not acknowledged.
+        """
+        return self._awaited_or_done(self._break_off(at_once=at_once))
+
+    def stop(self) -> bool:
+        """Serve no other client: a write that waits for one raises SendError, `serve` ends after what is under way.
+
+        May be called at any time, from any thread. False when there is no connection.
+        """
+        self._clients.stopping = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._clients.stop)
+        return self._sender is not None
+
+    async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
+        """Give one client after another something of its own, until `stop`, or the one that there is to be.
+
+        `give` gets what sends to the client, and returns whether it has sent the whole: then the connection is ended
+        properly, else reset once all has got through, and always when this is cancelled. Where it returns None, having
+        sent nothing, this returns False, and what is written goes to that client.
+        """
+        return await self._alone(lambda: self._clients.serve(give))
+
+    async def _write(self, buffer: "Buffer", *, gather: bool) -> None:
+        if self._writing or self._clients.torn:
             self._check_usable()
         view = memoryview(buffer)
         if view.nbytes == 0:
             return
         view = view.cast("B")
-        if gather and self._sender is not None and not self._carry and self._sender.gather(view):
-            return
-        self._writing = True
-        try:
-            await self._send_whole(view)
-        finally:
-            self._writing = False
+        if not (gather and self._clients.gather(view)):
+            await self._alone(lambda: self._clients.send(view))
 
-    @contextlib.contextmanager
-    def _one_writer(self) -> Iterator[None]:
+    async def _break_off(self, *, at_once: bool) -> None:
+        if not at_once:  # else also while another task writes
+            await self._alone(self._clients.deliver)
+        self._clients.break_off()
+
+    async def _alone(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Await work that no other task may do at the same time."""
         self._check_usable()
         self._writing = True
         try:
-            yield
+            return await work()
         finally:
             self._writing = False
 
     def _check_usable(self) -> None:
         if self._writing:
             raise RuntimeError("another task is already writing")
-        if self._torn:
+        if self._clients.torn:
             why = "an earlier write, or the end, was cancelled half-way, so the stream has a hole"
             raise SendError(f"save to {self.endpoint}", why, "connect again, and do not cancel that")
-
-    async def _send_whole(self, view: memoryview) -> None:
-        """Send all of the view to whichever clients it takes."""
-        size = len(view)
-        torn = False  # by the present client
-        try:
-            while True:
-                sender = await self._find_peer()
-                try:
-                    await self._send_carry(sender)
-                    before = sender.accepted
-                    try:
-                        await self._guarded(sender, sender.send(view))
-                    finally:
-                        view, torn = view[sender.accepted - before :], sender.torn
-                    return
-                except RingmainError as error:
-                    torn = False
-                    self._carry_over(error, sender)
-        except RingmainError:
-            raise
-        except BaseException as error:
-            # What interrupts, unlike a cancellation or another task, may come between a byte going out and its count.
-            self._torn = size > 0 and (
-                torn or len(view) < size or not isinstance(error, asyncio.CancelledError | RuntimeError)
-            )
-            raise
-
-    async def _send_carry(self, sender: Sender) -> None:
-        """Send what a lost client never got. What is left of it when this is cancelled is sent another time."""
-        while self._carry:
-            before = sender.accepted
-            try:
-                await self._guarded(sender, sender.send(memoryview(self._carry)))
-            finally:
-                self._carry = self._carry[sender.accepted - before :]
-
-    async def end_connection(self, *, abort: bool = False) -> None:
-        """End the connection being served properly, or with `abort` break it off with a reset.
-
-        A listener's next client gets what the last one's kernel had not acknowledged when it was broken off.
-        """
-        sender = self._sender
-        if abort:
-            if sender is not None:
-                self._release(sender, "stopped")
-                self._keep_rest(sender)
-            return
-        with self._one_writer():
-            if sender is None:
-                raise self._lost or UsageError("a saver", "there is no connection to end", "write to it first")
-            try:
-                await self._end(sender)
-            except BaseException as error:
-                self._keep_rest(sender)
-                if self._gate is None or self.listen_once:  # nobody else gets what this peer has not
-                    self._torn = not isinstance(error, RingmainError)
-                raise
-
-    async def _finish(self) -> None:
-        """End the last connection; what its peer never acknowledged goes to another client, if any."""
-        while self._sender is not None or self._carry:
-            if self._carry:
-                await self._send_whole(memoryview(b""))
-            sender = self._sender
-            assert sender is not None
-            try:
-                await self._end(sender)
-            except RingmainError as error:
-                self._carry_over(error, sender)
-
-    async def _end(self, sender: Sender) -> None:
-        try:
-            await self._guarded(sender, sender.finish())
-        except BaseException:
-            self._release(sender, "stopped")
-            raise
-        self._release(sender, "ended", abort=False)
-
-    async def _guarded(self, sender: Sender, work: Awaitable[None]) -> None:
-        """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        loop, timeout = asyncio.get_running_loop(), self.settings.idle_timeout
-        limit: asyncio.Timeout | None = None
-        try:
-            if timeout is None:
-                await work
-                return
-            async with asyncio.timeout(None) as limit:
-                cancel = watch_idle(loop, timeout, sender.progress, lambda: limit.reschedule(loop.time()))
-                try:
-                    await work
-                finally:
-                    cancel()
-        except OSError as cause:  # a TimeoutError is one
-            if was_alerted(cause) and self._sender is sender:
-                await hear_out(sender.connection.sock)
-            raise self._broken(sender, None if limit is not None and limit.expired() else cause) from cause
-
-    def _broken(self, sender: Sender, cause: OSError | None) -> RingmainError:
-        """Release a connection that broke, or timed out if there is no cause; return what the user gets to see."""
-        what = f"save to {sender.connection.peer}"
-        if cause is not None:
-            self._release(sender, "reset")
-            return failure_of(cause, what)
-        self._release(sender, "timed out")
-        why = f"it took nothing for {self.settings.idle_timeout:g} s"
-        return TimedOutError(what, why, "is the peer still reading?", limit="idle_timeout")
-
-    def _goes_on_after(self, error: RingmainError, counters: Counters) -> bool:
-        """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
-        final = self._gate is None or self._stopping or (self.listen_once and counters.bytes_out > 0)
-        if final or not isinstance(error, SendError | TimedOutError | TlsError):
-            self._lost = error
-            return False
-        log.warning("%s", error)
-        return True
-
-    def _carry_over(self, error: RingmainError, sender: Sender) -> None:
-        """Keep what a lost client never got for the next one; raise the error where there is to be none."""
-        if not self._goes_on_after(error, sender.counters):
-            raise error
-        self._carry = sender.take_unsent() + self._carry
-
-    def _keep_rest(self, sender: Sender) -> None:
-        """Keep the same of a client that was broken off on purpose, if there may be a next one."""
-        if self._gate is not None and not self.listen_once:
-            self._carry = sender.take_unsent() + self._carry
-
-    def _begin(self, connection: Connection) -> None:
-        broke = weakref.WeakMethod(self._broke)  # the loop, which knows the sender, must not keep a forgotten saver
-
-        def tell() -> None:
-            if (method := broke()) is not None:
-                method()
-
-        self._sender = Sender(connection, tell, keep_tail=self.listening and not self.listen_once)
-        log.info("%s", connection)
-
-    def _broke(self) -> None:
-        """Hear that the peer has gone, at whichever time."""
-
-    def _release(self, sender: Sender, verdict: str, *, abort: bool = True) -> None:
-        """Close a connection, unless it has ended properly with a reset: what was cut short must not look whole."""
-        if self._sender is not sender:
-            return
-        self._sender = None
-        if abort:
-            sender.abort()
-        else:
-            sender.close()
-        if self.on_end is not None:
-            self.on_end(sender.connection, sender.counters, verdict)
-        log.info("%s: %s after %d bytes", sender.connection.peer, verdict, sender.counters.bytes_out)
-        if self._gate is not None:
-            self._gate.done()

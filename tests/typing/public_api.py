@@ -33,6 +33,10 @@ async def asynchronous() -> None:
         assert_type(await saver.write(b"bytes"), None)
         await saver.write(bytearray(1))
         await saver.write(memoryview(b"view"))
+        assert_type(await saver.wait_for_peer(), None)
+        assert_type(await saver.end_connection(), None)
+        assert_type(await saver.break_off(), None)
+        assert_type((saver.fullness, saver.stop()), tuple[float, bool])
     async with ringmain.relay(
         "tcp://:0", "tcps://[::1]:1", destination_tls=ringmain.TlsSettings(), retry=-1
     ) as relayer:
@@ -56,10 +60,19 @@ def plain() -> None:
             for block in connection:
                 assert_type(block, memoryview)
     with ringmain.save("tcp://127.0.0.1:1", listen=True) as saver:
+        assert_type(saver, ringmain.BlockingSaver)
         saver.write(b"bytes")
-        assert_type(saver.port, int)
+        saver.wait_for_peer()
+        saver.end_connection()
+        saver.break_off(at_once=True)
+        assert_type((saver.port, saver.addresses, saver.refused), tuple[int, list[str], int])
+        assert_type(saver.counters, ringmain.Counters | None)
+        assert_type((saver.fullness, saver.unacknowledged_bytes, saver.stop()), tuple[float, int, bool])
     with ringmain.relay("tcp://127.0.0.1:1", "tcp://127.0.0.1:2", connect=True) as relayer:
-        assert_type(relayer.addresses, list[str])
+        assert_type(relayer, ringmain.BlockingRelayer)
+        assert_type((relayer.port, relayer.addresses, relayer.refused), tuple[int, list[str], int])
+        assert_type((relayer.counters, relayer.taken), tuple[list[ringmain.Counters], list[int]])
+        assert_type((relayer.fullness, relayer.stop()), tuple[float, bool])
         relayer.serve()
     with ringmain.open("tcp://127.0.0.1:1") as reader:
         assert_type(reader, ringmain.Reader)

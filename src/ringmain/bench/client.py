@@ -10,33 +10,17 @@ from typing import Any
 
 from ringmain.bench.meter import read_side
 from ringmain.bench.plan import PATIENCE, Plan
-from ringmain.bench.result import about
+from ringmain.bench.result import Measurement, about
 from ringmain.bench.streams import End, OnInterval, Ready, together
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
-from ringmain.net.connection import Connection, dial
+from ringmain.net.dial import dial
+from ringmain.net.link import Link
 from ringmain.settings import Settings
 
 # What a server may say went wrong: no more of it is told.
 _LONGEST_REASON = 300
-
-
-class Measurement:
-    """What both sides of a measurement tell: `local` and `remote`, as `Meter.side` returns them.
-
-    `plan` is what was measured, and `about` what was known before.
-    """
-
-    def __init__(
-        self, plan: Plan, endpoint: Endpoint, started: dict[str, Any], local: dict[str, Any], remote: dict[str, Any]
-    ) -> None:
-        self.plan = plan
-        self.about = started
-        self.endpoint = endpoint
-        self.local = local
-        self.remote = remote
-        self.sender, self.receiver = (remote, local) if plan.reverse else (local, remote)
 
 
 async def measure(
@@ -50,7 +34,7 @@ async def measure(
     started = about()
     tls = endpoint.tls or settings.tls
     wire = Wire(await _open(endpoint, settings, CONTROL, tls=tls))
-    peer = wire.connection.peer
+    peer = wire.link.peer
     end = End(plan, settings, peer, endpoint.host, sending=not plan.reverse, tls=tls)
 
     async def ready() -> None:
@@ -65,7 +49,7 @@ async def measure(
             raise wire.foreign()
         opened = await together([_open(endpoint, settings, token, tls=False) for _ in range(plan.parallel)])
         try:
-            local = await _moved(end, [connection.sock for connection in opened], ready, on_interval)
+            local = await _moved(end, [link.sock for link in opened], ready, on_interval)
         except RingmainError as error:
             raise await _cause(wire, error) from error
         try:
@@ -94,7 +78,7 @@ async def _moved(end: End, socks: list[socket.socket], ready: Ready, on_interval
         raise TimedOutError(f"bench with {end.peer}", why, "is the server still running?") from error
 
 
-async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool) -> Connection:
+async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool) -> Link:
     context: ssl.SSLContext | None = None
     if tls:
         from ringmain.net.tls import client_context
@@ -114,7 +98,7 @@ async def _hear(wire: Wire, name: str) -> Any:
         async with asyncio.timeout(PATIENCE):
             message = await wire.receive()
     except TimeoutError as error:
-        what = f"bench with {wire.connection.peer}"
+        what = f"bench with {wire.link.peer}"
         raise TimedOutError(what, f"it said nothing for {PATIENCE:g} s", "is it a ringmain bench --server?") from error
     if name not in message:
         raise _refusal(wire, message) if "error" in message else wire.foreign()
@@ -124,7 +108,7 @@ async def _hear(wire: Wire, name: str) -> Any:
 def _refusal(wire: Wire, message: dict[str, Any]) -> ReceiveError:
     """Return what a server says went wrong."""
     why = str(message["error"])[:_LONGEST_REASON]
-    return ReceiveError(f"bench with {wire.connection.peer}", why, "see the server's log")
+    return ReceiveError(f"bench with {wire.link.peer}", why, "see the server's log")
 
 
 async def _cause(wire: Wire, error: RingmainError) -> RingmainError:

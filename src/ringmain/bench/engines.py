@@ -4,19 +4,18 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, NoReturn
 
 from ringmain._pump import Pump
 from ringmain._ring import Counters, Ring
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
 from ringmain.flow.descriptor import Input, Output
-from ringmain.flow.sender import Sender
-from ringmain.net.connection import Connection
+from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.outflow import Outflow
+from ringmain.net.link import Link
 from ringmain.settings import BLOCK_SIZE, LINGER, PATH, RING_SIZE
-from ringmain.stream import Flow, Stream
 
 # How far a sender may run ahead after a pause, and what it does not pause for, in seconds.
 _BURST = 0.1
@@ -90,39 +89,26 @@ class Helper(threading.Thread):
             os.close(self._fd)
 
 
-class Nobody:
-    """The owner of a stream that is measured."""
-
-    def retire(self, _: Stream) -> None:
-        """Leave it open."""
-
-    def run(self, _: Coroutine[Any, Any, Any]) -> NoReturn:
-        """There is no plain `with` here."""
-        raise NotImplementedError
-
-
-async def receive(
-    plan: Plan, connection: Connection, _: memoryview, counters: Callable[[Counters], Meter], position: int
-) -> None:
+async def receive(plan: Plan, link: Link, _: memoryview, counters: Callable[[Counters], Meter], position: int) -> None:
     """Receive to the end of a connection, and close it."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
-    stream = Stream(connection, flow, None, Nobody(), verb="bench")
-    meter = counters(stream.counters)
+    inflow = Inflow(link, flow, None, verb="bench")
+    meter = counters(inflow.counters)
     try:
         if plan.through == "pipe":
-            await _into_pipe(stream, meter)
+            await _into_pipe(inflow, meter)
         else:
-            while (block := await stream.next_block()) is not None:
+            while (block := await inflow.next_block()) is not None:
                 block.release()
         meter.end(position)
-        error = stream.failure()
+        error = inflow.failure()
         if error is not None:
             raise error
     finally:
-        stream.close()
+        inflow.close()
 
 
-async def _into_pipe(stream: Stream, meter: Meter) -> None:
+async def _into_pipe(inflow: Inflow, meter: Meter) -> None:
     source, sink = os.pipe()
     with ExitStack() as stack:
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -133,24 +119,24 @@ async def _into_pipe(stream: Stream, meter: Meter) -> None:
         output = Output(sink, "a pipe")
         stack.callback(output.close)
         meter.helpers.append(reader.cpu)
-        await stream.copy_to(output, PATH)
+        await inflow.copy_to(output, PATH)
 
 
 async def send(
-    plan: Plan, connection: Connection, payload: memoryview, counters: Callable[[Counters], Meter], position: int
+    plan: Plan, link: Link, payload: memoryview, counters: Callable[[Counters], Meter], position: int
 ) -> None:
     """Send what the plan says, `payload` in each message, end the connection properly, and close it."""
-    sender = Sender(connection)
-    meter = counters(sender.counters)
+    outflow = Outflow(link)
+    meter = counters(outflow.counters)
     try:
-        await (_from_pipe if plan.through == "pipe" else _from_blocks)(sender, payload, Budget(plan), meter)
+        await (_from_pipe if plan.through == "pipe" else _from_blocks)(outflow, payload, Budget(plan), meter)
         meter.end(position)
-        await sender.finish()
+        await outflow.finish()
     finally:
-        sender.close()
+        outflow.close()
 
 
-async def _from_blocks(sender: Sender, payload: memoryview, budget: Budget, _: Meter) -> None:
+async def _from_blocks(outflow: Outflow, payload: memoryview, budget: Budget, _: Meter) -> None:
     turn = 0.0
     while True:
         size, pause = budget.take()
@@ -158,14 +144,14 @@ async def _from_blocks(sender: Sender, payload: memoryview, budget: Budget, _: M
             await asyncio.sleep(pause)
             turn = time.monotonic() + _TURN
         if size == 0:
-            await sender.flush()
+            await outflow.flush()
             return
         view = payload[:size]
-        if not sender.gather(view):
-            await sender.send(view)
+        if not outflow.gather(view):
+            await outflow.send(view)
 
 
-async def _from_pipe(sender: Sender, payload: memoryview, budget: Budget, meter: Meter) -> None:
+async def _from_pipe(outflow: Outflow, payload: memoryview, budget: Budget, meter: Meter) -> None:
     source, sink = os.pipe()
 
     def write() -> bool:
@@ -184,11 +170,11 @@ async def _from_pipe(sender: Sender, payload: memoryview, budget: Budget, meter:
         input_ = Input(source, "a pipe")
         stack.callback(input_.close)
         meter.helpers.append(writer.cpu)
-        if sender.connection.tls_version is None:
-            pump = Pump(input_.fd, sender.connection.sock.fileno(), sender.counters)
-            await sender.pump(pump)
+        if outflow.link.tls_version is None:
+            pump = Pump(input_.fd, outflow.link.fd, outflow.counters)
+            await outflow.pump(pump)
             if pump.error is not None:
                 raise input_.failure(pump.error)
             return
         while (view := await input_.read()) is not None and len(view):
-            await sender.send(view)
+            await outflow.send(view)

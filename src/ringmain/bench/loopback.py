@@ -7,8 +7,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal
 
-from ringmain.bench.client import Measurement, measure
+from ringmain.bench.client import measure
 from ringmain.bench.plan import Plan
+from ringmain.bench.result import Measurement
 from ringmain.bench.server import Server
 from ringmain.endpoint import Endpoint
 from ringmain.settings import Settings

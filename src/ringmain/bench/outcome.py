@@ -7,7 +7,8 @@ from ringmain.bench.meter import Meter
 from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
 from ringmain.bench.streams import OnInterval
 from ringmain.errors import RingmainError
-from ringmain.net.connection import Connection
+from ringmain.net.link import Link
+from ringmain.outcome import Verdict
 
 
 class Test:
@@ -17,15 +18,15 @@ class Test:
     under TLS, if the connection broke.
     """
 
-    def __init__(self, connection: Connection, on_interval: OnInterval) -> None:
-        self.connection = connection
-        self.verdict = "stopped"
+    def __init__(self, link: Link, on_interval: OnInterval) -> None:
+        self.link = link
+        self.verdict = Verdict.STOPPED
         self.error: RingmainError | None = None
         self.records = 0
         self.acknowledged: int | None = None
         self.acknowledged_records: int | None = None
         self._about = about()
-        self._stream = described(connection)
+        self._stream = described(link)
         self._on_interval = on_interval
 
     def measured(self, counters: Counters, interval: float, *, sending: bool) -> Meter:
@@ -37,9 +38,9 @@ class Test:
         self._meter.start(1)
         return self._meter
 
-    def fail(self, verdict: str, error: RingmainError) -> None:
+    def fail(self, error: RingmainError) -> None:
         """Note how the test has failed."""
-        self.verdict, self.error = verdict, error
+        self.verdict, self.error = Verdict.of(error), error
 
     def whole(self, **options: Any) -> dict[str, Any]:
         """Return everything as one object; `options` are those of the test."""

@@ -11,33 +11,31 @@ from ringmain._ring import Counters
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
-from ringmain.net.connection import Connection
+from ringmain.net.link import Link
 
 _WINDOW = 256 << 10
 
 
-async def receive(
-    _: Plan, connection: Connection, __: memoryview, counters: Callable[[Counters], Meter], position: int
-) -> None:
+async def receive(_: Plan, link: Link, __: memoryview, counters: Callable[[Counters], Meter], position: int) -> None:
     """Receive to the end of a connection, and close it."""
     count = Counters()
     meter = counters(count)
     window = bytearray(_WINDOW)
 
     def work() -> None:
-        while size := connection.sock.recv_into(window):
+        while size := link.sock.recv_into(window):
             count.bytes_in += size
             count.reads += 1
-        if isinstance(connection.sock, ssl.SSLSocket):
-            connection.sock.unwrap()
+        if isinstance(link.sock, ssl.SSLSocket):
+            link.sock.unwrap()
 
-    await _on_thread(connection.sock, work)
+    await _on_thread(link.sock, work)
     meter.end(position)
-    connection.sock.close()
+    link.close()
 
 
 async def send(
-    plan: Plan, connection: Connection, payload: memoryview, counters: Callable[[Counters], Meter], position: int
+    plan: Plan, link: Link, payload: memoryview, counters: Callable[[Counters], Meter], position: int
 ) -> None:
     """Send what the plan says, `payload` in each message, end the connection properly, and close it."""
     count = Counters()
@@ -50,21 +48,21 @@ async def send(
             budget.pause(pause)
             if size == 0:
                 return
-            connection.sock.sendall(payload[:size])
+            link.sock.sendall(payload[:size])
             count.bytes_out += size
             count.writes += 1
 
     def finish() -> None:
-        if isinstance(connection.sock, ssl.SSLSocket):
-            connection.sock.unwrap()
+        if isinstance(link.sock, ssl.SSLSocket):
+            link.sock.unwrap()
         else:
-            connection.sock.shutdown(socket.SHUT_WR)
-            connection.sock.recv(1)  # the end of the other side, which has everything then
+            link.sock.shutdown(socket.SHUT_WR)
+            link.sock.recv(1)  # the end of the other side, which has everything then
 
-    await _on_thread(connection.sock, work, budget.stop)
+    await _on_thread(link.sock, work, budget.stop)
     meter.end(position)
-    await _on_thread(connection.sock, finish)
-    connection.sock.close()
+    await _on_thread(link.sock, finish)
+    link.close()
 
 
 async def _on_thread(sock: socket.socket, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:

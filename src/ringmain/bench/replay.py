@@ -1,4 +1,4 @@
-"""Load-test someone else's receiver with a file in a loop, or someone else's sender, and tell what got through."""
+"""Load-test someone else's receiver with a file in a loop, or someone else's outflow, and tell what got through."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,20 @@ from typing import Any
 
 from ringmain._records import after
 from ringmain._ring import Ring
-from ringmain.bench.engines import Budget, Nobody
+from ringmain.bench.engines import Budget
 from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
-from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, dial, watch_idle
+from ringmain.flow.deadline import Deadline
+from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.outflow import Outflow
+from ringmain.net.dial import dial
+from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
+from ringmain.net.link import Link
+from ringmain.outcome import Verdict
 from ringmain.settings import BLOCK_SIZE, LINGER, RING_SIZE, Settings
-from ringmain.stream import Flow, Stream
 
 _NEWLINE = 10
 # How far a paced sender may run ahead after it could not keep up, in seconds.
@@ -67,7 +71,7 @@ class Recording:
 @contextlib.asynccontextmanager
 async def connected(
     endpoint: Endpoint, settings: Settings, *, listening: bool, announced: Callable[[Any], Any]
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[Link]:
     """Yield the one connection that is tested; `announced` is entered while it is waited for."""
     context: ssl.SSLContext | None = None
     if endpoint.tls or settings.tls:
@@ -80,8 +84,8 @@ async def connected(
     gate = await listen(endpoint, settings)
     try:
         with announced(gate):
-            connection = await gate.next_connection(context)
-        yield connection
+            link = await gate.next_connection(context)
+        yield link
     finally:
         gate.close()
 
@@ -90,46 +94,50 @@ async def send(
     test: Test, recording: Recording, plan: Plan, records_per_second: float | None, idle_timeout: float | None
 ) -> None:
     """Send a recording in a loop until the plan is over, and end the connection properly."""
-    connection = test.connection
-    sender = Sender(connection)
-    before = _bytes_acknowledged(connection.sock)
-    meter = test.measured(sender.counters, plan.interval, sending=True)
+    link = test.link
+    outflow = Outflow(link)
+    before = _bytes_acknowledged(link.sock)
+    meter = test.measured(outflow.counters, plan.interval, sending=True)
     if records_per_second is None:
         pieces = _at_full_speed(recording, Budget(plan))
     else:
         pieces = _paced(recording, plan, records_per_second)
-    turn = 0.0
+    what, turn = f"bench to {link.peer}", 0.0
+
+    def moved() -> int | None:
+        return outflow.progress() if outflow.link.unacknowledged() else None
+
     try:
-        async with _not_idle(sender, idle_timeout):
+        async with Deadline(idle_timeout, moved, what, "it took nothing", "is the peer still reading?"):
             for piece, pause in pieces:
                 if pause or time.monotonic() > turn:
                     await asyncio.sleep(pause)
                     turn = time.monotonic() + _TURN
-                if sender.failure is not None:
-                    raise sender.failure
-                if len(piece) and not sender.gather(piece):
-                    await sender.send(piece)
-            await sender.finish()
-        test.verdict = "ended"
+                if outflow.failure is not None:
+                    raise outflow.failure
+                if len(piece) and not outflow.gather(piece):
+                    await outflow.send(piece)
+            await outflow.finish()
+        test.verdict = Verdict.ENDED
     except TimedOutError as error:
-        test.fail("timed out", error)
+        test.fail(error)
     except OSError as error:
-        test.fail("reset", failure_of(error, f"bench to {connection.peer}"))
+        test.fail(failure_of(error, what))
     finally:
         meter.end(0)
-        size = sender.counters.bytes_out
+        size = outflow.counters.bytes_out
         test.records = recording.records_in(size)
-        if test.verdict == "ended":
+        if test.verdict is Verdict.ENDED:
             test.acknowledged = size
-        elif connection.tls_version is None:
-            after_it = _bytes_acknowledged(connection.sock)
+        elif link.tls_version is None:
+            after_it = _bytes_acknowledged(link.sock)
             test.acknowledged = None if before is None or after_it is None else min(size, after_it - before)
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
-        if test.verdict == "ended":
-            sender.close()
+        if test.verdict is Verdict.ENDED:
+            outflow.close()
         else:
-            sender.abort()
+            outflow.abort()
 
 
 def _at_full_speed(recording: Recording, budget: Budget) -> Iterator[tuple[memoryview, float]]:
@@ -173,29 +181,6 @@ def _paced(recording: Recording, plan: Plan, rate: float) -> Iterator[tuple[memo
         position = end % len(recording.data)
 
 
-@contextlib.asynccontextmanager
-async def _not_idle(sender: Sender, timeout: float | None) -> AsyncIterator[None]:
-    """Raise TimedOutError once the peer has taken nothing for so long, although there was something to take."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(None) as limit:
-
-            def moved() -> int | None:
-                return sender.progress() if sender.unacknowledged() else None
-
-            cancel = watch_idle(loop, timeout, moved, lambda: limit.reschedule(loop.time()))
-            try:
-                yield
-            finally:
-                cancel()
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        why = f"it took nothing for {timeout:g} s"
-        what, remedy = f"bench to {sender.connection.peer}", "is the peer still reading?"
-        raise TimedOutError(what, why, remedy, limit="idle_timeout") from error
-
-
 def _bytes_acknowledged(sock: socket.socket) -> int | None:
     """Return how many bytes a peer's kernel has acknowledged, also when the connection is broken.
 
@@ -211,19 +196,17 @@ def _bytes_acknowledged(sock: socket.socket) -> int | None:
 async def receive(test: Test, seconds: float | None, idle_timeout: float | None) -> None:
     """Receive into blocks until the sender ends or the time is over."""
     flow = Flow(Ring(RING_SIZE, BLOCK_SIZE), LINGER, 1, False)
-    stream = Stream(test.connection, flow, idle_timeout, Nobody(), verb="bench")
-    meter = test.measured(stream.counters, interval_for(seconds), sending=False)
+    inflow = Inflow(test.link, flow, idle_timeout, verb="bench")
+    meter = test.measured(inflow.counters, interval_for(seconds), sending=False)
     try:
         async with asyncio.timeout(seconds):
-            while (block := await stream.next_block()) is not None:
+            while (block := await inflow.next_block()) is not None:
                 test.records += after(block, _NEWLINE, 0, sys.maxsize)[1]
                 block.release()
     except TimeoutError:
-        stream.stop()
+        inflow.stop()
     finally:
         meter.end(0)
-        error = stream.failure()
-        stream.close()
-        test.verdict = stream.verdict or "stopped"
-        if error is not None:
-            test.fail(test.verdict, error)
+        test.error = inflow.failure()
+        inflow.close()
+        test.verdict = inflow.outcome().verdict

@@ -7,13 +7,29 @@ import platform
 import ssl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ringmain import __version__
-from ringmain.net.connection import Connection
+from ringmain.bench.plan import Plan
+from ringmain.endpoint import Endpoint
+from ringmain.net.link import Link
 
-if TYPE_CHECKING:
-    from ringmain.bench.client import Measurement
+
+class Measurement:
+    """What both sides of a measurement tell: `local` and `remote`, as `Meter.side` returns them.
+
+    `plan` is what was measured, and `about` what was known before.
+    """
+
+    def __init__(
+        self, plan: Plan, endpoint: Endpoint, started: dict[str, Any], local: dict[str, Any], remote: dict[str, Any]
+    ) -> None:
+        self.plan = plan
+        self.about = started
+        self.endpoint = endpoint
+        self.local = local
+        self.remote = remote
+        self.sender, self.receiver = (remote, local) if plan.reverse else (local, remote)
 
 
 @functools.cache
@@ -52,18 +68,18 @@ def about() -> dict[str, Any]:
     }
 
 
-def described(connection: Connection) -> dict[str, Any]:
+def described(link: Link) -> dict[str, Any]:
     """Return the addresses of a connection, and how it is protected."""
-    local, remote = connection.sock.getsockname(), ("", 0)
+    local, remote = link.sock.getsockname(), ("", 0)
     with contextlib.suppress(OSError):  # the peer has left already
-        remote = connection.sock.getpeername()
+        remote = link.sock.getpeername()
     return {
         "local_host": local[0],
         "local_port": local[1],
         "remote_host": remote[0],
         "remote_port": remote[1],
-        "tls": connection.tls_version,
-        "cipher": connection.cipher,
+        "tls": link.tls_version,
+        "cipher": link.cipher,
     }
 
 
@@ -78,7 +94,7 @@ def connected_of(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"socket": at + 1, **{name: it[name] for name in names}} for at, it in enumerate(streams)]
 
 
-def test_start(measurement: "Measurement") -> dict[str, Any]:
+def test_start(measurement: Measurement) -> dict[str, Any]:
     """Return what was to be measured, and over which connections."""
     plan, endpoint = measurement.plan, measurement.endpoint
     stream = measurement.local["streams"][0]
@@ -102,7 +118,7 @@ def test_start(measurement: "Measurement") -> dict[str, Any]:
     }
 
 
-def result_of(measurement: "Measurement") -> dict[str, Any]:
+def result_of(measurement: Measurement) -> dict[str, Any]:
     """Return the whole object."""
     sending = not measurement.plan.reverse
     return {
@@ -137,7 +153,7 @@ def span(start: float, end: float, size: int, sending: bool) -> dict[str, Any]:
     }
 
 
-def _end(measurement: "Measurement") -> dict[str, Any]:
+def _end(measurement: Measurement) -> dict[str, Any]:
     sender, receiver = measurement.sender, measurement.receiver
     sending = not measurement.plan.reverse
     host, remote = work_of(measurement.local), work_of(measurement.remote)

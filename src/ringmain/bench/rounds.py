@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ringmain.bench.client import Measurement
 from ringmain.bench.files import write
 from ringmain.bench.plan import Plan
-from ringmain.bench.result import machine
+from ringmain.bench.result import Measurement, machine
 from ringmain.bench.wire import read_json
 from ringmain.errors import InputError, UsageError, reason
 

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any, Protocol
 
-from ringmain.bench.client import Measurement, measure
+from ringmain.bench.client import measure
 from ringmain.bench.files import try_to_write
 from ringmain.bench.loopback import Measure, loopback
 from ringmain.bench.plan import Plan
-from ringmain.bench.result import about, interval_of, result_of
+from ringmain.bench.result import Measurement, about, interval_of, result_of
 from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline
 from ringmain.bench.table import comparison_table, result_table, tests_table
 from ringmain.endpoint import Endpoint

@@ -15,8 +15,11 @@ from ringmain.bench.streams import End
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, UsageError, reason
-from ringmain.net.connection import Connection, finish, prepare, reset, shake_hands
+from ringmain.net.closing import reset
+from ringmain.net.dial import prepare, shake_hands
+from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, open_listeners
+from ringmain.net.readiness import finish
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -124,7 +127,7 @@ class Server:
             if token == CONTROL:
                 if self._context is not None:
                     sock = await shake_hands(sock, self._context, self._settings, peer)
-                await self._serve_client(Wire(Connection.of(sock, peer)))
+                await self._serve_client(Wire(Link(sock, peer)))
                 return
             if token is not None and self._present is not None and self._present.gets(sock, token):
                 return
@@ -140,7 +143,7 @@ class Server:
 
     async def _serve_client(self, wire: Wire) -> None:
         """Measure what a client asks for, and tell it the figures or what went wrong."""
-        peer = wire.connection.peer
+        peer = wire.link.peer
         try:
             side = await self._measure(wire)
             await wire.send({"side": {name: side[name] for name in FIGURES}})
@@ -164,7 +167,7 @@ class Server:
 
     async def _measure(self, wire: Wire) -> dict[str, Any]:
         """Return the figures of our side of what a client asks for. While it only asks, others are served."""
-        peer = wire.connection.peer
+        peer = wire.link.peer
         try:
             async with asyncio.timeout(PATIENCE):
                 plan = Plan.read(await wire.receive())

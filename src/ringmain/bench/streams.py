@@ -17,8 +17,9 @@ from ringmain.bench.meter import Meter, joined, joined_interval
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import described
 from ringmain.errors import ReceiveError, RingmainError, reason
-from ringmain.flow.sender import failure_of
-from ringmain.net.connection import Connection, shake_hands
+from ringmain.net.dial import shake_hands
+from ringmain.net.failures import failure_of
+from ringmain.net.link import Link
 from ringmain.settings import Settings
 
 OnInterval = Callable[[dict[str, Any]], None]
@@ -62,16 +63,18 @@ class End:
 
     async def run_here(self, socks: list[socket.socket], ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
         """Do so in this process."""
-        connections: list[Connection] = []
+        links: list[Link] = []
         try:
-            await together([self._connect(sock, connections) for sock in socks])
-            streams = [described(connection) for connection in connections]
+            await together([self._connect(sock, links) for sock in socks])
+            streams = [described(link) for link in links]
             await ready()
-            side = await self._move(connections, on_interval)
+            side = await self._move(links, on_interval)
         except OSError as error:
             raise error if isinstance(error, RingmainError) else self._broken(error) from error
         finally:
-            for sock in (*socks, *(connection.sock for connection in connections)):
+            for link in links:
+                link.close()
+            for sock in socks:
                 sock.close()
         return {**side, "streams": streams}
 
@@ -79,7 +82,7 @@ class End:
         what = f"bench with {self.peer}"
         return failure_of(error, what) if self.sending else ReceiveError(what, reason(error), "see the other end's log")
 
-    async def _move(self, connections: list[Connection], on_interval: OnInterval) -> dict[str, Any]:
+    async def _move(self, links: list[Link], on_interval: OnInterval) -> dict[str, Any]:
         meter = Meter(self.plan.interval, self.plan.omit, sending=self.sending)
         meter.on_interval = on_interval
         engine = reference if self.plan.engine == "reference" else engines
@@ -89,30 +92,25 @@ class End:
 
         def counted(counters: Counters) -> Meter:
             meter.counters.append(counters)
-            if len(meter.counters) == len(connections):
-                meter.start(len(connections))
+            if len(meter.counters) == len(links):
+                meter.start(len(links))
             return meter
 
         try:
-            await together(
-                [
-                    move(self.plan.share(at), connection, payload, counted, at)
-                    for at, connection in enumerate(connections)
-                ]
-            )
+            await together([move(self.plan.share(at), link, payload, counted, at) for at, link in enumerate(links)])
         finally:
             meter.close()
         return meter.side()
 
-    async def _connect(self, sock: socket.socket, connections: list[Connection]) -> None:
-        """Shake hands, if that is wanted, and add the connection."""
+    async def _connect(self, sock: socket.socket, links: list[Link]) -> None:
+        """Shake hands, if that is wanted, and add the link."""
         if self.tls:
             from ringmain.net.tls import client_context, server_context
 
             context = server_context(self.settings) if self.host is None else client_context(self.settings)
             name = self.host and (self.settings.server_name or self.host)
             sock = await shake_hands(sock, context, self.settings, self.peer, name)
-        connections.append(Connection.of(sock, self.peer))
+        links.append(Link(sock, self.peer))
 
 
 async def together(works: list[Any]) -> list[Any]:

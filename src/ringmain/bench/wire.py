@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ringmain.errors import ReceiveError, SendError, reason
-from ringmain.net.connection import Connection, until
+from ringmain.net.link import Link
+from ringmain.net.readiness import until
 
 Result = TypeVar("Result")
 
@@ -61,9 +62,9 @@ def read_json(text: bytes) -> Any:
 class Wire:
     """JSON objects, a line each, both ways over a connection, plain or TLS."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._sock = connection.sock
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._sock = link.sock
         self._received = bytearray()
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -100,12 +101,12 @@ class Wire:
         return message
 
     def _lost(self, why: str) -> ReceiveError:
-        return ReceiveError(f"bench with {self.connection.peer}", why, "see the other end's log")
+        return ReceiveError(f"bench with {self.link.peer}", why, "see the other end's log")
 
     def foreign(self, why: str = "a message is not understood") -> ReceiveError:
         """Return the error that what the other end says makes no sense."""
         remedy = "is it a ringmain bench of the same version?"
-        return ReceiveError(f"bench with {self.connection.peer}", why, remedy)
+        return ReceiveError(f"bench with {self.link.peer}", why, remedy)
 
     async def _retried(self, call: Callable[[], Result], *, writing: bool) -> Result:
         while True:
@@ -120,4 +121,4 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection."""
-        self._sock.close()
+        self.link.close()

@@ -58,12 +58,13 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
     import asyncio
 
     from ringmain.cli.stats import figures
-    from ringmain.net.connection import Connection
+    from ringmain.flow import copying
+    from ringmain.outcome import Outcome
     from ringmain.progress import progress_line
 
-    def on_end(connection: Connection, counters: ringmain.Counters, verdict: str) -> None:
-        row = {**figures(connection, counters, counters.bytes_in), "refused": loader.refused, "verdict": verdict}
-        session.record(row, counters.bytes_in, counters.bytes_out)
+    def on_end(outcome: Outcome) -> None:
+        row = {**figures(outcome), "refused": loader.refused, "verdict": outcome.verdict}
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
         return *session.moved(loader.counters), loader.fullness
@@ -72,7 +73,7 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
         async with loader:
             with session.announced((loader, loader.endpoint, tls)):
                 sink.begin()
-                await loader.copy_to(sink, path)
+                await copying.to_output(loader, sink, path)
 
     async def work() -> None:
         loader.on_end = on_end

@@ -81,7 +81,7 @@ def run_relay(
     from ringmain.cli.session import Session, warn_of_unused
     from ringmain.cli.stats import relay_figures
     from ringmain.endpoint import Endpoint
-    from ringmain.flow.passage import Passage
+    from ringmain.outcome import RelayOutcome
     from ringmain.progress import relay_line
 
     session = Session(options)
@@ -96,9 +96,8 @@ def run_relay(
         **options,
     )
 
-    def on_end(passage: Passage, proxy: str | None) -> None:
-        there, back = [*(direction.counters.bytes_out for direction in passage.directions), 0][:2]
-        session.record(relay_figures(passage, proxy, relayer.refused), there, back)
+    def on_end(outcome: RelayOutcome) -> None:
+        session.record(relay_figures(outcome, relayer.refused), outcome.source.size, outcome.destination.size)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]

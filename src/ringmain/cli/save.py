@@ -41,23 +41,20 @@ def run_save(
     from ringmain.cli.session import Session, uses_tls
     from ringmain.cli.stats import figures
     from ringmain.endpoint import Endpoint
-    from ringmain.flow import kernel
+    from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
-    from ringmain.input_saver import InputSaver
-    from ringmain.net.connection import Connection
+    from ringmain.outcome import Outcome
     from ringmain.progress import progress_line
-    from ringmain.settings import Settings
 
     session = Session(options)
     tls = uses_tls(Endpoint.parse(endpoint), options)
-    settings = Settings(**options)
-    saver = InputSaver(Endpoint.parse(endpoint), settings, listen=listen, listen_once=listen_once)
+    saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
     source = open_input(input_, option)
     kernel.may_pump(path, source, tls=tls)
 
-    def on_end(connection: Connection, counters: ringmain.Counters, verdict: str) -> None:
-        row = {**figures(connection, counters, counters.bytes_out), "refused": saver.refused, "verdict": verdict}
-        session.record(row, counters.bytes_in, counters.bytes_out)
+    def on_end(outcome: Outcome) -> None:
+        row = {**figures(outcome), "refused": saver.refused, "verdict": outcome.verdict}
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)
@@ -68,7 +65,7 @@ def run_save(
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):
-                    await saver.copy_from(source, path)
+                    await copying.from_input(saver, source, path)
         finally:
             source.close()
 

@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 from ringmain.errors import OutputError, reason
 
 if TYPE_CHECKING:
-    from ringmain._ring import Counters
-    from ringmain.flow.passage import Direction, Passage
-    from ringmain.net.connection import Connection
+    from ringmain.outcome import Outcome, RelayOutcome
 
 log = logging.getLogger("ringmain")
 
 
-def figures(connection: "Connection", counters: "Counters", size: int) -> dict[str, Any]:
+def figures(outcome: "Outcome") -> dict[str, Any]:
     """Return what a stats file tells of a connection."""
+    counters = outcome.counters
     return {
-        "peer": connection.peer,
-        "tls": connection.tls_version,
-        "cipher": connection.cipher,
-        "bytes": size,
+        "peer": outcome.peer,
+        "tls": outcome.tls,
+        "cipher": outcome.cipher,
+        "bytes": outcome.size,
         "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
         "reads": counters.reads,
         "blocks": counters.blocks,
@@ -34,22 +33,22 @@ def figures(connection: "Connection", counters: "Counters", size: int) -> dict[s
     }
 
 
-def relay_figures(passage: "Passage", proxy: str | None, refused: int) -> dict[str, Any]:
-    """Return what it tells of a client's way through a relay; `proxy` is whom a PROXY header told of."""
+def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:
+    """Return what it tells of a client's way through a relay."""
     return {
-        "source": {**_side(passage.source, passage.there), **({"proxy": proxy} if proxy else {})},
-        "destination": _side(passage.destination, passage.back),
-        "seconds": round(time.monotonic() - passage.started, 6),
+        "source": {**_side(outcome.source), **({"proxy": outcome.source.proxy} if outcome.source.proxy else {})},
+        "destination": _side(outcome.destination),
+        "seconds": round(outcome.seconds, 6),
         "refused": refused,
-        "verdict": passage.verdict,
+        "verdict": outcome.verdict,
     }
 
 
-def _side(connection: "Connection", direction: "Direction | None") -> dict[str, Any]:
-    """Return the figures of one side of a relay: what it sent that reached the other."""
-    if direction is None:
-        return {"peer": connection.peer, "tls": connection.tls_version, "cipher": connection.cipher}
-    return {**figures(connection, direction.counters, direction.counters.bytes_out), "state": direction.state}
+def _side(outcome: "Outcome") -> dict[str, Any]:
+    """Return the figures of one side of a relay: what it sent that reached the other, if it sends at all."""
+    if outcome.state is None:
+        return {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
+    return {**figures(outcome), "state": outcome.state}
 
 
 class StatsFile:

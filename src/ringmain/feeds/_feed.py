@@ -1,5 +1,6 @@
 """What all feeds share: block after block of one connection or many, and where in its stream each begins."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine
@@ -48,7 +49,7 @@ class Cursor:
         stream = self._stream
         if stream is None:
             return None
-        block = stream.take()
+        block = stream.inflow.take()
         return self._piece(stream, stream.offset - len(block), block) if block is not None else None
 
     async def next(self) -> Piece | None:
@@ -58,9 +59,13 @@ class Cursor:
         of, as in a `for` over the loader itself.
         """
         if self._ended is not None:
-            await self._ended.hear_out()
+            await self._ended.inflow.hear_out()
             ended, self._ended = self._ended, None
-            ended.end() if isinstance(self.source, Stream) else self.source.end(ended)
+            if isinstance(self.source, Stream):
+                with contextlib.suppress(StopAsyncIteration):
+                    await anext(ended)  # which closes it, and raises what became of it
+            else:
+                self.source.end(ended.inflow)
         if self._stream is None:
             self._stream = await self._next_stream()
             if self._stream is not None:
@@ -69,7 +74,7 @@ class Cursor:
         if stream is None:
             return None
         while True:
-            block = await stream.next_block()
+            block = await stream.inflow.next_block()
             if block is None:
                 self._ended, self._stream = stream, None
                 left_out = 0 if broke(stream) else stream.counters.bytes_in - self._end

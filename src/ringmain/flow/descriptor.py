@@ -18,7 +18,7 @@ from pathlib import Path
 from ringmain._pump import widen_pipe
 from ringmain._ring import Counters
 from ringmain.errors import InputError, OutputError, reason
-from ringmain.net.connection import until, until_gone
+from ringmain.net.readiness import until, until_gone
 
 # What a pipe that polls as writable surely takes without blocking (PIPE_BUF of pipe(7)).
 _PIPE_BUF = 4096
@@ -172,11 +172,11 @@ class Input(Descriptor):
         self.position = os.lseek(fd, 0, os.SEEK_CUR) if self.is_file else 0
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._waiter: asyncio.Future[None] | None = None
-        self._woken = self._ended = False
+        self._woken = self.stopped = False
 
     async def read(self) -> memoryview | None:
         """Return what is there, an empty view at the end, or None after `wake`. Good until the next call."""
-        while not self._ended:
+        while not self.stopped:
             if self._woken:
                 self._woken = False
                 return None
@@ -209,7 +209,7 @@ class Input(Descriptor):
 
     def stop(self) -> None:
         """Let every `read` from now on return the end."""
-        self._ended = True
+        self.stopped = True
         self._interrupt()
 
     def _interrupt(self) -> None:

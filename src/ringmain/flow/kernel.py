@@ -19,11 +19,11 @@ class Spliceable(Protocol):
     obstacle: str
 
 
-def may_pump(path: str, descriptor: Spliceable, *, tls: bool) -> bool:
+def may_pump(path: str, descriptor: Spliceable | None = None, *, tls: bool) -> bool:
     """Tell whether bytes may go by the kernel path; raise UsageError when `path` insists on it and they may not.
 
-    path: "auto", "kernel" or "block". TLS has to be decrypted here, and a descriptor may have an `obstacle`; what else
-    cannot be spliced is found out by the pump itself, before a byte moves.
+    path: "auto", "kernel" or "block". TLS has to be decrypted here, and the descriptor at the other side may have an
+    `obstacle`; what else cannot be spliced is found out by the pump itself, before a byte moves.
     """
     if path == "block":
         return False
@@ -31,7 +31,7 @@ def may_pump(path: str, descriptor: Spliceable, *, tls: bool) -> bool:
         return _refuse(path, "TLS is encrypted and decrypted in blocks")
     if not HAS_SPLICE:
         return _refuse(path, "this system has no splice")
-    if descriptor.obstacle:
+    if descriptor is not None and descriptor.obstacle:
         return _refuse(path, f"{descriptor.name} {descriptor.obstacle}")
     return True
 

@@ -4,19 +4,18 @@ import asyncio
 import contextlib
 import errno
 import logging
-import socket
-import ssl
 import time
-from collections.abc import Callable
-from types import TracebackType
 
-from ringmain import _libssl
 from ringmain._ring import Counters
-from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, TruncatedError
+from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
-from ringmain.flow.sender import Sender, failure_of
-from ringmain.net.connection import Connection, hear_out, reset_when_closed, unread, was_alerted, watch_idle
-from ringmain.stream import Flow, Owner, Stream
+from ringmain.flow.deadline import Deadline
+from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.outflow import Outflow
+from ringmain.net.closing import reset_when_closed
+from ringmain.net.failures import failure_of, was_alerted
+from ringmain.net.link import Link
+from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
 from ringmain.waiting import let_go
 
 log = logging.getLogger("ringmain")
@@ -30,97 +29,87 @@ _GRACE = 2.0
 
 
 class Direction:
-    """What one peer sends, to the other: the `Sink` of its stream.
-
-    `state` is running, ending (the end is being passed on), or ended.
-    """
+    """What one peer sends, to the other: the `Sink` of the one's inflow."""
 
     is_pipe = False
     pipe_size = 0
     name = "the destination"
 
-    def __init__(self, stream: Stream, sender: Sender) -> None:
-        self.stream = stream
-        self.sender = sender
-        sender.on_failure = self._sender_failed
-        self.state = "running"
+    def __init__(self, inflow: Inflow, outflow: Outflow) -> None:
+        self.inflow = inflow
+        self.outflow = outflow
+        outflow.on_failure = self._outflow_failed
+        self.state = State.RUNNING
         self._cut = False  # by us, in the middle
         self._looking: asyncio.TimerHandle | None = None
-        self.fd = sender.connection.sock.fileno()
-        self.obstacle = "is encrypted in blocks" if sender.connection.tls_version is not None else ""
+        self.fd = outflow.link.fd
+        self.obstacle = "is encrypted in blocks" if outflow.link.tls_version is not None else ""
 
     @property
     def counters(self) -> Counters:
         """What came, and what of it went on."""
-        return self.stream.counters
+        return self.inflow.counters
 
     @property
     def fullness(self) -> float:
         """The part of what lies between the two peers that is filled, from 0 to 1."""
-        return max(self.stream.fullness, self.sender.fullness)
+        return max(self.inflow.fullness, self.outflow.fullness)
 
-    async def run(self, path: str, answering: Sender | None) -> None:
-        """Move everything, then pass on the end; `answering` sends to the peer that this reads from, if anyone does."""
-        if self.sender.failure is None:
-            await self.stream.copy_to(self, path)
-        error = self.stream.failure() if not self._cut else None
-        if error is None and self.sender.failure is not None:
-            error = self.failure(self.sender.failure)
+    async def run(self, path: str, answering: Link | None) -> None:
+        """Move everything, then pass on the end; `answering` is the link that this reads from, if it is sent on."""
+        if self.outflow.failure is None:
+            await self.inflow.copy_to(self, path)
+        error = self.inflow.failure() if not self._cut else None
+        if error is None and self.outflow.failure is not None:
+            error = self.failure(self.outflow.failure)
         try:
             if error is not None:
                 raise error
         finally:
             del error  # whose traceback holds this frame: a cycle would keep what is the passage's
-        if self._cut or self.stream.verdict != "ended":
+        if self._cut or self.inflow.verdict is not Verdict.ENDED:
             return
         if answering is not None:
-            if self.stream.tls is None and answering.was_reset():
-                raise self.stream.lost(ConnectionResetError(errno.ECONNRESET, ""))
+            if self.inflow.link.tls_version is None and answering.was_reset():
+                raise self.inflow.lost(ConnectionResetError(errno.ECONNRESET, ""))
             answering.read_to_end()
-        self.state = "ending"
+        self.state = self.state.next
         try:
-            await self.sender.end()
+            await self.outflow.end()
         except OSError as cause:
             raise self.failure(cause) from cause
-        self.state = "ended"
+        self.state = self.state.next
 
-    async def write(self, view: memoryview, counters: Counters) -> None:
-        """Send all of the view, counting it."""
-        sent = self.sender.counters
-        size, writes = sent.bytes_out, sent.writes
+    async def write(self, view: memoryview, _: Counters) -> None:
+        """Send all of the view, counting it in the counters of both flows."""
         try:
-            await self.sender.send(view)
+            await self.outflow.send(view)
         except OSError as error:
             raise self.failure(error) from error
-        finally:
-            counters.bytes_out += sent.bytes_out - size
-            counters.writes += sent.writes - writes
 
     def cut(self) -> None:
         """Read what our kernel has acknowledged by now, and no more: `run` returns once that is passed on."""
-        if self._cut or self.state != "running":
+        if self._cut or self.state is not State.RUNNING:
             return
         self._cut = True
-        sock = self.stream.connection.sock
+        link = self.inflow.link
         with contextlib.suppress(OSError):  # it was reset
-            ahead = 0 if self.stream.tls is None else _AHEAD
-            self._look(self.counters.bytes_in + unread(sock) + ahead)
-            if isinstance(sock, ssl.SSLSocket) and sock._sslobj is not None:  # type: ignore[attr-defined]
-                _libssl.expect_end(sock._sslobj)  # type: ignore[attr-defined]
-            socket.socket.shutdown(sock, socket.SHUT_RD)  # what is read to its last byte ends then, on either path
+            ahead = 0 if self.inflow.link.tls_version is None else _AHEAD
+            self._look(self.counters.bytes_in + link.unread() + ahead)
+            link.cut()  # what is read to its last byte ends then, on either path
 
     def _look(self, due: int) -> None:
-        """End the stream of a peer that goes on sending once what was due has gone on."""
+        """End the inflow of a peer that goes on sending once what was due has gone on."""
         if self.counters.bytes_out >= due:
-            self.stream.stop()
+            self.inflow.stop()
         else:
             self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look, due)
 
     def end(self) -> None:
         """Read no more at all; what is to be heard of the peers is not heard here any more."""
-        self.stream.stop()
+        self.inflow.stop()
         self._cut = True  # there is nothing left to `cut`
-        self.sender.on_failure = None
+        self.outflow.on_failure = None
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
@@ -128,14 +117,14 @@ class Direction:
     async def drain(self) -> None:
         """Return once the other peer's kernel has every byte."""
         try:
-            await self.sender.drain()
+            await self.outflow.link.drain()
         except OSError as error:
             raise self.failure(error) from error
 
     @property
     def taken(self) -> int:
         """How many bytes the other peer's kernel has acknowledged."""
-        return max(0, self.counters.bytes_out - (self.sender.unacknowledged() or 0))
+        return max(0, self.counters.bytes_out - (self.outflow.link.unacknowledged() or 0))
 
     def moved(self) -> int:
         """Return a number that grows while anything comes in, or is taken by the other peer."""
@@ -143,30 +132,28 @@ class Direction:
 
     def failure(self, error: OSError) -> RingmainError:
         """Return what a failed write means."""
-        return failure_of(error, f"relay to {self.sender.connection.peer}")
+        return failure_of(error, f"relay to {self.outflow.link.peer}")
 
-    def _sender_failed(self) -> None:
+    def _outflow_failed(self) -> None:
         """Hear that the peer that this writes to is gone, also while there is nothing to write."""
-        if self.sender.failure is not None:
-            self.stream.stop()
+        if self.outflow.failure is not None:
+            self.inflow.stop()
 
 
 class Passage:
     """Two connections and what goes between them, until both directions have ended or one has failed."""
 
-    def __init__(
-        self, source: Connection, destination: Connection, flows: tuple[Flow, Flow], owner: Owner, *, one_way: bool
-    ) -> None:
+    def __init__(self, source: Link, destination: Link, flows: tuple[Flow, Flow], *, one_way: bool) -> None:
         self.source = source
         self.destination = destination
         self.started = time.monotonic()
-        self.verdict = "stopped"
+        self.verdict = Verdict.STOPPED
 
         pumping = kernel.Pumping()
 
-        def direction(origin: Connection, target: Connection, flow: Flow) -> Direction:
-            stream = Stream(origin, flow, None, owner, verb="relay", pumping=pumping)
-            return Direction(stream, Sender(target, duplex=not one_way))
+        def direction(origin: Link, target: Link, flow: Flow) -> Direction:
+            inflow = Inflow(origin, flow, None, verb="relay", pumping=pumping)
+            return Direction(inflow, Outflow(target, duplex=not one_way, counters=inflow.counters))
 
         self.there = direction(source, destination, flows[0])
         self.back = None if one_way else direction(destination, source, flows[1])
@@ -178,11 +165,11 @@ class Passage:
 
     def is_silent(self) -> bool | None:
         """Tell whether not a byte has come yet, from either side; None while that cannot be told."""
-        return self.there.stream.is_silent() and (self.back is None or self.back.counters.bytes_in == 0)
+        return self.there.inflow.is_silent() and (self.back is None or self.back.counters.bytes_in == 0)
 
     def turn_away(self, seconds: float) -> None:
         """End it: for so long the source was silent while other clients waited."""
-        self.there.stream.turn_away(seconds)
+        self.there.inflow.turn_away(seconds)
 
     def stop(self) -> None:
         """Read no more: what has come is passed on, then both peers are reset, since this is not their streams' end."""
@@ -191,46 +178,25 @@ class Passage:
 
     async def run(self, path: str, idle_timeout: float | None) -> None:
         """Move everything both ways; raise what goes wrong. Both connections are closed afterwards, come what may."""
+        what = f"relay from {self.source.peer} to {self.destination.peer}"
         try:
-            if await self._stands_still(path, idle_timeout):
-                what = f"relay from {self.source.peer} to {self.destination.peer}"
-                why = f"nothing moved for {idle_timeout:g} s"
-                raise TimedOutError(what, why, "are both still alive?", limit="idle_timeout")
-            if all(direction.state == "ended" for direction in self.directions):
-                self.verdict = "ended"
-        except TimedOutError:
-            self.verdict = "timed out"
-            raise
-        except TruncatedError:
-            self.verdict = "truncated"
-            raise
-        except RingmainError:
-            self.verdict = "reset"
+            async with Deadline(idle_timeout, self._moved, what, "nothing moved", "are both still alive?"):
+                await self._move(path)
+                await self._drain_all()
+            if all(direction.state is State.ENDED for direction in self.directions):
+                self.verdict = Verdict.ENDED
+        except RingmainError as error:
+            self.verdict = Verdict.of(error)
             raise
         finally:
             await self._close()
 
-    async def _stands_still(self, path: str, idle_timeout: float | None) -> bool:
-        """Move everything both ways; True when nothing has moved for too long. No error has that for a cause.
-
-        (An asyncio.timeout refers to its task, and that to its error: a cycle would keep what is the passage's.)
-        """
-        try:
-            async with _Moving(idle_timeout, self._moved):
-                await self._move(path)
-                await self._drain_all()
-        except TimedOutError:  # is a TimeoutError too
-            raise
-        except TimeoutError:
-            return True
-        return False
-
     async def _move(self, path: str) -> None:
         """Run the directions; when one fails, let what the lost peer had sent or was sent get through to the other."""
-        answering = [self.back.sender if self.back is not None else None, self.there.sender]
+        answering = [self.source if self.back is not None else None, self.destination]
         tasks = [
-            asyncio.ensure_future(direction.run(path, sender))
-            for direction, sender in zip(self.directions, answering, strict=False)
+            asyncio.ensure_future(direction.run(path, link))
+            for direction, link in zip(self.directions, answering, strict=False)
         ]
         failed: asyncio.Task[None] | None = None
         try:
@@ -240,12 +206,15 @@ class Passage:
                 return
             direction = self.directions[tasks.index(failed)]
             survivor: Direction | None = direction
-            sending = isinstance(failed.exception(), SendError | TlsError) and direction.stream.verdict != "truncated"
+            sending = (
+                isinstance(failed.exception(), SendError | TlsError)
+                and direction.inflow.verdict is not Verdict.TRUNCATED
+            )
             if sending:  # the other direction reads from whom this lost
                 survivor = self.back if direction is self.there else self.there
             if survivor is not None:
-                with contextlib.suppress(TimeoutError, RingmainError):
-                    async with _Moving(_GRACE, survivor.moved):
+                with contextlib.suppress(RingmainError):
+                    async with Deadline(_GRACE, survivor.moved, "relay", "nothing moved"):
                         if direction is not survivor:
                             await asyncio.wait(tasks)
                         await survivor.drain()
@@ -286,58 +255,49 @@ class Passage:
         alerted = []
         for direction in self.directions:
             direction.end()
-        for connection in (self.source, self.destination):
-            if self.verdict == "ended":
-                self._close_end(connection)
-            elif self._was_alerted(connection):
-                alerted.append(connection)
+        for link in (self.source, self.destination):
+            if self.verdict is Verdict.ENDED:
+                self._close_end(link)
+            elif self._was_alerted(link):
+                alerted.append(link)
             else:
-                reset_when_closed(connection.sock)
-                self._close_end(connection)
+                reset_when_closed(link.sock)
+                self._close_end(link)
         try:
-            for connection in alerted:
-                await hear_out(connection.sock)
+            for link in alerted:
+                await link.hear_out()
         finally:
-            for connection in alerted:
-                self._close_end(connection)
-            sizes = " and ".join(f"{direction.counters.bytes_out} bytes" for direction in self.directions)
-            log.info("%s to %s: %s after %s", self.source.peer, self.destination.peer, self.verdict, sizes)
+            for link in alerted:
+                self._close_end(link)
+            log.info("%s", self.outcome())
 
-    def _close_end(self, connection: Connection) -> None:
-        for direction in self.directions:
-            if direction.sender.connection is connection:
-                direction.sender.close()
-        for direction in self.directions:
-            if direction.stream.connection is connection:
-                if self.back is None and self.verdict == "ended":
-                    direction.stream.close()  # with close_notify, which nobody else has sent
-                direction.stream.abandon()
+    def outcome(self, error: RingmainError | None = None, proxy: str | None = None) -> RelayOutcome:
+        """Return what became of it; `proxy` is the address that a PROXY header came from."""
 
-    def _was_alerted(self, connection: Connection) -> bool:
+        def side(link: Link, direction: Direction | None, proxy: str | None) -> Outcome:
+            peer, tls, cipher = link.peer, link.tls_version, link.cipher
+            if direction is None:
+                return Outcome(peer, tls, cipher, Counters(), 0, self.verdict)
+            counters, state = direction.counters, direction.state
+            size = counters.bytes_out
+            return Outcome(peer, tls, cipher, counters, size, self.verdict, state=state, proxy=proxy)
+
+        source, destination = side(self.source, self.there, proxy), side(self.destination, self.back, None)
+        return RelayOutcome(source, destination, time.monotonic() - self.started, self.verdict, error)
+
+    def _close_end(self, link: Link) -> None:
+        for direction in self.directions:
+            if direction.outflow.link is link:
+                direction.outflow.close()
+        for direction in self.directions:
+            if direction.inflow.link is link:
+                if self.back is None and self.verdict is Verdict.ENDED:
+                    direction.inflow.close()  # with close_notify, which nobody else has sent
+                direction.inflow.abandon()
+
+    def _was_alerted(self, link: Link) -> bool:
         return any(
-            (direction.stream.connection is connection and direction.stream.was_alerted)
-            or (direction.sender.connection is connection and was_alerted(direction.sender.failure))
+            (direction.inflow.link is link and direction.inflow.was_alerted)
+            or (direction.outflow.link is link and was_alerted(direction.outflow.failure))
             for direction in self.directions
         )
-
-
-class _Moving:
-    """`async with`: raise TimeoutError within, once `moved()` has not changed for `timeout` seconds.
-
-    A class, since contextlib's would keep the exception that it throws in, by a frame that the exception refers to.
-    """
-
-    def __init__(self, timeout: float | None, moved: Callable[[], int]) -> None:
-        self._timeout = timeout
-        self._moved = moved
-
-    async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._limit = limit = await asyncio.timeout(None).__aenter__()
-        self._cancel = watch_idle(loop, self._timeout, self._moved, lambda: limit.reschedule(loop.time()))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._cancel()
-        await self._limit.__aexit__(kind, error, traceback)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, UsageError, reason
-from ringmain.net.connection import Connection, Preface, finish, prepare, reset, shake_hands
+from ringmain.net.closing import reset
+from ringmain.net.dial import Preface, prepare, shake_hands
+from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners
+from ringmain.net.readiness import finish
 from ringmain.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ class Gate:
         self._settings = settings
         self._allowed = self._networks(settings.allow) if settings.allow else []
         self._arrived: collections.deque[tuple[socket.socket, str]] = collections.deque()
-        self._welcoming: asyncio.Task[Connection | None] | None = None  # the client that gets ready
+        self._welcoming: asyncio.Task[Link | None] | None = None  # the client that gets ready
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._guest: weakref.ref[Guest] | None = None  # weakly: a forgotten stream is to be collected
@@ -90,7 +93,7 @@ class Gate:
         """The port listened at, the same for every address."""
         return int(self._sockets[0].getsockname()[1])
 
-    async def next_connection(self, context: ssl.SSLContext | None, preface: Preface | None = None) -> Connection:
+    async def next_connection(self, context: ssl.SSLContext | None, preface: Preface | None = None) -> Link:
         """Return the next client that is ready for data; warn of those that fail to get there. Call `done` after it.
 
         Raises NoMoreClients after `stop`. When it is cancelled, who is at the door goes on getting ready.
@@ -105,20 +108,20 @@ class Gate:
             if task is None:
                 continue
             try:
-                connection = task.result()
+                link = task.result()
             except BaseException:
                 self.done()
                 raise
-            if connection is not None:
+            if link is not None:
                 if self._settings.gate == "hold":
                     self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
-                return connection
+                return link
             self.done()
         raise self._ended()
 
     async def _welcome(
         self, sock: socket.socket, peer: str, context: ssl.SSLContext | None, preface: Preface | None
-    ) -> Connection | None:
+    ) -> Link | None:
         """Get a client ready for data; None, with a warning, if that fails."""
         try:
             prepare(sock, self._settings)
@@ -126,7 +129,7 @@ class Gate:
                 peer = await preface(sock, peer)
             if context is not None:
                 sock = await shake_hands(sock, context, self._settings, peer)
-            return Connection.of(sock, peer)
+            return Link(sock, peer)
         except (RingmainError, OSError) as error:
             log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
             reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
@@ -333,17 +336,17 @@ class Gate:
         self._pause_until = self._loop.call_later(0.1, again)
 
 
-def _reset_if_lost(sock: socket.socket, task: "asyncio.Task[Connection | None]") -> None:
+def _reset_if_lost(sock: socket.socket, task: "asyncio.Task[Link | None]") -> None:
     """Reset a client whose task came to nothing: it may have been cancelled before its first step."""
     if task.cancelled() or task.exception() is not None:
         reset(sock)
 
 
-def _dismiss(task: "asyncio.Task[Connection | None]") -> None:
+def _dismiss(task: "asyncio.Task[Link | None]") -> None:
     """Reset the client that nobody waits for any more."""
-    connection = task.result() if not task.cancelled() and task.exception() is None else None
-    if connection is not None:
-        reset(connection.sock)
+    link = task.result() if not task.cancelled() and task.exception() is None else None
+    if link is not None:
+        link.reset()
 
 
 class Listening:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import BindError, reason
-from ringmain.net.connection import resolve
+from ringmain.net.dial import resolve
 from ringmain.settings import Settings
 
 # As deep as the kernel allows (net.core.somaxconn): who finds it full loses a second, as if the filter were on.

@@ -22,7 +22,7 @@ def watch_peer(
 ) -> Callable[[], None]:
     """Call `vanished` when nothing answers what was sent for as long as the socket's keepalive takes; return a cancel.
 
-    That is what `connection.prepare` has set, so that bytes under way make no difference. Without keepalive, never.
+    That is what `dial.prepare` has set, so that bytes under way make no difference. Without keepalive, never.
     The watch does not keep the object alive whose method `vanished` is.
     """
     if not hasattr(socket, "TCP_KEEPIDLE") or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ringmain.endpoint import host_and_port
 from ringmain.errors import ReceiveError, SendError, TimedOutError, reason
-from ringmain.net.connection import until
+from ringmain.net.readiness import until
 
 # The longest header of version 1, with its line end.
 _LINE = 107

@@ -18,11 +18,12 @@ import uvloop
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
-from ringmain.flow.sender import Sender, failure_of
+from ringmain.flow.outflow import Outflow
 from ringmain.loader import load
-from ringmain.net.connection import Connection
+from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
 from ringmain.net.tls import server_context
+from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Settings
 
 # Short payloads are sent many at a time, and long ones piece by piece: what stays in the cache is copied faster.
@@ -44,14 +45,14 @@ def _tell(row: dict[str, Any]) -> None:
     os.write(sys.stdout.fileno(), json.dumps(row).encode() + b"\n")
 
 
-def _tell_of(connection: Connection, size: int, verdict: str | None, error: RingmainError | None, sha256: Any) -> None:
+def _tell_of(outcome: Outcome, sha256: Any = None) -> None:
     _tell(
         {
-            "peer": connection.peer,
-            "tls": connection.tls_version,
-            "size": size,
-            "verdict": verdict,
-            "error": None if error is None else str(error),
+            "peer": outcome.peer,
+            "tls": outcome.tls,
+            "size": outcome.size,
+            "verdict": outcome.verdict,
+            "error": None if outcome.error is None else str(outcome.error),
             "sha256": None if sha256 is None else sha256.hexdigest(),
         }
     )
@@ -78,7 +79,7 @@ async def _load(task: Task) -> None:
                         sha256.update(block)
             except RingmainError as failure:
                 error = failure
-            _tell_of(stream.connection, stream.counters.bytes_in, stream.verdict, error, sha256)
+            _tell_of(stream.inflow.outcome(error), sha256)
 
 
 async def _save(task: Task, payload: bytes) -> None:
@@ -88,30 +89,30 @@ async def _save(task: Task, payload: bytes) -> None:
     try:
         _tell({"port": gate.port})
         while True:
-            connection = await gate.next_connection(context)
-            sender = Sender(connection)
-            verdict, error = "ended", None
+            link = await gate.next_connection(context)
+            outflow = Outflow(link)
             try:
-                await _send(sender, payload, task.times)
-                await sender.finish()
+                await _send(outflow, payload, task.times)
+                await outflow.finish()
+                outcome = outflow.outcome(Verdict.ENDED)
             except OSError as failure:
-                verdict, error = "reset", failure_of(failure, f"save to {connection.peer}")
+                outcome = outflow.outcome(Verdict.RESET, failure_of(failure, f"save to {link.peer}"))
             finally:
-                sender.close()
+                outflow.close()
                 gate.done()
-            _tell_of(connection, sender.counters.bytes_out, verdict, error, None)
+            _tell_of(outcome)
     finally:
         gate.close()
 
 
-async def _send(sender: Sender, payload: bytes, times: int) -> None:
+async def _send(outflow: Outflow, payload: bytes, times: int) -> None:
     """Send the payload that often."""
     together = max(1, min(times, _PIECE // max(1, len(payload))))
     batch = memoryview(payload * together)
     while times > 0:
         size = min(times, together) * len(payload)
         for start in range(0, size, _PIECE):
-            await sender.send(batch[start : min(size, start + _PIECE)])
+            await outflow.send(batch[start : min(size, start + _PIECE)])
         times -= together
 
 

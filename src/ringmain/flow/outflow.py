@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from ringmain._pump import Pump
 from ringmain._ring import Counters
-from ringmain.errors import RingmainError, SendError, TlsError, reason
+from ringmain.errors import RingmainError
 from ringmain.flow import kernel
-from ringmain.net.connection import Connection, reset_when_closed
-from ringmain.net.ending import Ending
+from ringmain.flow.carry import Carry
+from ringmain.net.link import Link
+from ringmain.outcome import Outcome, Verdict
 
 # How long a write waits that wants something read, where others read.
 _PAUSE = 0.01
@@ -21,30 +22,32 @@ _SMALL = 16 << 10
 _GATHER = 64 << 10
 _RECORD = 16 << 10
 _TURN = 4 << 20
-_SCRATCH = bytearray(1 << 16)
 
 
-class Sender(Ending):
-    """Send to one peer; what it sends back is read and dropped, so that closing never resets it.
+class Outflow:
+    """Send to the peer of a link; what it sends back is read and dropped, so that closing never resets it.
 
-    Where others read what it sends back (`duplex`), they say so when that has ended: `read_to_end`.
+    Where others read what it sends back (`duplex`), they tell the link when that has ended: `Link.read_to_end`.
+    `on_failure` is called when the link has failed, and when a TLS peer has ended. What passes on an inflow counts with
+    the `counters` of that, whose times and stalls are its own.
 
     OSError and ssl.SSLError pass through to the caller, who knows what was being sent to whom.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        link: Link,
         on_failure: Callable[[], None] | None = None,
         *,
-        keep_tail: bool = False,
+        carry: Carry | None = None,
         duplex: bool = False,
+        counters: Counters | None = None,
     ) -> None:
-        super().__init__(connection, on_failure, duplex=duplex)
+        self.link = link
+        self.on_failure = on_failure
         self.pumping: Pump | None = None
-        # What a plain peer's kernel has not acknowledged yet, for those who can give it to another peer.
-        self.tail = bytearray()
-        self._keep_tail = keep_tail and self._tls is None
+        self._carry = carry if link.session is None else None  # under TLS nobody can tell in terms of plain bytes
+        self._duplex = duplex
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
@@ -52,23 +55,26 @@ class Sender(Ending):
         self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
-        self.counters = Counters()
-        self.counters.started = time.monotonic()
-        if not duplex:
-            self._loop.add_reader(self._fd, self._discard)
-        if self._tls is not None:
-            self._discard()  # read-ahead may hold what the peer sent with its handshake
+        self.counters = counters or Counters()
+        self._times = self.counters if counters is None else Counters()
+        self._times.started = time.monotonic()
+        link.begin_to_send(self._link_failed, duplex=duplex)
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why nothing can be sent any more."""
+        return self.link.failure
 
     def gather(self, view: memoryview) -> bool:
         """Copy a small view, to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
         if len(view) > _SMALL or len(self._gathered) + len(view) > _GATHER or self.failure is not None:
             return False
-        if self._tls is not None and self.peer_ended:
+        if self.link.session is not None and self.link.peer_ended:
             return False
         self._gathered += view
         self.accepted += len(view)
         if self._flushing is None or self._flushing.done():
-            self._flushing = self._loop.create_task(self._flush())
+            self._flushing = self.link.loop.create_task(self._flush())
         return True
 
     async def send(self, view: memoryview) -> None:
@@ -79,13 +85,13 @@ class Sender(Ending):
         """
         self.torn = False
         await self.flush()
-        before = self.counters.bytes_out
+        before, session = self.counters.bytes_out, self.link.session
         try:
             await self._send(view)
         finally:
             taken = self.counters.bytes_out - before
             self.accepted += taken
-            self.torn = taken < len(view) and (taken > 0 or (self._tls is not None and self._tls.begun > 0))
+            self.torn = taken < len(view) and (taken > 0 or (session is not None and session.begun > 0))
 
     async def flush(self) -> None:
         """Give all that was gathered to the kernel."""
@@ -97,10 +103,9 @@ class Sender(Ending):
             raise self.failure
 
     def take_unsent(self) -> bytes:
-        """Return, once, what a lost peer cannot have: what was gathered, and, if that is kept, the tail."""
+        """Return, once, what was gathered and did not go out any more."""
         gone = 0 if self._batch_begun is None else self.counters.bytes_out - self._batch_begun
-        rest = bytes(self.tail + self._gathered[gone:])
-        self.tail.clear()
+        rest = bytes(self._gathered[gone:])
         self._gathered.clear()
         return rest
 
@@ -117,14 +122,14 @@ class Sender(Ending):
                     self._batch_begun = None
         except OSError as error:
             if self.failure is None:
-                self._fail(error)
-            self.failure = self.failure or error
+                self.link.fail(error)
+            self.link.failure = self.failure or error
         finally:
             self._flushing = None
 
     async def _send(self, view: memoryview) -> None:
         # Each record is a write of its own: corked, many leave in one segment, and the last at once when uncorked.
-        corked = self._tls is not None and len(view) > _RECORD
+        corked = self.link.session is not None and len(view) > _RECORD
         if corked:
             self._cork(True)
         try:
@@ -136,10 +141,10 @@ class Sender(Ending):
     def _cork(self, on: bool) -> None:
         if hasattr(socket, "TCP_CORK"):
             with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+                self.link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     async def _send_all(self, view: memoryview) -> None:
-        write = self._sock.send if self._tls is None else self._tls.write
+        write = self.link.sock.send if self.link.session is None else self.link.session.write
         offset = 0
         while offset < len(view):
             if self._turn <= 0:  # a peer that is always ready must not keep timers and signals waiting
@@ -153,12 +158,11 @@ class Sender(Ending):
                 self._turn = _TURN
                 await self._stalled(self._until_ready(error))
             except OSError as error:
-                self._discard()  # the peer's last words, an alert perhaps, say more than a broken pipe
-                raise self.failure or self._cause(error) from None
+                raise self.link.cause_of(error) from None
             else:
-                if self._keep_tail:
-                    self.tail += view[offset : offset + size]
-                    self._trim_tail()
+                if self._carry is not None:
+                    self._carry.sent(view[offset : offset + size])
+                    self._trim()
                 offset += size
                 self._turn -= size
                 self.counters.bytes_out += size
@@ -174,7 +178,7 @@ class Sender(Ending):
         finally:
             self.pumping = None
         if pump.failed == "destination" and not pump.refused:
-            self._discard()
+            self.link.discard()
         if self.failure is not None:
             raise self.failure
         if pump.failed == "destination" and not pump.refused and pump.error is not None:
@@ -183,118 +187,79 @@ class Sender(Ending):
     async def deliver(self) -> None:
         """Return once the peer's kernel has every byte so far, with no end behind them."""
         await self.flush()
-        await self.until_acknowledged()
+        await self.link.until_acknowledged()
 
     async def finish(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
         await self.end()
-        await self.drain()
+        await self.link.drain()
 
     async def end(self) -> None:
         """Send what was gathered, close_notify (under TLS) and FIN; what the peer sends can still be read."""
         await self.flush()
-        await self._say_goodbye()
+        await self.link.half_close()
 
     def progress(self) -> int | None:
         """Return a number that grows while the peer takes bytes, or None while there are none for it to take."""
-        left = self.unacknowledged() or 0
-        if left == 0 and (self._awaits_verdict or (self.pumping is not None and not self.pumping.paused)):
+        left = self.link.unacknowledged() or 0
+        if left == 0 and (self.link.awaits_verdict or (self.pumping is not None and not self.pumping.paused)):
             return None
         return self.counters.bytes_out - left
+
+    def outcome(self, verdict: Verdict, error: RingmainError | None = None) -> Outcome:
+        """Return what became of it, which only its owner knows."""
+        link, counters = self.link, self.counters
+        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_out, verdict, error)
 
     @property
     def fullness(self) -> float:
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
-        if self._closed:
+        if self.link.closed:
             return 0.0
-        return min(1.0, (self.unacknowledged() or 0) / self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+        buffer_size = self.link.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        return min(1.0, (self.link.unacknowledged() or 0) / buffer_size)
 
     def abort(self) -> None:
-        """Close with a reset, so that the peer cannot take it for a regular end; after a close it does nothing."""
-        if not self._closed:
-            reset_when_closed(self._sock)
-            self.close()
+        """Close the link with a reset, so that the peer cannot take it for a regular end; after a close do nothing."""
+        self._let_go()
+        self.link.reset()
 
     def close(self) -> None:
-        """Close the socket, unless it is closed; whatever `finish` has not seen through may be lost."""
-        if self._closed:
-            return
-        self._trim_tail()
-        if not self._loop.is_closed():
-            if self._flushing is not None:
-                self._flushing.cancel()
-            self._loop.remove_writer(self._fd)
-            self._loop.remove_reader(self._fd)
-            self._discard()
-        self._shut()
-        self.counters.ended = time.monotonic()
+        """Close the link, unless it is closed; whatever `finish` has not seen through may be lost."""
+        self._let_go()
+        self.link.close()
 
-    def _trim_tail(self) -> None:
-        surplus = len(self.tail) - max(0, (self.unacknowledged() or 0) - self._fin)
-        if surplus > 0:
-            del self.tail[:surplus]
+    def _let_go(self) -> None:
+        if self.link.closed:
+            return
+        self._trim()
+        if self._flushing is not None and not self.link.loop.is_closed():
+            self._flushing.cancel()
+        self._times.ended = time.monotonic()
+
+    def _trim(self) -> None:
+        if self._carry is not None:
+            self._carry.acknowledged(self.link.undelivered())
 
     async def _until_ready(self, error: OSError) -> None:
         """Wait for what a write has said it wants."""
         if not isinstance(error, ssl.SSLWantReadError):
-            await self._until_writable()
+            await self.link.until_writable()
         elif self._duplex:  # others read, and do not say so; only TLS 1.2 ever comes here, when it negotiates anew
             await asyncio.sleep(_PAUSE)
         else:
-            await self._change()
+            await self.link.until_change()
 
     async def _stalled(self, wait: Awaitable[None]) -> None:
         since = time.monotonic()
-        self.counters.stalls += 1
+        self._times.stalls += 1
         try:
             await wait
         finally:
-            self.counters.stalled_seconds += time.monotonic() - since
+            self._times.stalled_seconds += time.monotonic() - since
 
-    def _fail(self, error: OSError) -> None:
-        super()._fail(error)
+    def _link_failed(self) -> None:
         if self.failure is not None and self.pumping is not None:
             self.pumping.stop()
-
-    def _discard_more(self) -> None:
-        if not self._closed and not self.peer_ended and self.failure is None:
-            self._discard()
-
-    def _discard(self) -> None:
-        """Read and drop what the peer sends: TLS needs to see it, and unread bytes would turn close into reset."""
-        if self._duplex:
-            return
-        try:
-            for _ in range(16):
-                size = self._sock.recv_into(_SCRATCH) if self._tls is None else self._tls.read(_SCRATCH)
-                self._unjudged = self._unjudged and size == 0
-                if size == 0:
-                    self.peer_ended = True
-                    break
-            else:  # uvloop may not call again, if a reset is behind it
-                self._loop.call_soon(self._discard_more)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
-        except OSError as error:
-            self._fail(error)
-        if self.peer_ended or self.failure is not None:
-            self._loop.remove_reader(self._fd)
-            if self.failure is None and self._hang_up is None:
-                self._watch_for_hang_up()
-                if self._tls is not None and self.on_failure is not None:
-                    self.on_failure()
-        self._notify()
-
-
-def failure_of(error: OSError, what: str) -> RingmainError:
-    """Return what a failure of the connection means to the user; an alert comes from a peer that rejects us."""
-    why = reason(error)
-    if isinstance(error, ConnectionAbortedError):  # our own doing has no words in the C library
-        why = error.strerror or why
-    elif isinstance(error, ssl.SSLZeroReturnError):
-        why = "the peer closed the connection"
-    failed: RingmainError = SendError(what, why, "what was sent may not have arrived")
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-        failed = TlsError(what, why, "does the peer accept our certificate and settings?")
-    failed.__cause__ = error
-    return failed
+        if self.on_failure is not None:
+            self.on_failure()

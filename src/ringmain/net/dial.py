@@ -1,22 +1,20 @@
-"""Open one connection, dialled or accepted, plain or TLS, and close it without losing what is under way."""
+"""Dial: resolve, try the addresses in turns, shake hands, and try again; and what an accepted connection needs too."""
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import select
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Awaitable, Callable
-from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
-from ringmain._libssl import bound
+from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
 from ringmain.net.attempts import first_that_answers
+from ringmain.net.closing import farewell
+from ringmain.net.link import Link
+from ringmain.net.readiness import until
 from ringmain.net.remedies import remedy_for
 from ringmain.settings import Settings
 
@@ -24,41 +22,12 @@ log = logging.getLogger("ringmain")
 
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-# How long a peer gets to read why we turn away, in a TLS alert, before the connection is reset under it.
-_FAREWELL = 1.0
-# How much of what it goes on sending is read meanwhile: more than a hello, less than a file that would seem received.
-_FAREWELL_SIZE = 8 << 20
-# How often is looked meanwhile whether there is more.
-_LOOK = 0.005
 _TCP_RTO_MAX_MS = 44  # <linux/tcp.h>
 
 
 # What goes over a connection before TLS does. It gets the socket and what the peer is called so far, and returns what
 # to call it from then on.
 Preface = Callable[[socket.socket, str], Awaitable[str]]
-
-
-class Connection(NamedTuple):
-    """A non-blocking socket that is ready for data. Whoever holds it closes `sock`.
-
-    `tls_version` ("TLSv1.3") and `cipher` (OpenSSL's name of the suite) are None for a plain connection.
-    """
-
-    sock: socket.socket
-    peer: str
-    tls_version: str | None
-    cipher: str | None
-
-    @classmethod
-    def of(cls, sock: socket.socket, peer: str) -> "Connection":
-        """Describe a socket, which under TLS has shaken hands."""
-        if not isinstance(sock, ssl.SSLSocket):
-            return cls(sock, peer, None, None)
-        cipher = sock.cipher()
-        return cls(sock, peer, sock.version(), cipher[0] if cipher else None)
-
-    def __str__(self) -> str:
-        return f"{self.peer}: connected" + (f" with {self.tls_version}, {self.cipher}" if self.tls_version else "")
 
 
 async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) -> list[tuple[Any, ...]]:
@@ -82,45 +51,9 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
     return list(dict.fromkeys(rows))
 
 
-async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None] | None" = None) -> None:
-    """Wait until a descriptor is readable, or writable, or someone else has done the `ready` Future.
-
-    One waiter for a descriptor and direction at a time.
-    """
-    loop = asyncio.get_running_loop()
-    ready = ready or loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
-    add(fd, finish, ready)
-    try:
-        await ready
-    finally:
-        remove(fd)
-
-
-async def until_gone(fd: int) -> None:
-    """Return when the other side of a socket or pipe is gone, also while nothing is read or written.
-
-    A half-close does not count. Without a descriptor left to watch by it never returns: the next use finds out.
-    """
-    try:
-        watch = select.epoll()
-    except OSError:
-        await asyncio.get_running_loop().create_future()
-        return
-    with watch:  # an epoll of our own that asks for no event still hears of errors, and is itself readable then
-        watch.register(fd, 0)
-        await until(watch.fileno())
-
-
-def finish(ready: "asyncio.Future[None]") -> None:
-    """Let whoever awaits `ready` go on."""
-    if not ready.done():
-        ready.set_result(None)
-
-
 async def dial(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
-) -> Connection:
+) -> Link:
     """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
     attempt = 0
     while True:
@@ -137,7 +70,7 @@ async def dial(
 
 async def _dial_once(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
-) -> Connection:
+) -> Link:
     peer = host_and_port(endpoint.host, endpoint.port)
     try:
         async with asyncio.timeout(settings.connect_timeout):
@@ -160,7 +93,7 @@ async def _dial_once(
     except BaseException:
         sock.close()
         raise
-    return Connection.of(sock, peer)
+    return Link(sock, peer)
 
 
 def name_of(host: str) -> str:
@@ -200,7 +133,7 @@ async def shake_hands(
         sock.close()
         raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
     try:
-        bound(tls_sock._sslobj, tls_sock.fileno())  # type: ignore[attr-defined]
+        bound(tls_sock)
         async with asyncio.timeout(settings.handshake_timeout):
             while True:
                 try:
@@ -231,100 +164,3 @@ async def shake_hands(
     except BaseException:
         tls_sock.close()
         raise
-
-
-async def farewell(sock: socket.socket) -> None:
-    """Close so that an alert on its way is read: a close with unread bytes would reset it away."""
-    try:
-        await hear_out(sock)
-    finally:
-        sock.close()
-
-
-def was_alerted(error: BaseException | None) -> bool:
-    """Tell whether OpenSSL has written an alert because of an error: it does when what it reads makes no sense."""
-    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-
-
-async def hear_out(sock: socket.socket) -> None:
-    """Say that nothing follows (FIN), then read and drop until the peer has ended too: the socket may be closed then.
-
-    A peer that sends on and on, or nothing at all, is reset by the close: it must not take all that for received. So
-    is one that we have no time for, when this is cancelled.
-    """
-    left, ended = _FAREWELL_SIZE, False
-    try:
-        socket.socket.shutdown(sock, socket.SHUT_WR)
-        async with asyncio.timeout(_FAREWELL):
-            while left > 0 and not ended:
-                try:
-                    size = len(socket.socket.recv(sock, 1 << 16))
-                except BlockingIOError:
-                    # Not watched: whoever owns it may close it meanwhile, and its number be another's.
-                    await asyncio.sleep(_LOOK)
-                else:
-                    left, ended = left - size, size == 0
-                    await asyncio.sleep(0)
-    except OSError:  # it was reset, or a time-out
-        pass
-    finally:
-        if not ended:
-            reset_when_closed(sock)
-
-
-def unread(sock: socket.socket) -> int:
-    """Return how many bytes of a connection wait in the kernel to be read."""
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0])
-
-
-def reset(sock: socket.socket) -> None:
-    """Close at once with a reset, so that the peer cannot take it for a regular end."""
-    reset_when_closed(sock)
-    sock.close()
-
-
-def reset_when_closed(sock: socket.socket) -> None:
-    """Let the close of a socket be a reset."""
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def send_close_notify(sock: ssl.SSLSocket) -> None:
-    """Tell a sender that we leave of our own accord; what it sent meanwhile is not waited for."""
-    with contextlib.suppress(OSError, ValueError):
-        sock._sslobj.shutdown()  # type: ignore[attr-defined]
-    with contextlib.suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_WR)
-
-
-def watch_idle(
-    loop: asyncio.AbstractEventLoop, timeout: float | None, moved: Callable[[], int | None], expired: Callable[[], None]
-) -> Callable[[], None]:
-    """Call `expired` once `moved()` has not changed for `timeout` seconds (None: it need not now); return a cancel.
-
-    Never early, and late by a twenty-fifth of the time at most: so often it looks, and what moves does nothing for it.
-    """
-    if timeout is None:
-        return lambda: None
-    timer: asyncio.TimerHandle
-    last: int | None = None
-    since = monotonic()  # not the loop's time, which uvloop rounds down to milliseconds
-
-    def look() -> None:
-        nonlocal timer, last, since
-        count, now = moved(), monotonic()
-        if count is None or count != last:
-            last, since = count, now
-        if now - since >= timeout:
-            expired()
-        else:
-            timer = loop.call_later(min(timeout / 25, since + timeout - now), look)
-
-    timer = loop.call_later(timeout / 25, look)
-
-    def cancel() -> None:
-        nonlocal moved, expired
-        timer.cancel()
-        moved = expired = lambda: None  # `look` refers to itself: only the collector would free what they hold
-
-    return cancel

@@ -1,0 +1,37 @@
+"""What a lost client never got, for the next one."""
+
+
+class Carry:
+    """What the lost client's kernel had not acknowledged goes to the next client, once and in order.
+
+    That is, in this order: what it was sent without an answer, what was never sent, and what was due to it from others
+    before it. A sender that is given this keeps the first here while it sends; it costs a copy of every byte.
+    """
+
+    def __init__(self) -> None:
+        self._unanswered = bytearray()
+        self._due = b""
+
+    @property
+    def due(self) -> memoryview:
+        """What the present client has to be sent before anything else."""
+        return memoryview(self._due)
+
+    def paid(self, size: int) -> None:
+        """Owe that many bytes less: the present client's sender has accepted them."""
+        self._due = self._due[size:]
+
+    def sent(self, view: memoryview) -> None:
+        """Keep what the present client is sent."""
+        self._unanswered += view
+
+    def acknowledged(self, left: int) -> None:
+        """Forget all that was sent but the last bytes, so many, which its kernel has not acknowledged."""
+        surplus = len(self._unanswered) - left
+        if surplus > 0:
+            del self._unanswered[:surplus]
+
+    def lost(self, unsent: bytes) -> None:
+        """Owe the next client what the present one never got; `unsent` is what was accepted for it and not sent."""
+        self._due = bytes(self._unanswered) + unsent + self._due
+        self._unanswered.clear()

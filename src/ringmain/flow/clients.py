@@ -1,0 +1,294 @@
+"""Who a saver serves, one client at a time, and what passes from one that is lost to the next."""
+
+import asyncio
+import errno
+import logging
+import ssl
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ringmain._ring import Counters
+from ringmain.endpoint import Endpoint
+from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
+from ringmain.flow.carry import Carry
+from ringmain.flow.deadline import Deadline
+from ringmain.flow.outflow import Outflow
+from ringmain.net.failures import failure_of, was_alerted
+from ringmain.net.gate import Gate, NoMoreClients
+from ringmain.net.link import Link
+from ringmain.outcome import Outcome, Verdict
+from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
+
+Result = TypeVar("Result")
+
+
+class Clients:
+    """The clients at a gate, or the one peer that was dialled (`begin`). One task at a time sends.
+
+    `sender` sends to the present one. `torn` tells that the stream has a hole, and must not go on: a `send`, or the
+    end, was cancelled half-way. `goes_on`: the next client gets what follows what the last one has. Without that there
+    is one client that counts, the first that gets a byte.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, *, goes_on: bool) -> None:
+        self.sender: Outflow | None = None
+        self.torn = False
+        self.goes_on = goes_on
+        self.on_end: Callable[[Outcome], None] | None = None
+        self.on_lost: Callable[[], object] | None = None
+        self.stopping = False  # serve no other client
+        self._endpoint = endpoint
+        self._settings = settings
+        self._gate: Gate | None = None
+        self._context: ssl.SSLContext | None = None
+        self._carry = Carry()
+        self._lost: RingmainError | None = None  # the one that there was to be
+
+    def open(self, gate: Gate | None, context: ssl.SSLContext | None) -> None:
+        """Begin anew, with the gate that clients come by, if they do, and the TLS that they get."""
+        self._gate, self._context = gate, context
+        self._lost, self.torn, self._carry = None, False, Carry()
+
+    def close(self) -> None:
+        """Reset who is still there, and let nobody in."""
+        if self.sender is not None:
+            self._release(self.sender)
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
+
+    def stop(self) -> None:
+        """Let in nobody else, and end the pump that is running."""
+        self.stopping = True
+        if self._gate is not None:
+            self._gate.stop()
+        if self.sender is not None and self.sender.pumping is not None:
+            self.sender.pumping.stop()
+
+    def gather(self, view: memoryview) -> bool:
+        """Take a small view to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
+        return self.sender is not None and not self._carry.due and self.sender.gather(view)
+
+    async def send(self, view: memoryview) -> None:
+        """Send all of the view to whichever clients it takes."""
+        size = len(view)
+        torn = False  # by the present client
+        try:
+            while True:
+                sender = await self._find()
+                try:
+                    await self._pay_carry(sender)
+                    before = sender.accepted
+                    try:
+                        await self._guarded(sender, sender.send(view))
+                    finally:
+                        view, torn = view[sender.accepted - before :], sender.torn
+                    return
+                except RingmainError as error:
+                    torn = False
+                    self._carry_over(error, sender)
+        except RingmainError:
+            raise
+        except BaseException as error:
+            # What interrupts, unlike a cancellation or another task, may come between a byte going out and its count.
+            self.torn = size > 0 and (
+                torn or len(view) < size or not isinstance(error, asyncio.CancelledError | RuntimeError)
+            )
+            raise
+
+    async def _pay_carry(self, sender: Outflow) -> None:
+        """Send what lost clients never got. What is left of it when this is cancelled is sent another time."""
+        while self._carry.due:
+            before = sender.accepted
+            try:
+                await self._guarded(sender, sender.send(self._carry.due))
+            finally:
+                self._carry.paid(sender.accepted - before)
+
+    async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
+        """See `Saver.serve`."""
+        while not self.stopping:
+            try:
+                sender = await self._present()
+            except NoMoreClients:
+                break
+            try:
+                whole = await self._guarded(sender, give(sender))
+                if whole is None:
+                    return False
+                if whole:
+                    await self._end(sender)
+                else:
+                    await self._guarded(sender, sender.deliver())
+                    self._release(sender)  # with a reset: it must not take a part for the whole
+            except BaseException as error:
+                self._release(sender)
+                if not isinstance(error, RingmainError):
+                    self.torn = not self.goes_on
+                elif self._warned_of(error, sender.counters):
+                    continue
+                raise
+            if not self.goes_on:
+                break
+        return True
+
+    async def finish(self) -> None:
+        """End the last connection; what its peer never acknowledged goes to another client, if any."""
+        while self.sender is not None or self._carry.due:
+            if self._carry.due:
+                await self.send(memoryview(b""))
+            sender = self.sender
+            assert sender is not None
+            try:
+                await self._end(sender)
+            except RingmainError as error:
+                self._carry_over(error, sender)
+
+    async def end(self) -> None:
+        """End the present connection properly."""
+        sender = self.sender
+        if sender is None:
+            raise self._lost or UsageError("a saver", "there is no connection to end", "write to it first")
+        try:
+            await self._end(sender)
+        except BaseException as error:
+            self._keep_rest(sender)
+            if not self.goes_on:  # nobody else gets what this peer has not
+                self.torn = not isinstance(error, RingmainError)
+            raise
+
+    async def deliver(self) -> None:
+        """Return once the present client, if there is one, has every byte so far."""
+        if (sender := self.sender) is not None:
+            try:
+                await self._guarded(sender, sender.deliver())
+            except RingmainError:
+                self._keep_rest(sender)
+                raise
+
+    def break_off(self) -> None:
+        """Reset the present client, if there is one; the next one gets what it did not acknowledge."""
+        if (sender := self.sender) is not None:
+            self._release(sender)
+            self._keep_rest(sender)
+
+    async def _present(self) -> Outflow:
+        """Return who is served, once a client has come, whether or not it is still there; raise NoMoreClients."""
+        while self.sender is None:
+            if self._gate is None or self._lost is not None:
+                raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
+            link = await self._gate.next_connection(self._context)
+            if self._gate is None:  # it was left while the client shook hands
+                link.reset()
+            else:
+                self.begin(link)
+        return self.sender
+
+    async def _find(self) -> Outflow:
+        """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
+        sender = self.sender
+        if sender is not None and self._is_gone(sender):
+            cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
+            if was_alerted(cause):
+                await sender.link.hear_out()
+            error = failure_of(cause, f"save to {sender.link.peer}")
+            # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
+            self._release(sender, Verdict.RESET, error, abort=sender.failure is not None)
+            self._carry_over(error, sender)
+        try:
+            return await self._present()
+        except NoMoreClients:
+            raise SendError(f"save to {self._endpoint}", "it was stopped, and serves no other client") from None
+
+    def _is_gone(self, sender: Outflow) -> bool:
+        """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
+        goodbye = sender.link.peer_ended and sender.link.tls_version is not None
+        return sender.failure is not None or (self.goes_on and goodbye)
+
+    async def _end(self, sender: Outflow) -> None:
+        try:
+            await self._guarded(sender, sender.finish())
+        except BaseException:
+            self._release(sender)
+            raise
+        self._release(sender, Verdict.ENDED, abort=False)
+
+    async def _guarded(self, sender: Outflow, work: Awaitable[Result]) -> Result:
+        """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
+        what, remedy = f"save to {sender.link.peer}", "is the peer still reading?"
+        try:
+            async with Deadline(self._settings.idle_timeout, sender.progress, what, "it took nothing", remedy):
+                return await work
+        except TimedOutError as error:
+            self._release(sender, Verdict.TIMED_OUT, error)
+            raise
+        except OSError as cause:
+            if was_alerted(cause) and self.sender is sender:
+                await sender.link.hear_out()
+            raise self._broken(sender, failure_of(cause, what)) from cause
+
+    def _broken(self, sender: Outflow, error: RingmainError) -> RingmainError:
+        """Release a connection that broke; return the error."""
+        self._release(sender, Verdict.RESET, error)
+        return error
+
+    def _warned_of(self, error: RingmainError, counters: Counters) -> bool:
+        """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
+        final = self._gate is None or self.stopping or (not self.goes_on and counters.bytes_out > 0)
+        if final or not isinstance(error, SendError | TimedOutError | TlsError):
+            self._lost = error
+            return False
+        log.warning("%s", error)
+        return True
+
+    def _carry_over(self, error: RingmainError, sender: Outflow) -> None:
+        """Keep what a lost client never got for the next one; raise the error where there is to be none."""
+        if not self._warned_of(error, sender.counters):
+            raise error
+        self._carry.lost(sender.take_unsent())
+
+    def _keep_rest(self, sender: Outflow) -> None:
+        """Keep the same of a client that was broken off on purpose, if there may be a next one."""
+        if self.goes_on:
+            self._carry.lost(sender.take_unsent())
+
+    def begin(self, link: Link) -> None:
+        """Serve the peer of a link."""
+        broke = weakref.WeakMethod(self._broke)  # the loop, which knows the sender, must not keep a forgotten saver
+
+        def tell() -> None:
+            if (method := broke()) is not None:
+                method()
+
+        self.sender = Outflow(link, tell, carry=self._carry if self.goes_on else None)
+        log.info("%s", link)
+
+    def _broke(self) -> None:
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def _release(
+        self,
+        sender: Outflow,
+        verdict: Verdict = Verdict.STOPPED,
+        error: RingmainError | None = None,
+        *,
+        abort: bool = True,
+    ) -> None:
+        """Close a connection, unless it has ended properly with a reset: what was cut short must not look whole."""
+        if self.sender is not sender:
+            return
+        self.sender = None
+        if abort:
+            sender.abort()
+        else:
+            sender.close()
+        outcome = sender.outcome(verdict, error)
+        if self.on_end is not None:
+            self.on_end(outcome)
+        log.info("%s", outcome)
+        if self._gate is not None:
+            self._gate.done()

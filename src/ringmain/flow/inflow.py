@@ -1,0 +1,318 @@
+"""What one link brings, from its first byte to its verdict: as blocks, or to an output by the kernel path."""
+
+import asyncio
+import functools
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from ringmain._coalesce import Coalescer
+from ringmain._pump import PIPE_SIZE, Pump
+from ringmain._receiver import CAP, PlainReceiver, Receiver
+from ringmain._ring import Counters, Ring
+from ringmain._tls_receiver import TlsReceiver
+from ringmain.errors import (
+    BlocksHeldError,
+    ReceiveError,
+    RecordTooLongError,
+    RingmainError,
+    TimedOutError,
+    TlsError,
+    TruncatedError,
+    reason,
+)
+from ringmain.flow import kernel
+from ringmain.flow.deadline import Watch
+from ringmain.net.failures import was_alerted
+from ringmain.net.link import Link
+from ringmain.outcome import Outcome, Verdict
+
+log = logging.getLogger("ringmain")
+
+# A consumer that holds every block may still be giving one back from another thread; this long it may take.
+_HELD_TIMEOUT = 5.0
+
+
+class Flow(NamedTuple):
+    """How what comes is received and handed out."""
+
+    ring: Ring
+    linger: float
+    min_block: int
+    copy: bool
+
+
+class Sink(kernel.Spliceable, Protocol):
+    """Where it is copied to: a descriptor, or another link."""
+
+    fd: int
+    is_pipe: bool
+
+    @property
+    def pipe_size(self) -> int:
+        """How many bytes a pipe holds."""
+
+    async def write(self, view: memoryview, counters: Counters) -> None:
+        """Write all of the view, counting it."""
+
+    def failure(self, error: OSError) -> Exception:
+        """Return what a failed write means."""
+
+
+class Inflow:
+    """What the peer of one link sends, until its verdict: into a ring by blocks, or to an output.
+
+    `counters` go on while bytes come, `taken` tells how many were taken, `verdict` is None until it has ended.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        flow: Flow,
+        idle_timeout: float | None,
+        *,
+        verb: str = "load",
+        pumping: kernel.Pumping | None = None,
+    ) -> None:
+        self.link = link
+        self.counters = Counters()
+        self.counters.started = time.monotonic()
+        self._loop = link.loop
+        self._flow = flow
+        self.ring = flow.ring
+        self._idle_timeout = idle_timeout
+        self._verb = verb  # what errors say was being done
+        self._pumping = pumping or kernel.Pumping()
+        self._engine: Receiver | Pump | None = None
+        self._stopped: Verdict | None = None
+        self._hung_up = False
+        self._kept_waiting: float | None = None  # what it was turned away for, in seconds
+        self._closed = False
+        # Returns the next block if there is one already: once bytes are received, the receiver's own method.
+        self.take: Callable[[], memoryview | None] = lambda: None
+        self._idle: Watch | None = None
+        log.info("%s", link)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How it ended, set once, or None while it goes on. However a peer ends that was hung up on, it was stopped."""
+        if self._engine is None:
+            return self._stopped
+        verdict = self._engine.verdict
+        if verdict is None:
+            return None
+        return Verdict.STOPPED if self._hung_up else Verdict(verdict)
+
+    @property
+    def fullness(self) -> float:
+        """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
+        return self._engine.fullness if isinstance(self._engine, Pump) else self.ring.fullness
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the blocks had that were taken."""
+        return self._engine.taken if isinstance(self._engine, Receiver) else 0
+
+    async def next_block(self) -> memoryview | None:
+        """Return the next block, or None once there is a verdict and all that came before it was taken."""
+        if self._engine is None and self._stopped is not None:
+            return None
+        receiver = self._engine if isinstance(self._engine, Receiver) else self._receive()
+        while (block := self.take()) is None:
+            if receiver.verdict is not None:
+                return None
+            waiter = receiver.wait()
+            if receiver.paused and self.ring.starved:
+                await self._until_given_back(waiter)
+            else:
+                await waiter
+        return block
+
+    async def copy_to(self, output: Sink, path: str) -> None:
+        """Write all that comes to an output; raise what that makes of a failure."""
+        if kernel.may_pump(path, output, tls=self.link.tls_version is not None) and await self._pump(output, path):
+            return
+        while (block := await self.next_block()) is not None:
+            with block:  # given back also when the write fails, however long its traceback lives
+                await output.write(block, self.counters)
+
+    def hang_up(self) -> None:
+        """Let the peer send no more: what our kernel has acknowledged can still be taken, then it is "stopped"."""
+        if self._hung_up or self._closed or self.verdict is not None:
+            return
+        self._hung_up = True
+        self.link.hang_up()
+
+    def is_silent(self) -> bool | None:
+        """Tell whether the peer has not sent a byte yet; None while that cannot be told."""
+        if self.verdict is not None or self.counters.bytes_in > 0:
+            return False
+        if self.link.unread() > 0:
+            return False
+        # Before anybody reads, its first bytes may be inside OpenSSL.
+        return None if self.link.tls_version is not None and self._engine is None else True
+
+    def turn_away(self, seconds: float) -> None:
+        """End it for a peer that was silent for so long while others waited, and that is reset when this is closed."""
+        self._kept_waiting = seconds
+        self.stop(Verdict.TIMED_OUT)
+
+    @property
+    def was_alerted(self) -> bool:
+        """Whether the peer was sent an alert, because what it sent makes no sense."""
+        return self._engine is not None and was_alerted(self._engine.error)
+
+    async def hear_out(self) -> None:
+        """After the last block: let a peer that was sent an alert read it, which closing at once would reset away."""
+        if self.was_alerted and not self._closed:
+            await self.link.hear_out()
+
+    def stop(self, verdict: Verdict = Verdict.STOPPED) -> None:
+        """End it from our side; what came can still be taken."""
+        self._stopped = verdict
+        if self._engine is not None:
+            self._engine.stop(verdict.value)
+
+    def abandon(self) -> None:
+        """Close at once, without a word to the peer."""
+        if self._closed:
+            return
+        self._let_go()
+        if not self._loop.is_closed():
+            self.stop()
+        self.link.close()
+        self.ring.drop()
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self.take = lambda: None  # the ring is the next connection's from now on
+        self._cancel_idle()
+
+    def close(self, *, broken_off: bool = False) -> None:
+        """Close the link, with a reset if it is `broken_off`; what was not taken is lost."""
+        if self._closed:
+            return
+        self._let_go()
+        self.stop()
+        if broken_off or self._kept_waiting is not None:
+            self.link.reset()
+        else:
+            self.link.close(goodbye=self.verdict in (Verdict.ENDED, Verdict.STOPPED))
+        self.ring.drop()
+        log.info("%s", self.outcome())
+
+    def outcome(self, error: RingmainError | None = None) -> Outcome:
+        """Return what became of it; `error` is what `failure` returned."""
+        link, counters = self.link, self.counters
+        verdict = self.verdict or Verdict.STOPPED
+        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_in, verdict, error)
+
+    def lost(self, cause: BaseException) -> RingmainError:
+        """Return the error of a link that broke."""
+        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
+        return ReceiveError(what, f"{reason(cause)} after {got} bytes", "what arrived may not be all that was sent")
+
+    def failure(self) -> RingmainError | None:
+        """Return the error that the verdict stands for, or None where all is well."""
+        cause = self._engine.error if self._engine is not None else None
+        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
+        verdict, lost = self.verdict, "what arrived may not be all that was sent"
+        error: RingmainError | None = None
+        if verdict is Verdict.TRUNCATED:
+            silent = isinstance(cause, ssl.SSLEOFError)
+            why = "it ended without close_notify" if cause is None or silent else reason(cause)
+            error = TruncatedError(what, f"{why} after {got} bytes", lost)
+            if got == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
+                error = TlsError(what, why, "does the peer accept our certificate and settings?")
+        elif verdict is Verdict.RESET:
+            error = self.lost(cause or ConnectionResetError())
+        elif verdict is Verdict.TIMED_OUT:
+            error = self._late(what, cause)
+        elif isinstance(cause, OverflowError):
+            remedy = 'raise max_record=, check the delimiter, or skip such records with long_records="skip"'
+            error = RecordTooLongError(what, str(cause), remedy)
+        if error is not None:
+            error.__cause__ = cause
+        return error
+
+    def _late(self, what: str, cause: BaseException | None) -> TimedOutError:
+        if self._kept_waiting is not None:
+            why = f"it sent nothing for {self._kept_waiting:g} s while another client waited"
+            return TimedOutError(what, why, limit="handshake_timeout")
+        why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
+        limit = "idle_timeout" if cause is None else "keepalive"
+        return TimedOutError(
+            what, f"{why} after {self.counters.bytes_in} bytes", "is the peer still alive?", limit=limit
+        )
+
+    def _receive(self) -> Receiver:
+        """Begin to receive into the ring."""
+        ring, linger, min_block, _ = self._flow
+        receiver_class: type[Receiver] = PlainReceiver if self.link.tls_version is None else TlsReceiver
+        receiver = receiver_class(self.link, ring, self.counters, linger, min_block)
+        receiver.on_skip = functools.partial(_warn_of_skipped, self.link.peer, ring.max_record)
+        self.take = receiver.take if not self._flow.copy else lambda: _copied(receiver.take())
+        self._begin(receiver)
+        receiver.start()
+        return receiver
+
+    async def _pump(self, output: Sink, path: str) -> bool:
+        """Move everything by the kernel path; False when it cannot be used."""
+        fd = self.link.fd
+        cap = min(CAP, output.pipe_size if output.is_pipe else PIPE_SIZE)
+        coalescer = Coalescer(fd, self._flow.linger, cap)
+        pump = Pump(fd, output.fd, self.counters, coalescer, through=not output.is_pipe)
+        self._begin(pump)
+        if self._stopped is not None:
+            pump.stop(self._stopped.value)
+        await self._pumping.run(pump)
+        if pump.refused:
+            self._engine = None
+            kernel.refused(path, output)
+            return False
+        if pump.failed == "destination" and pump.error is not None:
+            raise output.failure(pump.error)
+        return True
+
+    def _begin(self, engine: Receiver | Pump) -> None:
+        self._engine = engine
+        counters = self.counters  # not self: the timer must not keep what was forgotten alive
+        self._cancel_idle()
+        self._idle = Watch(
+            self._loop,
+            self._idle_timeout,
+            lambda: None if engine.paused else counters.bytes_in,
+            lambda: engine.stop(Verdict.TIMED_OUT.value),
+        )
+
+    def _cancel_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def _until_given_back(self, waiter: "asyncio.Future[None]") -> None:
+        held = f"the ring's {self.ring.block_count} blocks"
+        try:
+            async with asyncio.timeout(_HELD_TIMEOUT):
+                await waiter
+        except TimeoutError as error:
+            raise BlocksHeldError(
+                held, "too many are still held", "release or copy blocks, or raise ring_size="
+            ) from error
+
+
+def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:
+    log.warning(
+        "%s: skipped the record at offset %d, and will skip others, if longer than max_record, %d bytes",
+        peer,
+        offset,
+        max_record,
+    )
+
+
+def _copied(block: memoryview | None) -> memoryview | None:
+    if block is None:
+        return None
+    with block:
+        return memoryview(bytes(block))

@@ -1,0 +1,40 @@
+"""Wait until a descriptor is ready for something."""
+
+import asyncio
+import select
+
+
+async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None] | None" = None) -> None:
+    """Wait until a descriptor is readable, or writable, or someone else has done the `ready` Future.
+
+    One waiter for a descriptor and direction at a time.
+    """
+    loop = asyncio.get_running_loop()
+    ready = ready or loop.create_future()
+    add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
+    add(fd, finish, ready)
+    try:
+        await ready
+    finally:
+        remove(fd)
+
+
+async def until_gone(fd: int) -> None:
+    """Return when the other side of a socket or pipe is gone, also while nothing is read or written.
+
+    A half-close does not count. Without a descriptor left to watch by it never returns: the next use finds out.
+    """
+    try:
+        watch = select.epoll()
+    except OSError:
+        await asyncio.get_running_loop().create_future()
+        return
+    with watch:  # an epoll of our own that asks for no event still hears of errors, and is itself readable then
+        watch.register(fd, 0)
+        await until(watch.fileno())
+
+
+def finish(ready: "asyncio.Future[None]") -> None:
+    """Let whoever awaits `ready` go on."""
+    if not ready.done():
+        ready.set_result(None)

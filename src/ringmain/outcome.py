@@ -1,0 +1,78 @@
+"""What became of a connection, for all who tell it: `on_end`, the log, the stats file and the peers of tests."""
+
+import enum
+from dataclasses import dataclass
+
+from ringmain._ring import Counters
+from ringmain.errors import RingmainError, TimedOutError, TruncatedError
+
+
+class Verdict(enum.StrEnum):
+    """How a connection ended. All that came before it was handed over."""
+
+    ENDED = "ended"  # properly
+    TRUNCATED = "truncated"  # TLS without close_notify, or broken: bytes may be missing
+    RESET = "reset"
+    TIMED_OUT = "timed out"  # it stood still for `idle_timeout`
+    STOPPED = "stopped"  # by this side
+
+    @classmethod
+    def of(cls, error: RingmainError) -> "Verdict":
+        """Return how a connection ended that an error has ended."""
+        return next((verdict for kind, verdict in _VERDICTS if isinstance(error, kind)), cls.RESET)
+
+
+_VERDICTS = ((TimedOutError, Verdict.TIMED_OUT), (TruncatedError, Verdict.TRUNCATED))
+
+
+class State(enum.StrEnum):
+    """How far one direction of a relay has come."""
+
+    RUNNING = "running"
+    ENDING = "ending"  # the end is being passed on
+    ENDED = "ended"
+
+    @property
+    def next(self) -> "State":
+        """The state that follows, the only one that may."""
+        return _NEXT[self]
+
+
+_NEXT = {State.RUNNING: State.ENDING, State.ENDING: State.ENDED}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one connection, in a relay of one side.
+
+    `size` are the bytes that it was there for: those received by a loader, sent by a saver, and in a relay those that
+    this side sent and the other was given. `state` is that of a side's own direction in a relay, if it has one.
+    """
+
+    peer: str
+    tls: str | None
+    cipher: str | None
+    counters: Counters
+    size: int
+    verdict: Verdict
+    error: RingmainError | None = None
+    state: State | None = None
+    proxy: str | None = None  # the address that a PROXY header came from
+
+    def __str__(self) -> str:
+        return f"{self.peer}: {self.verdict} after {self.size} bytes"
+
+
+@dataclass(frozen=True)
+class RelayOutcome:
+    """What became of the two connections of one relay, and how many seconds it took."""
+
+    source: Outcome
+    destination: Outcome
+    seconds: float
+    verdict: Verdict
+    error: RingmainError | None = None
+
+    def __str__(self) -> str:
+        sizes = " and ".join(f"{end.size} bytes" for end in (self.source, self.destination) if end.state)
+        return f"{self.source.peer} to {self.destination.peer}: {self.verdict} after {sizes}"
