@@ -105,7 +105,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
     """Run a coroutine on uvloop, and on asyncio's own loop; fail if the loop's exception handler was called."""
 
-    def run_it(coroutine: Coroutine[Any, Any, Any], limit: float = 60.0) -> Any:
+    def run_it(coroutine: Coroutine[Any, Any, Any], limit: float = 120.0) -> Any:
         complaints: list[dict[str, Any]] = []
 
         async def watched() -> Any:

@@ -14,7 +14,7 @@ SCHEMA = json.loads(files("ringmain.bench").joinpath("schema.json").read_text())
 def measured(*arguments: Any, code: int = 0, **run: Any) -> dict[str, Any]:
     """Run `ringmain bench ... --json` to its exit code; return what it printed, which the schema allows."""
     command = [*peers.RINGMAIN, "bench", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, **run)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **run)
     assert done.returncode == code, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     return checked(done.stdout, code)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 RINGMAIN = [sys.executable, "-P", "-m", "ringmain"]
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 
 
 def payload(size: int, seed: int = 1) -> bytes:

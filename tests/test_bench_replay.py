@@ -277,7 +277,7 @@ def test_people_and_event_readers_get_theirs(bench: peers.Bench, lines: Path) ->
     for form in ((), ("--json-stream",)):
         with receiver(bench) as (endpoint, path):
             command = [*peers.RINGMAIN, "bench", "save", endpoint, "-i", str(lines), "-n", "1M", *form]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
         assert done.stderr == ""
         assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(repeated(1 << 20)).digest()
         path.unlink()

@@ -59,7 +59,7 @@ def chromium(tmp_path: Path, *arguments: str) -> str:
     """Run a browser that has no network; return what it printed."""
     command = [peers.need("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=True)
     return done.stdout
 
 

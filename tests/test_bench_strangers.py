@@ -86,7 +86,7 @@ def check_serves(port: int, *options: Any) -> None:
 
     def served() -> bool:
         command = [*peers.RINGMAIN, "bench", f"127.0.0.1:{port}", "-n", "1M", "--json", *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         result = checked(done.stdout, done.returncode)
         assert "end" in result or "busy" in result["error"], result
         return "end" in result
@@ -436,7 +436,7 @@ def answering(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 def refused(endpoint: str, *options: Any) -> str:
     """Run a client that fails; return its one line, which is in its JSON too."""
     command = [*peers.RINGMAIN, "bench", endpoint, "-n", "1M", "--json", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 56, (done.returncode, done.stderr)
     [line] = done.stderr.splitlines()
     assert line.isprintable()

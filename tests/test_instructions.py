@@ -32,7 +32,7 @@ def gate(baseline: Path, *arguments: str, package: Path | None = None) -> "subpr
     command = [sys.executable, "-m", "benchmarks.instructions", NAME, "--baseline", str(baseline), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(package)} if package is not None else dict(os.environ)
     return subprocess.run(
-        command, cwd=SOURCES, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=SOURCES, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -59,7 +59,7 @@ def test_a_change_that_needs_more_fails(baseline: Path, tmp_path: Path) -> None:
     )
     shutil.copy(SOURCES / "setup.py", tmp_path)
     build = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", str(tmp_path / "package")]
-    subprocess.run(build, cwd=tmp_path, capture_output=True, timeout=100, check=True)
+    subprocess.run(build, cwd=tmp_path, capture_output=True, timeout=300, check=True)
     done = gate(baseline, package=tmp_path / "package")
     assert done.returncode == 1, done.stderr
     assert [done.stdout.splitlines()[1].split()[place] for place in (0, -1)] == [NAME, "MORE"]

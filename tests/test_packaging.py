@@ -127,7 +127,7 @@ def install(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Install
 
 
 def output_of(*command: str | Path, code: int = 0) -> tuple[str, str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, done.stderr
     return done.stdout, done.stderr
 

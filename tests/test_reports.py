@@ -181,7 +181,7 @@ def test_a_signal_while_connecting_empties_no_file_and_makes_none(bench: peers.B
 def test_a_file_that_cannot_be_used_is_called_what_it_was_given_as(
     arguments: list[str], code: int, remedy: str
 ) -> None:
-    done = subprocess.run([*peers.RINGMAIN, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*peers.RINGMAIN, *arguments], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code
     assert done.stderr.endswith(f"; {remedy}\n")
 

@@ -18,7 +18,7 @@ def test_a_test_that_fails_in_one_round_is_in_the_table_with_its_seed(tmp_path: 
         "def test_always(): pass\n"
     )
     command = STRESS + ["--rounds", "3", "--jobs", "2", "--seed", "10", "--reports", str(tmp_path / "reports")]
-    done = subprocess.run(command + ["--", str(flaky)], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command + ["--", str(flaky)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr
     table = done.stdout.partition("3 of 3 rounds, 6 tests in all, 1 that failed\n")[2].splitlines()
     assert table[1].split() == ["test_it::test_at_times", "1", "of", "3", "11"]
@@ -29,7 +29,7 @@ def test_a_round_whose_pytest_breaks_is_a_failure_too(tmp_path: Path) -> None:
     breaks = tmp_path / "test_it.py"
     breaks.write_text("import os\ndef test_it(): os._exit(3)\n")
     command = STRESS + ["--rounds", "1", "--reports", str(tmp_path / "reports"), "--", str(breaks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr
     assert "(the round itself): pytest ended with 3" in done.stdout
 
