@@ -161,11 +161,11 @@ def run_bench(
     if report is not None:
         try_to_write(report, "--report")
     try:
-        number = session.until_signal(work)
+        code = session.run(work)
     finally:
         teller.line()
-    if number:
-        raise SystemExit(128 + number)
+    if code:
+        raise click.exceptions.Exit(code)
     if report is not None:
         write(report, page(run.whole()), "--report")
     teller.result(run.whole(), run.text(), as_json=json_)

@@ -37,11 +37,13 @@ def _told(as_json: bool, as_events: bool) -> Iterator[None]:
     """Print an error on standard output; it still becomes a line on stderr and an exit code."""
     try:
         yield
-    except (click.UsageError, RingmainError, SystemExit) as error:
-        words = "interrupted" if isinstance(error, SystemExit) else str(error)
-        if isinstance(error, click.UsageError):
-            words = error.format_message()
-        words = as_flags(words)
+    except (click.UsageError, RingmainError, click.exceptions.Exit) as error:
+        if isinstance(error, click.exceptions.Exit):
+            if error.exit_code == 0:  # --help
+                raise
+            words = "interrupted"
+        else:
+            words = as_flags(error.format_message() if isinstance(error, click.UsageError) else str(error))
         if as_events:
             click.echo(json.dumps({"event": "error", "data": words}))
             click.echo(json.dumps({"event": "result", "data": {"error": words}}))

@@ -78,6 +78,10 @@ def run() -> None:
     except OSError as error:  # --help, --version, nics or bench print; what else they meet has a class of its own
         code = fail(f"write to standard output: {reason(error)}; free space or redirect it", OutputError.exit_code)
         _forget_stdout(code)
+    if code > 128:  # a signal, which waits for nobody: not for a name that is still being resolved, in a thread
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -142,16 +142,16 @@ def _test(
             await work(tests[0], settings.idle_timeout)
 
     try:
-        number = session.until_signal(run)
+        code = session.run(run)
     finally:
         teller.line()
     if not tests:  # nobody came before the signal
-        raise SystemExit(128 + number)
+        raise click.exceptions.Exit(code)
     whole = tests[0].whole(**told)
-    if number:
+    if code:
         whole["error"] = "interrupted"
     teller.result(whole, replay_table(whole), as_json=json_)
     error = tests[0].error
     if error is not None:
         log.error("%s", error)
-    return 128 + number if number else 0 if error is None else error.exit_code
+    return code or (0 if error is None else error.exit_code)

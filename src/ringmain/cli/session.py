@@ -74,21 +74,7 @@ class Session:
         look: Look = lambda: (0, 0, 0.0),
         line: Line | None = None,
     ) -> int:
-        """Run a coroutine as `until_signal` does; return the exit code. After a signal this ends the process itself."""
-        number = self.until_signal(work, stop, look, line)
-        if number:
-            sys.stderr.flush()
-            os._exit(128 + number)
-        return 0
-
-    def until_signal(
-        self,
-        work: Callable[[], Coroutine[Any, Any, None]],
-        stop: Callable[[], bool] = lambda: False,
-        look: Look = lambda: (0, 0, 0.0),
-        line: Line | None = None,
-    ) -> int:
-        """Run a coroutine to its end on a loop of its own; return the number of the signal that ended it, or 0.
+        """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`. Where that says that nothing is under way, or once nothing that `look` shows has moved
         for a while, the coroutine is cancelled, and what it then raises counts no more. A second signal ends the
@@ -108,7 +94,7 @@ class Session:
             logging.shutdown()
         if not self._signal:
             runner.close()
-        return self._signal
+        return 128 + self._signal if self._signal else 0
 
     async def _supervise(
         self,
