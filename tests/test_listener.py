@@ -20,7 +20,7 @@ from conftest import Certificates
 from streams import server_at
 
 import ringmain
-from ringmain.net.gate import Gate
+from ringmain.net.arrivals import Arrivals
 
 Run = Callable[[Any], Any]
 
@@ -321,7 +321,7 @@ def test_a_proxy_header_is_read_on_when_serving_was_cancelled_meanwhile(run: Run
 
 
 def test_who_knocks_on_and_on_does_not_keep_the_client_waiting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    admit = Gate._admit
+    admit = Arrivals._admit
     knocks = 1000
 
     async def main() -> int:
@@ -330,12 +330,12 @@ def test_who_knocks_on_and_on_does_not_keep_the_client_waiting(run: Run, monkeyp
                 client.sendall(b"1")
                 assert await anext(loader) == b"1"
 
-                def admit_and_knock(gate: Gate, *stranger: Any) -> None:
-                    admit(gate, *stranger)
+                def admit_and_knock(arrivals: Arrivals, *stranger: Any) -> None:
+                    admit(arrivals, *stranger)
                     if loader.refused < knocks:
                         peers.connect(loader.port).close()  # so that there is always one more
 
-                monkeypatch.setattr(Gate, "_admit", admit_and_knock)
+                monkeypatch.setattr(Arrivals, "_admit", admit_and_knock)
                 peers.connect(loader.port).close()
                 client.sendall(b"2")
                 assert await anext(loader) == b"2"

@@ -70,6 +70,45 @@ def test_with_refuse_a_silent_client_makes_room_for_those_who_try_again(bench: p
         assert is_reset(silent)
 
 
+@pytest.mark.parametrize("leave", [socket.socket.close, peers.close_with_reset], ids=["ended", "reset"])
+@pytest.mark.parametrize("kind", ["hold", "queue"])
+def test_who_knocks_and_leaves_at_once_does_not_count_as_waiting(
+    bench: peers.Bench, kind: str, leave: Callable[[socket.socket], object]
+) -> None:
+    loader, port = bench.listening("load", "--gate", kind, *LIMIT, stdout=subprocess.PIPE)
+    with peers.connect(port) as silent:
+        for _ in range(70):  # more than are kept to be served in turn
+            time.sleep(0.04)
+            leave(peers.connect(port))
+        silent.sendall(b"in good time\n")
+        assert read_line(loader) == b"in good time\n"
+    assert "while another client waited" not in loader.stderr
+
+
+def test_who_waits_behind_those_who_left_counts_and_is_served(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
+    with peers.connect(port) as silent:
+        for _ in range(3):
+            peers.connect(port).close()
+        time.sleep(1.5)
+        with peers.connect(port) as patient:
+            patient.sendall(b"at last\n")
+            assert read_line(loader) == b"at last\n"
+            assert is_reset(silent)
+
+
+def test_a_stranger_who_is_not_allowed_does_not_count_as_waiting(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", *LIMIT, "--allow", "127.0.0.2/32", stdout=subprocess.PIPE)
+    with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) as silent:
+        time.sleep(1.2)
+        with contextlib.suppress(ConnectionResetError), peers.connect(port) as stranger:
+            stranger.recv(1)
+        loader.says("refused: not in --allow")
+        time.sleep(0.8)
+        silent.sendall(b"in good time\n")
+        assert read_line(loader) == b"in good time\n"
+
+
 def test_alone_a_silent_client_may_take_its_time(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
     with peers.connect(port) as sock:

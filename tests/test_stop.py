@@ -20,7 +20,7 @@ import pytest
 from conftest import Certificates
 
 import ringmain
-from ringmain.net.gate import Gate
+from ringmain.net.arrivals import Arrivals
 
 Run = Callable[[Any], Any]
 
@@ -198,18 +198,18 @@ def test_stop_at_any_turn_of_the_loop_leaves_no_socket_to_the_collector(
 def test_stop_in_the_turn_in_which_a_client_comes_waits_for_no_handshake(
     run: Run, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admit = Gate._admit
+    admit = Arrivals._admit
 
     async def main() -> None:
         options: dict[str, Any] = {"certfile": str(certificates.server), "handshake_timeout": None}
         async with ringmain.load("tcps://127.0.0.1:0", **options) as loader:
 
-            def admit_and_stop(gate: Gate, *client: Any) -> None:
-                admit(gate, *client)
+            def admit_and_stop(arrivals: Arrivals, *client: Any) -> None:
+                admit(arrivals, *client)
                 loader._finished = True
                 loader._hang_up()  # what `stop` does in the next turn, or in this one if it was called before
 
-            monkeypatch.setattr(Gate, "_admit", admit_and_stop)
+            monkeypatch.setattr(Arrivals, "_admit", admit_and_stop)
             waiting = asyncio.ensure_future(anext(loader, None))
             await asyncio.sleep(0)
             with await asyncio.to_thread(peers.connect, loader.port):

@@ -1,18 +1,18 @@
 """The listener: open as long as the verb runs, one connection at a time, whatever else knocks."""
 
 import asyncio
-import collections
-import errno
+import enum
 import functools
 import logging
 import socket
 import ssl
 import weakref
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from ringmain.endpoint import Endpoint, host_and_port
+from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError, reason
+from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
 from ringmain.net.closing import reset
 from ringmain.net.dial import Preface, prepare, shake_hands
 from ringmain.net.link import Link
@@ -20,26 +20,41 @@ from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listene
 from ringmain.net.readiness import finish
 from ringmain.settings import Settings
 
-if TYPE_CHECKING:
-    import ipaddress
-
 log = logging.getLogger("ringmain")
 
 # A dropped SYN costs its sender a second, so short clients that come back to back must never meet the filter.
 _HOLD_AFTER = 1.0
-# Network errors of a client that has gone again, which accept(2) reports.
-_CLIENT_GONE = (
-    *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.ENETDOWN, errno.ENETUNREACH),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPERM),
-)
-# So many may knock before others get their turn, the client that is served and signals too. Where all of them have gone
-# again, it is something else.
-_MOST_AT_ONCE = 64
+
+
+class _Phase(enum.Enum):
+    """Where the gate is with its client."""
+
+    FREE = enum.auto()  # nobody is served
+    GETTING_READY = enum.auto()  # somebody is at the door, and not ready for data yet
+    SERVING = enum.auto()
+    LOOKING_OUT = enum.auto()  # the guest is silent: is there anybody else?
+    KNOCKED = enum.auto()  # there is: the guest has to begin, or go
+    HELD = enum.auto()  # the guest is at work: the filter keeps others away
+
+
+_NEXT = {
+    _Phase.FREE: {_Phase.GETTING_READY},
+    _Phase.GETTING_READY: {_Phase.SERVING, _Phase.FREE},
+    _Phase.SERVING: {_Phase.LOOKING_OUT, _Phase.HELD, _Phase.FREE},
+    _Phase.LOOKING_OUT: {_Phase.KNOCKED, _Phase.SERVING, _Phase.HELD, _Phase.FREE},
+    _Phase.KNOCKED: {_Phase.LOOKING_OUT, _Phase.SERVING, _Phase.HELD, _Phase.FREE},
+    _Phase.HELD: {_Phase.SERVING, _Phase.FREE},
+}
 
 
 async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
     """Listen at every address of the endpoint, for one client at a time; raise ResolveError or BindError."""
-    return Gate(await open_listeners(endpoint, settings), settings)
+    allowed = None
+    if settings.allow:
+        from ringmain.net.allow import Allowed
+
+        allowed = Allowed(settings.allow)
+    return Gate(Arrivals(await open_listeners(endpoint, settings), allowed), settings)
 
 
 class NoMoreClients(Exception):  # noqa: N818 - not an error: the gate was told to stop
@@ -65,23 +80,22 @@ class Gate:
     wait, which a client that sends nothing may let them do for settings.handshake_timeout only (`watch_over`).
     """
 
-    def __init__(self, sockets: list[socket.socket], settings: Settings) -> None:
+    def __init__(self, arrivals: Arrivals, settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sockets = sockets
+        self._sockets = arrivals.sockets
+        self._arrivals = arrivals
         self._settings = settings
-        self._allowed = self._networks(settings.allow) if settings.allow else []
-        self._arrived: collections.deque[tuple[socket.socket, str]] = collections.deque()
+        self._phase = _Phase.FREE
         self._welcoming: asyncio.Task[Link | None] | None = None  # the client that gets ready
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of a phase
         self._guest: weakref.ref[Guest] | None = None  # weakly: a forgotten stream is to be collected
-        self._looking_out = False  # for somebody else at the door, while the guest is silent
-        self._held = False
-        self._busy = False
-        self._warned = False
-        self._ended: Callable[[], Exception] | None = None  # what whoever waits for a client gets then
-        self.refused = 0
-        self._pause_until: asyncio.TimerHandle | None = None
+        self._ended: Callable[[], Exception] | None = None  # in any phase: what whoever waits for a client gets then
+
+    @property
+    def refused(self) -> int:
+        """How many were turned away because they are not in `allow`, or another client was served."""
+        return self._arrivals.refused
 
     @property
     def addresses(self) -> list[str]:
@@ -110,13 +124,13 @@ class Gate:
             try:
                 link = task.result()
             except BaseException:
-                self.done()
+                self._enter(_Phase.FREE)
                 raise
             if link is not None:
-                if self._settings.gate == "hold":
-                    self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
+                self._enter(_Phase.SERVING)
+                self._later(_HOLD_AFTER, self._look)
                 return link
-            self.done()
+            self._enter(_Phase.FREE)
         raise self._ended()
 
     async def _welcome(
@@ -136,41 +150,30 @@ class Gate:
             return None
 
     async def _accept(self) -> tuple[socket.socket, str]:
-        while self._ended is None and not self._arrived:
+        while self._ended is None and not self._arrivals.waiting:
             self._waiter = self._loop.create_future()
-            self._watch(True)
+            self._arrivals.watch(self._look_at_door)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                self._watch(False)
+                self._arrivals.watch(None)
         if self._ended is not None:  # also where somebody came in the same turn of the loop
             raise self._ended()
-        self._busy = True
-        if self._settings.gate == "refuse":
-            self._watch(True)
-        return self._arrived.popleft()
+        self._enter(_Phase.GETTING_READY)
+        return self._arrivals.waiting.popleft()
 
     def watch_over(self, guest: Guest) -> None:
         """Turn away the client that was handed out last if it sends nothing while others wait."""
         self._guest = weakref.ref(guest)
-        self._let_in()
-        if self._timer is None:
-            self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
+        if self._timer is None:  # it took so long to come here that others are held already
+            self._enter(_Phase.SERVING)
+            self._later(_HOLD_AFTER, self._look)
 
     def done(self) -> None:
         """Let the next client in; nothing is done with while one still gets ready."""
-        if self._welcoming is not None:
-            return
-        self._busy = False
-        self._guest = None
-        self._look_out(False)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._let_in()
-        if self._settings.gate == "refuse":
-            self._watch(False)
+        if self._welcoming is None:
+            self._enter(_Phase.FREE)
 
     def stop(self) -> None:
         """Serve no other client: who waits for one, now or later, gets NoMoreClients."""
@@ -180,17 +183,9 @@ class Gate:
         """Stop listening."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._pause_until is not None:
-            self._pause_until.cancel()
-        if not self._loop.is_closed():
-            self._look_out(False)
-            self._watch(False)
         why, remedy = "it was closed while a client was waited for", "keep it open meanwhile"
         self._end(lambda: UsageError("a listener", why, remedy))
-        for sock, _ in self._arrived:
-            reset(sock)
-        self._arrived.clear()
-        self._close_sockets()
+        self._arrivals.close()
 
     def _end(self, error: Callable[[], Exception]) -> None:
         self._ended = self._ended or error
@@ -203,137 +198,90 @@ class Gate:
         if self._waiter is not None and not self._loop.is_closed():
             finish(self._waiter)
 
-    def _networks(self, allow: Sequence[str]) -> "list[ipaddress.IPv4Network | ipaddress.IPv6Network]":
-        import ipaddress
+    def _enter(self, phase: _Phase) -> None:
+        """Leave the present phase with all that belongs to it, and begin another."""
+        if phase is self._phase:
+            return
+        before, self._phase = self._phase, phase
+        assert phase in _NEXT[before], f"{before} to {phase}"
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if before is _Phase.HELD:
+            for sock in self._sockets:
+                let_in(sock)
+        if phase is _Phase.HELD:
+            held = [hold_back(sock) for sock in self._sockets]
+            if not all(held):
+                log.info("this kernel takes no socket filter: other clients wait connected")
+        if phase is _Phase.FREE:
+            self._guest = None
+        refuses = self._settings.gate == "refuse" and phase is not _Phase.FREE
+        self._arrivals.watch(self._look_at_door if refuses or phase is _Phase.LOOKING_OUT else None)
 
-        try:
-            return [ipaddress.ip_network(text, strict=False) for text in allow]
-        except ValueError as error:
-            self._close_sockets()
-            raise UsageError(f"allow={error}", "", "write it as 192.0.2.0/24 or 2001:db8::/32") from error
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Do something unless the phase is over by then."""
 
-    def _close_sockets(self) -> None:
-        for sock in self._sockets:
-            sock.close()
+        def due() -> None:
+            self._timer = None
+            call()
+
+        self._timer = self._loop.call_later(seconds, due)
 
     def _look(self) -> None:
         """Keep others away, or as long as the guest is silent look out for them."""
-        self._timer = None
         silent = self._is_silent()
         if silent is None:
-            self._timer = self._loop.call_later(_HOLD_AFTER, self._look)
+            self._later(_HOLD_AFTER, self._look)
         elif silent:
-            self._look_out(True)
-        elif self._settings.gate == "hold":
-            self._hold()
+            self._enter(_Phase.LOOKING_OUT)
+        else:
+            self._enter(_Phase.HELD if self._settings.gate == "hold" else _Phase.SERVING)
 
     def _is_silent(self) -> bool | None:
         guest = self._guest() if self._guest is not None else None
         return guest is not None and self._settings.handshake_timeout is not None and guest.is_silent()
 
-    def _look_out(self, on: bool) -> None:
-        if on == self._looking_out:
-            return
-        self._looking_out = on
-        if self._settings.gate != "refuse":  # which sees them come anyway
-            self._watch(on, self._knocked)
+    def _look_at_door(self) -> None:
+        """See who has come: the next client, or somebody else while one is served."""
+        if self._phase is _Phase.FREE:
+            self._arrivals.accept(1)
+            if self._arrivals.waiting and self._waiter is not None:
+                finish(self._waiter)
+        elif self._others_wait() and self._phase is _Phase.LOOKING_OUT:
+            self._knocked()
+
+    def _others_wait(self) -> bool:
+        """Tell whether there is anybody besides the guest; with "refuse" whether one was refused just now.
+
+        They are accepted: nothing else tells those apart who have left again.
+        """
+        arrivals = self._arrivals
+        arrivals.accept(MOST_AT_ONCE)
+        if self._settings.gate == "refuse":
+            return arrivals.refuse("another client is being served")
+        if arrivals.stuck or not all(has_left(sock) for sock, _ in arrivals.waiting):
+            return True
+        # Who has left is served in turn all the same: it may have ended one way only. But not any number of them.
+        while len(arrivals.waiting) >= MOST_AT_ONCE:
+            reset(arrivals.waiting.popleft()[0])
+        return False
 
     def _knocked(self) -> None:
         """Hear that somebody else waits, or has been refused, while the guest is silent."""
-        self._look_out(False)
         if not self._is_silent():
             self._look()
         elif self._settings.handshake_timeout is not None:
-            self._timer = self._loop.call_later(self._settings.handshake_timeout, self._turn_away)
+            self._enter(_Phase.KNOCKED)
+            self._later(self._settings.handshake_timeout, self._turn_away)
 
     def _turn_away(self) -> None:
-        """Turn the guest away, unless it has begun meanwhile."""
-        self._timer = None
+        """Turn the guest away, unless it has begun meanwhile, or nobody waits any more."""
         guest = self._guest() if self._guest is not None and self._is_silent() else None
-        if guest is not None:
+        if guest is not None and (self._settings.gate == "refuse" or self._others_wait()):
             guest.turn_away(self._settings.handshake_timeout or 0.0)
         else:
             self._look()
-
-    def _hold(self) -> None:
-        self._held = True
-        held = [hold_back(sock) for sock in self._sockets]
-        if not all(held):
-            log.info("this kernel takes no socket filter: other clients wait connected")
-
-    def _let_in(self) -> None:
-        if self._held:
-            self._held = False
-            for sock in self._sockets:
-                let_in(sock)
-
-    def _watch(self, on: bool, call: Callable[[], None] | None = None) -> None:
-        for sock in self._sockets:
-            if sock.fileno() == -1:
-                continue
-            if on and self._pause_until is None:
-                self._loop.add_reader(sock.fileno(), call or self._accept_ready)
-            else:
-                self._loop.remove_reader(sock.fileno())
-
-    def _accept_ready(self) -> None:
-        """Take one waiting client, or while one is served turn others away; the loop calls again if there are more."""
-        gone = 0
-        for listener in self._sockets:
-            for _ in range(_MOST_AT_ONCE):
-                if self._arrived and not self._busy:
-                    break
-                try:
-                    sock, address = listener.accept()
-                except (BlockingIOError, InterruptedError):
-                    break
-                except OSError as error:
-                    gone += 1
-                    if error.errno in _CLIENT_GONE and gone < _MOST_AT_ONCE:
-                        continue
-                    self._back_off(error)
-                    return
-                self._warned = False
-                self._admit(sock, address)
-        if self._arrived and self._waiter is not None:
-            finish(self._waiter)
-
-    def _admit(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
-        peer = host_and_port(*address[:2])
-        if self._allowed and not self._is_allowed(str(address[0])):
-            self.refused += 1
-            log.warning("%s: refused: not in allow=", peer)
-            reset(sock)
-        elif self._busy:
-            self.refused += 1
-            log.info("%s: refused: another client is being served", peer)
-            reset(sock)
-            if self._looking_out:
-                self._knocked()
-        else:
-            sock.setblocking(False)
-            self._arrived.append((sock, peer))
-
-    def _is_allowed(self, host: str) -> bool:
-        import ipaddress
-
-        address = ipaddress.ip_address(host.partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network or address in network for network in self._allowed)
-
-    def _back_off(self, error: OSError) -> None:
-        """Wait until it may work again: the client stays in the backlog meanwhile."""
-        if not self._warned:
-            self._warned = True
-            log.warning("cannot accept a client: %s; waiting until that changes", reason(error))
-        self._watch(False)
-
-        def again() -> None:
-            self._pause_until = None
-            if self._waiter is not None or (self._busy and self._settings.gate == "refuse"):
-                self._watch(True)
-
-        self._pause_until = self._loop.call_later(0.1, again)
 
 
 def _reset_if_lost(sock: socket.socket, task: "asyncio.Task[Link | None]") -> None:
