@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "net": WORDS | COMPILED,
     "flow": WORDS | COMPILED | {"net"},
     "stream": {"_ring", "errors", "flow"},
-    "blocking": {"errors"},
+    "blocking": {"_ring", "endpoint", "errors", "outcome", "settings"},
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
-    "__init__": WORDS | {"_ring", "file", "interfaces", "loader", "relayer", "saver", "stream"},
+    "__init__": WORDS | {"_ring", "blocking", "file", "interfaces", "loader", "relayer", "saver", "stream"},
     "__main__": {"cli", "signals"},
 }
 # Each of these holds several modules, which may import one another.

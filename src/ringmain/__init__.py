@@ -30,12 +30,13 @@ from ringmain.errors import (
 
 if TYPE_CHECKING:
     from ringmain._ring import Counters
+    from ringmain.blocking import BlockingRelayer, BlockingSaver
     from ringmain.endpoint import Endpoint
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader, load
-    from ringmain.relayer import BlockingRelayer, Relayer, relay
-    from ringmain.saver import BlockingSaver, Saver, save
+    from ringmain.relayer import Relayer, relay
+    from ringmain.saver import Saver, save
     from ringmain.settings import ConnectionOptions, Options, TlsSettings
     from ringmain.stream import Stream
 
@@ -43,8 +44,8 @@ __version__ = "0.1.0"
 
 # Imported when first used: `ringmain --version` needs neither sockets nor an event loop.
 _ROOMS = {
-    "BlockingRelayer": "relayer",
-    "BlockingSaver": "saver",
+    "BlockingRelayer": "blocking",
+    "BlockingSaver": "blocking",
     "ConnectionOptions": "settings",
     "Counters": "_ring",
     "Endpoint": "endpoint",

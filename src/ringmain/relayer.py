@@ -6,10 +6,10 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 from ringmain._ring import Counters, Ring
-from ringmain.blocking import Blocking
+from ringmain.blocking import Blocking, BlockingRelayer
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
@@ -144,42 +144,6 @@ class End(Listening):
         if self._gate is not None:
             self._gate.close()
             self._gate = None
-
-
-class BlockingRelayer(Protocol):
-    """A relayer in a plain `with`: the same, without `await`."""
-
-    on_end: Callable[[RelayOutcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at, those of the source first."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at, the source's where both ends listen."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
-
-    @property
-    def counters(self) -> list[Counters]:
-        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two."""
-
-    @property
-    def taken(self) -> list[int]:
-        """How many bytes of the present connection were acknowledged: there, and, unless it is one-way, back."""
-
-    @property
-    def fullness(self) -> float:
-        """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
-
-    def serve(self, path: str = "auto") -> None:
-        """Relay for one client after another, until there is none to come. path: auto, kernel or block."""
-
-    def stop(self) -> bool:
-        """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""
 
 
 class Relayer(Blocking):

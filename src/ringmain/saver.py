@@ -4,10 +4,10 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from ringmain._ring import Counters
-from ringmain.blocking import Blocking
+from ringmain.blocking import Blocking, BlockingSaver
 from ringmain.endpoint import Endpoint
 from ringmain.errors import SendError
 from ringmain.flow.clients import Clients
@@ -39,55 +39,6 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
     malformed arguments, when the endpoint cannot be opened, and when the one connection there is breaks.
     """
     return Saver(Endpoint.parse(url), settings_for(save, Options, options), listen=listen, listen_once=listen_once)
-
-
-class BlockingSaver(Protocol):
-    """A saver in a plain `with`: the same, without `await`."""
-
-    endpoint: Endpoint
-    settings: Settings
-    listening: bool
-    listen_once: bool
-    on_end: Callable[[Outcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at; empty when dialled."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
-
-    @property
-    def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two."""
-
-    @property
-    def unacknowledged_bytes(self) -> int:
-        """How many of the bytes sent are not known to be with the present peer's kernel yet."""
-
-    @property
-    def fullness(self) -> float:
-        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
-
-    def write(self, buffer: "Buffer") -> None:
-        """Send all of a buffer; return when the kernel has it."""
-
-    def wait_for_peer(self) -> None:
-        """Return once there is a peer to write to that has what a lost one never got."""
-
-    def end_connection(self) -> None:
-        """End the connection being served properly."""
-
-    def break_off(self, *, at_once: bool = False) -> None:
-        """Reset the peer, if there is one, once it has all that was written, or `at_once`."""
-
-    def stop(self) -> bool:
-        """Serve no other client. False when there is no connection."""
 
 
 class Saver(Listening, Blocking):
@@ -190,8 +141,10 @@ class Saver(Listening, Blocking):
         A write that is cancelled before a part of the buffer has gone out has done nothing. One that is cancelled later
         leaves a hole in the stream: every later write, and leaving the block, raises SendError and resets the peer.
         """
-        # In a plain `with` nothing is left to a later turn of a loop that may not turn for long.
-        return self._awaited_or_done(self._write(buffer, gather=self._runner is None))
+        if self._runner is None:
+            return self._write(buffer)
+        # Nothing is left to a later turn of a loop that may not turn for long.
+        return self._awaited_or_done(self._write(buffer, gather=False))
 
     def wait_for_peer(self) -> Coroutine[Any, Any, None]:
         """Return once there is a peer to write to that has what a lost one never got; to be awaited in `async with`.
@@ -233,15 +186,16 @@ class Saver(Listening, Blocking):
         """
         return await self._alone(lambda: self._clients.serve(give))
 
-    async def _write(self, buffer: "Buffer", *, gather: bool) -> None:
-        if self._writing or self._clients.torn:
+    async def _write(self, buffer: "Buffer", gather: bool = True) -> None:
+        clients = self._clients
+        if self._writing or clients.torn:
             self._check_usable()
         view = memoryview(buffer)
         if view.nbytes == 0:
             return
         view = view.cast("B")
-        if not (gather and self._clients.gather(view)):
-            await self._alone(lambda: self._clients.send(view))
+        if not (gather and clients.gather(view)):
+            await self._alone(lambda: clients.send(view))
 
     async def _break_off(self, *, at_once: bool) -> None:
         if not at_once:  # else also while another task writes

@@ -9,17 +9,12 @@ class Carry:
     """
 
     def __init__(self) -> None:
+        self.due = b""  # what the present client has to be sent before anything else
         self._unanswered = bytearray()
-        self._due = b""
-
-    @property
-    def due(self) -> memoryview:
-        """What the present client has to be sent before anything else."""
-        return memoryview(self._due)
 
     def paid(self, size: int) -> None:
         """Owe that many bytes less: the present client's sender has accepted them."""
-        self._due = self._due[size:]
+        self.due = self.due[size:]
 
     def sent(self, view: memoryview) -> None:
         """Keep what the present client is sent."""
@@ -33,5 +28,5 @@ class Carry:
 
     def lost(self, unsent: bytes) -> None:
         """Owe the next client what the present one never got; `unsent` is what was accepted for it and not sent."""
-        self._due = bytes(self._unanswered) + unsent + self._due
+        self.due = bytes(self._unanswered) + unsent + self.due
         self._unanswered.clear()

@@ -80,7 +80,8 @@ class Clients:
             while True:
                 sender = await self._find()
                 try:
-                    await self._pay_carry(sender)
+                    if self._carry.due:
+                        await self._pay_carry(sender)
                     before = sender.accepted
                     try:
                         await self._guarded(sender, sender.send(view))
@@ -104,7 +105,7 @@ class Clients:
         while self._carry.due:
             before = sender.accepted
             try:
-                await self._guarded(sender, sender.send(self._carry.due))
+                await self._guarded(sender, sender.send(memoryview(self._carry.due)))
             finally:
                 self._carry.paid(sender.accepted - before)
 
@@ -190,7 +191,9 @@ class Clients:
     async def _find(self) -> Outflow:
         """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
         sender = self.sender
-        if sender is not None and self._is_gone(sender):
+        if sender is not None:
+            if not self._is_gone(sender):
+                return sender
             cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
             if was_alerted(cause):
                 await sender.link.hear_out()
@@ -218,9 +221,11 @@ class Clients:
 
     async def _guarded(self, sender: Outflow, work: Awaitable[Result]) -> Result:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        what, remedy = f"save to {sender.link.peer}", "is the peer still reading?"
+        timeout, what = self._settings.idle_timeout, f"save to {sender.link.peer}"
         try:
-            async with Deadline(self._settings.idle_timeout, sender.progress, what, "it took nothing", remedy):
+            if timeout is None:
+                return await work
+            async with Deadline(timeout, sender.progress, what, "it took nothing", "is the peer still reading?"):
                 return await work
         except TimedOutError as error:
             self._release(sender, Verdict.TIMED_OUT, error)
