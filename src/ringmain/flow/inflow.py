@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ringmain._coalesce import Coalescer
+from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
-from ringmain._receiver import CAP, PlainReceiver, Receiver
+from ringmain._receiver import CAP, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import (
