@@ -2,15 +2,26 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
 import peers
-from streams import connection
+import pytest
+from conftest import Certificates
+from streams import connection, server_at
 
+from ringmain._ring import Ring
 from ringmain._tls import bound
+from ringmain.endpoint import Endpoint
+from ringmain.errors import ReceiveError
+from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.outflow import Outflow
+from ringmain.net.dial import dial
 from ringmain.net.link import Link
+from ringmain.outcome import Verdict
+from ringmain.settings import Settings
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -41,6 +52,40 @@ def test_any_number_may_wait_until_a_socket_takes_bytes_and_a_closed_one_calls_n
             assert called.is_set()
 
     run(main())
+
+
+@pytest.mark.parametrize("told", ["by close_notify", "by a write", "to who reads"])
+def test_a_reset_that_who_sends_was_told_of_is_no_truncation_to_who_reads(
+    run: Run, certificates: Certificates, told: str
+) -> None:
+    async def main() -> tuple[Verdict | None, type[BaseException] | None]:
+        with server_at() as listener:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificates.server)
+            dialling = dial(
+                Endpoint("localhost", str(listener.getsockname()[1])),
+                Settings(cafile=str(certificates.ca), family=4),
+                ssl.create_default_context(cafile=str(certificates.ca)),
+            )
+            serving = asyncio.ensure_future(
+                asyncio.to_thread(lambda: context.wrap_socket(listener.accept()[0], server_side=True))
+            )
+            link = await dialling
+            peers.close_with_reset(await serving)
+            await asyncio.to_thread(peers.eventually, link.was_reset, "the reset")
+            outflow = Outflow(link, duplex=True)
+            if told == "by close_notify":
+                await link.half_close()
+            elif told == "by a write":
+                with pytest.raises(OSError, match="reset"):
+                    await outflow.send(memoryview(b"x"))
+            inflow = Inflow(link, Flow(Ring(1 << 16, 1 << 14), 0.0, 1, copy=False), None)
+            assert await inflow.next_block() is None
+            error = inflow.failure()
+            inflow.close()
+            return inflow.verdict, error and type(error)
+
+    assert run(main()) == (Verdict.RESET, ReceiveError)
 
 
 def test_nothing_is_read_inside_what_is_not_exactly_an_ssl_socket_of_python() -> None:
