@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import peers
@@ -54,19 +56,28 @@ def test_a_silent_client_is_reset_with_one_warning_once_another_waits(
 def test_with_refuse_a_silent_client_makes_room_for_those_who_try_again(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", "--gate", "refuse", *LIMIT, stdout=subprocess.PIPE)
 
+    served = threading.Event()
+
+    def read() -> None:
+        assert read_line(loader) == b"at last\n"
+        served.set()
+
     def try_again() -> bool:
+        """Send a line, and wait until it is served, or the connection is reset."""
         with contextlib.suppress(ConnectionError), peers.connect(port) as sock:
             sock.sendall(b"at last\n")
-            sock.settimeout(0.1)
-            with contextlib.suppress(TimeoutError):
-                return sock.recv(1) != b""
-            return True
-        return False
+            sock.settimeout(0.05)
+            while not served.is_set():
+                with contextlib.suppress(TimeoutError):
+                    assert sock.recv(1) == b""
+                    return served.is_set()
+        return served.is_set()
 
-    with peers.connect(port) as silent:
+    with peers.connect(port) as silent, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
         time.sleep(0.1)
         peers.eventually(try_again, "a client's turn")
-        assert read_line(loader) == b"at last\n"
+        reading.result(peers.TIMEOUT)
         assert is_reset(silent)
 
 

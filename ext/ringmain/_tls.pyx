@@ -138,7 +138,7 @@ cdef class Session:
         error = self.exception_for(answer, number)
         if answer != SSL_ERROR_WANT_WRITE and answer != SSL_ERROR_WANT_READ:
             self.failure = error
-        elif written:
+        elif written and answer == SSL_ERROR_WANT_WRITE:  # what is to be read first may have come by the next write
             self.stopped = error
         if written:
             return written
