@@ -96,6 +96,18 @@ def test_who_knocks_and_leaves_at_once_does_not_count_as_waiting(
     assert "while another client waited" not in loader.stderr
 
 
+def test_who_came_later_than_one_who_left_in_time_waits_in_vain_no_longer(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
+    with peers.connect(port) as silent:
+        hasty = peers.connect(port)
+        with peers.connect(port) as patient:
+            time.sleep(1.2)  # others are looked for after a second
+            hasty.close()
+            assert is_reset(silent)
+            patient.sendall(b"at last\n")
+            assert read_line(loader) == b"at last\n"
+
+
 def test_who_waits_behind_those_who_left_counts_and_is_served(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", *LIMIT, stdout=subprocess.PIPE)
     with peers.connect(port) as silent:

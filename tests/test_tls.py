@@ -384,7 +384,7 @@ def test_one_turn_takes_no_more_than_a_window_and_what_is_read_ahead(certificate
             tls.setblocking(False)
             for _ in range(40_000):
                 client.tls.write(b"x")
-            window, ahead = 32 << 10, 256 << 10
+            window, ahead = 32 << 10, 512 << 10
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             sock.setblocking(False)
             left = client.outgoing.read()

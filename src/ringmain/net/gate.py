@@ -37,6 +37,7 @@ class _Phase(enum.Enum):
     HELD = enum.auto()  # the guest is at work: the filter keeps others away
 
 
+_SOMEBODY = object()  # who waits, where that cannot be told
 _NEXT = {
     _Phase.FREE: {_Phase.GETTING_READY},
     _Phase.GETTING_READY: {_Phase.SERVING, _Phase.FREE},
@@ -248,48 +249,55 @@ class Gate:
             self._arrivals.accept(1)
             if self._arrivals.waiting and self._waiter is not None:
                 finish(self._waiter)
-        elif self._others_wait() and self._phase is _Phase.LOOKING_OUT:
-            self._knocked()
+        elif (who := self._who_waits()) is not None and self._phase is _Phase.LOOKING_OUT:
+            self._knocked(who)
 
-    def _others_wait(self) -> bool:
-        """Tell whether there is anybody besides the guest; with "refuse" whether one was refused just now.
+    def _who_waits(self) -> object | None:
+        """Return who waits longest besides the guest, or that somebody does; with "refuse" if one was refused just now.
 
         They are accepted: nothing else tells those apart who have left again.
         """
         arrivals = self._arrivals
         arrivals.accept(MOST_AT_ONCE)
         if self._settings.gate == "refuse":
-            return arrivals.refuse("another client is being served")
-        if arrivals.stuck or not all(has_left(sock) for sock, _ in arrivals.waiting):
-            return True
+            return _SOMEBODY if arrivals.refuse("another client is being served") else None
+        for sock, _ in arrivals.waiting:
+            if not has_left(sock):
+                return sock
+        if arrivals.stuck:
+            return _SOMEBODY
         # Who has left is served in turn all the same: it may have ended one way only. But not any number of them.
         while len(arrivals.waiting) >= MOST_AT_ONCE:
             reset(arrivals.waiting.popleft()[0])
-        return False
+        return None
 
-    def _knocked(self) -> None:
+    def _knocked(self, who: object) -> None:
         """Hear that somebody else waits, or has been refused, while the guest is silent."""
         if not self._is_silent():
             self._look()
         elif self._settings.handshake_timeout is not None:
             self._enter(_Phase.KNOCKED)
-            self._await_beginning(self._loop.time() + self._settings.handshake_timeout)
+            self._await_beginning(self._loop.time() + self._settings.handshake_timeout, who)
 
-    def _await_beginning(self, until: float) -> None:
+    def _await_beginning(self, until: float, who: object) -> None:
         """Give the guest until then to begin."""
         left = until - self._loop.time()
         if left <= 0:
-            self._turn_away()
+            self._turn_away(who)
         elif not self._is_silent():
             self._look()
         else:
-            self._later(min(left, _HOLD_AFTER), functools.partial(self._await_beginning, until))
+            self._later(min(left, _HOLD_AFTER), functools.partial(self._await_beginning, until, who))
 
-    def _turn_away(self) -> None:
-        """Turn the guest away, unless it has begun meanwhile, or nobody waits any more."""
+    def _turn_away(self, who: object) -> None:
+        """Turn the guest away, unless it has begun meanwhile, or whoever waited for that long has left."""
         guest = self._guest() if self._guest is not None and self._is_silent() else None
-        if guest is not None and (self._settings.gate == "refuse" or self._others_wait()):
-            guest.turn_away(self._settings.handshake_timeout or 0.0)
+        timeout = self._settings.handshake_timeout or 0.0
+        other = who if self._settings.gate == "refuse" or guest is None else self._who_waits()
+        if guest is not None and other is who:
+            guest.turn_away(timeout)
+        elif guest is not None and other is not None:  # who has come later, and of whom no event tells any more
+            self._await_beginning(self._loop.time() + timeout, other)
         else:
             self._look()
 
