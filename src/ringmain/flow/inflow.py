@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ringmain._coalesce import Coalescer
+from ringmain._low_water import CAP, LowWater
 from ringmain._pump import PIPE_SIZE, Pump
-from ringmain._receiver import CAP, PlainReceiver, Receiver
+from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import (
@@ -262,8 +262,8 @@ class Inflow:
         """Move everything by the kernel path; False when it cannot be used."""
         fd = self.link.fd
         cap = min(CAP, output.pipe_size if output.is_pipe else PIPE_SIZE)
-        coalescer = Coalescer(fd, self._flow.linger, cap)
-        pump = Pump(fd, output.fd, self.counters, coalescer, through=not output.is_pipe)
+        low_water = LowWater(fd, self._flow.linger, cap)
+        pump = Pump(fd, output.fd, self.counters, low_water, through=not output.is_pipe)
         self._begin(pump)
         if self._stopped is not None:
             pump.stop(self._stopped.value)

@@ -19,7 +19,7 @@ from ringmain.net.readiness import finish
 from ringmain.net.watched import Watched
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
-_LINGER = 2.0
+_CLOSE_TIMEOUT = 2.0
 # How long a TLS 1.3 server that has asked for our certificate gets to answer it, once its kernel has everything.
 _VERDICT = 5.0
 _TCP_CLOSE = 7  # <netinet/tcp.h>
@@ -237,7 +237,7 @@ class Link(Watched):
 
     async def until_acknowledged(self) -> None:
         """Return once the peer's kernel has every byte that was sent."""
-        pause, deadline = 0.0005, self.loop.time() + _LINGER
+        pause, deadline = 0.0005, self.loop.time() + _CLOSE_TIMEOUT
         while (left := self.unacknowledged()) != 0:
             if self.failure is None and (self.peer_ended or not self._discards):  # nobody reads any more
                 self._look_for_reset()
