@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import ssl
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -13,19 +12,10 @@ from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import PlainReceiver, Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
-from ringmain.errors import (
-    BlocksHeldError,
-    ReceiveError,
-    RecordTooLongError,
-    RingmainError,
-    TimedOutError,
-    TlsError,
-    TruncatedError,
-    reason,
-)
+from ringmain.errors import BlocksHeldError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
 from ringmain.flow.deadline import Watch
-from ringmain.net.failures import was_alerted
+from ringmain.net.failures import loss_of, reset_of, was_alerted
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 
@@ -83,7 +73,7 @@ class Inflow:
         self._flow = flow
         self.ring = flow.ring
         self._idle_timeout = idle_timeout
-        self._verb = verb  # what errors say was being done
+        self._what = f"{verb} from {link.peer}"  # what errors say was being done
         self._pumping = pumping or kernel.Pumping()
         self._engine: Receiver | Pump | None = None
         self._stopped: Verdict | None = None
@@ -211,41 +201,26 @@ class Inflow:
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a link that broke."""
-        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
-        return ReceiveError(what, f"{reason(cause)} after {got} bytes", "what arrived may not be all that was sent")
+        return reset_of(cause, self._what, self.counters.bytes_in)
 
     def failure(self) -> RingmainError | None:
         """Return the error that the verdict stands for, or None where all is well."""
-        cause = self._engine.error if self._engine is not None else None
-        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
-        verdict, lost = self.verdict, "what arrived may not be all that was sent"
-        error: RingmainError | None = None
-        if verdict is Verdict.TRUNCATED:
-            silent = isinstance(cause, ssl.SSLEOFError)
-            why = "it ended without close_notify" if cause is None or silent else reason(cause)
-            error = TruncatedError(what, f"{why} after {got} bytes", lost)
-            if got == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
-                error = TlsError(what, why, "does the peer accept our certificate and settings?")
-        elif verdict is Verdict.RESET:
-            error = self.lost(cause or ConnectionResetError())
-        elif verdict is Verdict.TIMED_OUT:
-            error = self._late(what, cause)
-        elif isinstance(cause, OverflowError):
+        verdict, cause = self.verdict, self._engine.error if self._engine is not None else None
+        if verdict is Verdict.TIMED_OUT and (cause is None or self._kept_waiting is not None):
+            return self._late()
+        if isinstance(cause, OverflowError):
             remedy = 'raise max_record=, check the delimiter, or skip such records with long_records="skip"'
-            error = RecordTooLongError(what, str(cause), remedy)
-        if error is not None:
+            error = RecordTooLongError(self._what, str(cause), remedy)
             error.__cause__ = cause
-        return error
+            return error
+        return loss_of(verdict, cause, self._what, self.counters.bytes_in) if verdict is not None else None
 
-    def _late(self, what: str, cause: BaseException | None) -> TimedOutError:
+    def _late(self) -> TimedOutError:
         if self._kept_waiting is not None:
             why = f"it sent nothing for {self._kept_waiting:g} s while another client waited"
-            return TimedOutError(what, why, limit="handshake_timeout")
-        why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
-        limit = "idle_timeout" if cause is None else "keepalive"
-        return TimedOutError(
-            what, f"{why} after {self.counters.bytes_in} bytes", "is the peer still alive?", limit=limit
-        )
+            return TimedOutError(self._what, why, limit="handshake_timeout")
+        why = f"nothing came for {self._idle_timeout:g} s after {self.counters.bytes_in} bytes"
+        return TimedOutError(self._what, why, "is the peer still alive?", limit="idle_timeout")
 
     def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
