@@ -10,7 +10,7 @@ import ringmain
 
 PACKAGE = Path(ringmain.__file__).parent
 # Rooms, from what knows least to what knows most, and what each may import besides its own modules.
-WORDS = {"errors", "endpoint", "outcome", "settings", "waiting"}
+WORDS = {"errors", "endpoint", "log", "outcome", "settings", "waiting"}
 COMPILED = {
     *("_blocks", "_delimiter", "_libssl", "_linger", "_low_water", "_pump", "_pump_loop", "_read_ahead", "_receiver"),
     *("_records", "_ring", "_tls", "_tls_receiver"),
@@ -20,6 +20,7 @@ DECLARED = {"_clock", "_splice", "_unraisable"}
 MAY_IMPORT = {
     "errors": set(),
     "outcome": {"_ring", "errors"},
+    "log": {"outcome"},
     "settings": {"errors"},
     "endpoint": {"errors"},
     "waiting": set(),

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.lines import Lines
+from ringmain.cli.log_handler import LogHandler
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import StatsFile
@@ -138,7 +138,7 @@ class Session:
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:
-    log.handlers = [Lines()]
+    log.handlers = [LogHandler()]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 

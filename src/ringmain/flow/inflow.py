@@ -15,6 +15,7 @@ from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import BlocksHeldError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
 from ringmain.flow.deadline import Watch
+from ringmain.log import log_connected, log_ended
 from ringmain.net.failures import loss_of, reset_of, was_alerted
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
@@ -83,7 +84,7 @@ class Inflow:
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
         self._idle: Watch | None = None
-        log.info("%s", link)
+        log_connected(link.peer, link.tls_version, link.cipher)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -191,7 +192,7 @@ class Inflow:
         else:
             self.link.close(goodbye=self.verdict in (Verdict.ENDED, Verdict.STOPPED))
         self.ring.drop()
-        log.info("%s", self.outcome())
+        log_ended(self.outcome())
 
     def outcome(self, error: RingmainError | None = None) -> Outcome:
         """Return what became of it; `error` is what `failure` returned."""

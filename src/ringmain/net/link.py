@@ -51,9 +51,6 @@ class Link(Watched):
         self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
         self._cancel_watch: Callable[[], None] = lambda: None
 
-    def __str__(self) -> str:
-        return f"{self.peer}: connected" + (f" with {self.tls_version}, {self.cipher}" if self.tls_version else "")
-
     def until_change(self) -> "asyncio.Future[None]":
         """Return a Future that is done when the peer sent anything that was discarded, ended, or failed."""
         if self._changed is None or self._changed.done():
