@@ -10,7 +10,7 @@ from benchmarks.workshop import GB, Workshop
 ROUNDS = 5
 # GB a round: enough for the start-up of a process, which its CPU seconds include, to weigh little; the slow get less.
 # A whole run takes about ten minutes where a core reads 6 GB/s, three of them for the relays.
-PLENTY, TLS_PLENTY, SOME, FEW = 16.0, 4.0, 2.0, 1.0
+PLENTY, TLS_PLENTY, SOME, FEW = 16.0, 8.0, 2.0, 1.0
 SIZES = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20]
 GROWTH = [1, 3, 10, 32]
 
@@ -124,6 +124,18 @@ SAVE_PIPE = Bench(
     "C splice",
     Shape(saves=True, piped=True),
     [Contender("C splice", "{c}/save splice {port}", _SAVED), *_SAVERS],
+)
+
+SAVE_TLS = Bench(
+    "save-tls",
+    "Send a file over TLS 1.3: `ringmain save < FILE` and others",
+    "C OpenSSL",
+    Shape(saves=True, tls=True),
+    [
+        Contender("C OpenSSL", "{c}/tls save {port} -", TLS_PLENTY),
+        Contender("ringmain", _SAVE.replace("tcp://", "--insecure tcps://"), TLS_PLENTY),
+        Contender("aiofastnet", "{python} -m benchmarks.senders aiofastnet {port}", TLS_PLENTY),
+    ],
 )
 
 SLOW = Bench(
@@ -337,6 +349,6 @@ IPERF = Bench(
     measure=others.iperf,
 )
 
-_ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
+_ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SAVE_TLS, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
 _ALL += [RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
 BENCHES = {bench.name: bench for bench in [*_ALL, MESSAGES, GROW_PLOT, IPERF]}

@@ -10,6 +10,7 @@ What is verified when:
 import hashlib
 import os
 import socket
+import ssl
 import subprocess
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ def measure(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
     with Processes(workshop) as processes:
         if shape.saves:
             started = 0.0
-            _start_sink(processes, port := free_port())
+            _start_sink(processes, port := free_port(), tls=shape.tls)
             _start_saver(processes, shape, contender, size, port)
         else:
             to = free_port() if shape.relays else 0
@@ -88,7 +89,9 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
                     _start_source(processes, shape, contender, size, port)
                 connection: socket.socket = listener.accept()[0]
             with connection:
-                digest = _digest(connection.fileno())
+                digest = (
+                    _digest_of_tls(workshop, connection) if shape.tls and shape.saves else _digest(connection.fileno())
+                )
         else:
             port = free_port()
             _start_loader(processes, shape, contender, port, compared=True)
@@ -106,8 +109,12 @@ def command_line(processes: Processes, contender: Contender, port: int, to: int 
     return [word.format_map(words) for word in contender.command.split()]
 
 
-def _start_sink(processes: Processes, port: int) -> None:
-    processes.start("sink", [str(processes.workshop.folder / "sink"), str(port)], cores=OTHER_CORES)
+def _start_sink(processes: Processes, port: int, *, tls: bool = False) -> None:
+    folder = processes.workshop.folder
+    command = [str(folder / "sink"), str(port)]
+    if tls:
+        command = [str(folder / "tls"), "receive", str(port), processes.workshop.words["cert"]]
+    processes.start("sink", command, cores=OTHER_CORES)
     processes.wait_for_listener("sink", port)
 
 
@@ -183,6 +190,16 @@ def _digest_of_pattern(workshop: Workshop, size: int) -> str:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         return _digest(process.stdout.fileno())
+
+
+def _digest_of_tls(workshop: Workshop, connection: socket.socket) -> str:
+    digest, context = hashlib.sha256(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(workshop.words["cert"])
+    with context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False) as stream:
+        while data := stream.recv(1 << 16):
+            digest.update(data)
+        stream.unwrap()
+    return digest.hexdigest()
 
 
 def _digest(fd: int) -> str:

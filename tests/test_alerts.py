@@ -219,10 +219,10 @@ def test_who_leaves_while_an_alert_is_being_read_leaves_the_next_owner_of_the_de
                 client = await asyncio.to_thread(peers.connect_tls, it.port, certificates.ca)
                 if isinstance(it, ringmain.Saver):
                     await waiting
-                    sender: Any = it._sender
-                    number = sender.link.fd
+                    outflow: Any = it._outflow
+                    number = outflow.link.fd
                     socket.socket.sendall(client, BAD)
-                    await asyncio.to_thread(peers.eventually, lambda: sender.failure is not None, "a failure")
+                    await asyncio.to_thread(peers.eventually, lambda: outflow.failure is not None, "a failure")
                     waiting = asyncio.ensure_future(it.write(b"y"))
                 else:
                     client.sendall(b"x")

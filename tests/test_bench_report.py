@@ -49,7 +49,7 @@ ROUNDS = ["Throughput in rounds", "CPU seconds per GB in rounds"]
 def reported(bench: peers.Bench, tmp_path: Path) -> Path:
     """Return the page of a measurement that was compared with a baseline."""
     endpoint, path = serving(bench), tmp_path / "out.html"
-    options = ("-t", "150ms", "-O", "50ms", "--rounds", "3")
+    options = ("-t", "150ms", "-O", "300ms", "--rounds", "3")
     measured(endpoint, *options, "--save-baseline", tmp_path / "baseline.json")
     measured(endpoint, *options, "--baseline", tmp_path / "baseline.json", "--report", path)
     return path

@@ -73,9 +73,9 @@ def test_each_client_is_given_its_own(run: Run) -> None:
         async with ringmain.save("127.0.0.1:0", listen=True) as saver:
             numbers = iter(range(3))
 
-            async def give(sender: Outflow) -> bool:
+            async def give(outflow: Outflow) -> bool:
                 number = next(numbers)
-                await sender.send(memoryview(b"for %d" % number))
+                await outflow.send(memoryview(b"for %d" % number))
                 return number < 2  # the third gets but a part
 
             serving = asyncio.ensure_future(saver.serve(give))
@@ -91,8 +91,8 @@ def test_each_client_is_given_its_own(run: Run) -> None:
 
 @pytest.mark.parametrize("listen", [False, True], ids=["dialled", "listening"])
 def test_a_client_whose_gift_is_cancelled_is_reset(run: Run, listen: bool) -> None:
-    async def give(sender: Outflow) -> bool:
-        await sender.send(memoryview(b"a part"))
+    async def give(outflow: Outflow) -> bool:
+        await outflow.send(memoryview(b"a part"))
         await asyncio.sleep(60)
         return True
 

@@ -25,7 +25,7 @@ library("pytest_benchmark")
 
 BASE_SHA = "${{ github.event.pull_request.base.sha }}"
 COUNTING = "            counts.update(event.event_type for event in events)\n"
-SLOW_COUNTING = "            for _ in range(50):\n                Counter(event.event_type for event in events)\n"
+SLOW_COUNTING = "            for _ in range(120):\n                Counter(event.event_type for event in events)\n"
 
 
 def job() -> dict[str, Any]:

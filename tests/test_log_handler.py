@@ -57,6 +57,16 @@ def test_each_kind_of_cause_has_lines_of_its_own(bench: peers.Bench, certificate
     assert "5 more like this in the last minute: " in program.stderr
 
 
+def test_strangers_of_a_bench_server_cost_no_more_lines(bench: peers.Bench) -> None:
+    program, port = bench.serving_measurements()
+    for _ in range(15):
+        knock(port, b"GET / HTTP/1.1\r\n\r\n")
+    program.signal(signal.SIGTERM)
+    program.wait()
+    assert program.stderr.count("not a ringmain bench client") == 11
+    assert "5 more like this in the last minute: " in program.stderr
+
+
 def test_a_minute_that_is_over_is_told_of_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_handler, "MINUTE", 0.2)
     handler = log_handler.LogHandler()

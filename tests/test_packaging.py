@@ -19,6 +19,8 @@ from packaging.requirements import Requirement
 import ringmain
 
 ROOT = Path(__file__).parent.parent
+# Each worker of a run builds for itself, and several compilers beside other tests on a busy machine take their time.
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

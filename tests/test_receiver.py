@@ -11,7 +11,8 @@ from typing import Any
 
 from conftest import Certificates
 
-from ringmain._receiver import PlainReceiver, Receiver
+from ringmain._plain_receiver import PlainReceiver
+from ringmain._receiver import Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls import Session
 from ringmain._tls_receiver import TlsReceiver

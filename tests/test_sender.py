@@ -107,11 +107,11 @@ def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_
         async with ringmain.save("127.0.0.1:0", listen=True) as saver:
             first = slow_client(saver.port)
             await saver.wait_for_peer()
-            sender = saver._sender
-            assert sender is not None
-            sender.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            outflow = saver._outflow
+            assert outflow is not None
+            outflow.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             sent = 0
-            while not sender.counters.stalls:  # a part of what was gathered has gone out, and the rest waits
+            while not outflow.counters.stalls:  # a part of what was gathered has gone out, and the rest waits
                 for _ in range(6):  # go out together
                     await saver.write(data[sent : sent + 10_000])
                     sent += 10_000
@@ -161,7 +161,7 @@ def test_a_client_that_resets_before_it_got_anything_costs_the_one_that_counts_n
         async with ringmain.save("127.0.0.1:0", listen_once=True) as saver:
             first = peers.connect(saver.port)
             await saver.wait_for_peer()
-            sock = saver._sender.link.sock if saver._sender is not None else first
+            sock = saver._outflow.link.sock if saver._outflow is not None else first
             peers.close_with_reset(first)
             peers.eventually(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7")
             await saver.write(b"small;")  # gathered, before the loop has heard of the reset
@@ -339,9 +339,9 @@ def test_small_writes_outlive_a_large_one_that_was_cancelled_while_they_waited(
         url = f"{'tcps' if tls else 'tcp'}://localhost:{listener.getsockname()[1]}"
         sent = bytearray()
         async with ringmain.save(url, family=4, cafile=str(certificates.ca)) as saver:
-            sender = saver._sender
-            assert sender is not None
-            while not sender._gathered or not sender.counters.stalls:
+            outflow = saver._outflow
+            assert outflow is not None
+            while not outflow._gathered or not outflow.counters.stalls:
                 piece = peers.payload(15_000, len(sent))
                 await saver.write(piece)
                 sent += piece
@@ -398,9 +398,9 @@ def test_the_users_own_exception_gets_out_and_the_peer_sees_no_end(
             async with ringmain.save(url, family=4, cafile=str(certificates.ca)) as saver:
                 await saver.write(b"x" * 100_000)
                 if half_closed:
-                    assert saver._sender is not None
-                    saver._sender.link.discard()
-                    saver._sender.link.read_to_end()
+                    assert saver._outflow is not None
+                    saver._outflow.link.discard()
+                    saver._outflow.link.read_to_end()
                 raise KeyError("mine")
 
     with small_listener() as listener, receiver(listener, certificates.server if tls else None) as (read_on, got):
@@ -412,17 +412,17 @@ def test_closing_again_touches_no_descriptor_that_another_one_has_got(run: Run) 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with connection() as (peer, ours), connection() as (other_peer, other):
-            sender = Outflow(Link(ours, "the peer"))
+            outflow = Outflow(Link(ours, "the peer"))
             number = ours.fileno()
-            sender.close()
+            outflow.close()
             os.dup2(other.fileno(), number)
             with socket.socket(fileno=number) as heir:
                 ready = loop.create_future()
                 loop.add_reader(number, finish, ready)
-                sender.close()
-                sender.abort()
-                assert sender.link.unacknowledged() is None
-                assert sender.fullness == 0
+                outflow.close()
+                outflow.abort()
+                assert outflow.link.unacknowledged() is None
+                assert outflow.fullness == 0
                 other_peer.sendall(b"for the heir")
                 await asyncio.wait_for(ready, peers.TIMEOUT)
                 loop.remove_reader(number)

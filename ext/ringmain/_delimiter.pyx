@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Where records end that have a delimiter behind them: all that a ring knows of what is in its blocks.
 
-What is to cut at something else has the same two methods, and an `overlap`: so many bytes behind the last cut are kept
-of a record that is thrown away. Each octet is looked at about once, however the data came.
+What is to cut at something else has the same two methods, and an `overlap`: of a record that is thrown away so many
+bytes are kept, since its end may begin in them. Each octet is looked at about once, however the data came.
 No I/O, no Python: the ring calls it between reading its state and writing it.
 """
 

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Let the SSL inside Python's object read from a BIO (bio(7)) of ours, many records a call and without the GIL.
 
-Python's own read is a lock, a call and two system calls for each record of 16 KiB. This BIO asks the kernel for 256 KiB
+Python's own read is a lock, a call and two system calls for each record of 16 KiB. This BIO asks the kernel for 512 KiB
 at a time. OpenSSL's read-ahead would do that too, but it moves all that it has read ahead to the front of its buffer
 for every record.
 What a peer can make OpenSSL do in one call is bounded, in the handshake too. OpenSSL goes on by itself as long as it is
@@ -21,10 +21,11 @@ from ringmain._libssl cimport (
     SSL_CTRL_SET_MSG_CALLBACK_ARG,
     SSL_ERROR_NONE,
     SSL_ERROR_WANT_READ,
+    LibSsl,
     connection_of,
     error_library,
     errors,
-    libssl,
+    libssl as found,
 )
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -40,7 +41,9 @@ cdef enum:
     BIO_TYPE = 0x047f               # a source, with a number that OpenSSL does not use
 
 cdef enum:
-    AHEAD = 256 << 10               # bytes; what fits the cache beside the block that they are decrypted to
+    # Bytes. 256 KiB cost a fifth more CPU, whatever the size of the block that they are decrypted to, 64 KiB a quarter
+    # more; 1 and 2 MiB spare nothing more (a core's L2 being 1 MiB).
+    AHEAD = 512 << 10
     # Bytes that one call of Python's own, or of a handshake, takes from the kernel.
     PORTION = 64 << 10
 
@@ -49,6 +52,8 @@ cdef enum:
 cdef double MESSAGES = 1000
 cdef double MESSAGES_PER_SECOND = 100
 
+# A copy, since another module's variable is one load more for each of some twenty calls a read.
+cdef LibSsl libssl = found
 cdef void* method = NULL            # made for the first connection
 
 

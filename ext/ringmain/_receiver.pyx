@@ -1,11 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Receive a stream into the ring, whenever its link tells that there is more: what all streams share, and plain TCP.
+"""Receive a stream into the ring, whenever its link tells that there is more: what plain TCP and TLS share.
 
 Goal: one kernel copy into a cache-hot block, nothing else. Cost: one Python call a wake-up, made by the loop.
 Invariants:
 - A window is claimed before every read; when none can be, reading pauses until a block is given back.
-- At most TURN bytes a turn of the loop, so that other callbacks run and the consumer gets what may still be in a cache.
-  The loops' own protocols read up to 32 windows in a row.
 - The verdict is set once. Bytes that came before it stay in the ring for the consumer.
 - Whatever calls Python (the loop, a waiter) or lets go of the GIL comes after the state is whole, and after it the
   verdict is looked at again: a collector's finalizer may have stopped the stream. A block that is read into is pinned.
@@ -13,21 +11,9 @@ Invariants:
 - How long bytes wait for others is not decided here: _linger does.
 """
 
-import os
-
-from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno as c_errno
-
 from ringmain._clock cimport monotonic
 from ringmain._linger cimport Linger
-from ringmain._ring cimport CLAIMED, TOO_LONG, Block, Claim, Counters, Ring
-
-cdef extern from "<sys/socket.h>":
-    ssize_t recv(int fd, void* buffer, size_t size, int flags) nogil
-    int MSG_PEEK
-
-# What one turn of the loop reads at most: as much as the highest mark lets come. Fewer, longer turns save more than a
-# destination that fits the fastest cache does.
-cdef Py_ssize_t TURN = 2 << 20
+from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
 
 
 cdef class Receiver:
@@ -208,60 +194,3 @@ cdef class Receiver:
             if self.link is None:  # it was let go meanwhile
                 link.ignore_readable()
         return 0
-
-
-cdef class PlainReceiver(Receiver):
-    """Receive plain TCP."""
-
-    def on_readable(self):
-        """Read what has come; called by the loop when the socket is readable."""
-        cdef Py_ssize_t left = TURN
-        cdef Py_ssize_t size, asked
-        cdef int number = 0
-        cdef char next_byte
-        cdef Block block
-        cdef char* window
-        if self.paused:
-            return
-        while left > 0 and self.verdict is None:
-            if not self.claim_window():
-                return
-            asked = min(self.ring.window_size, left)
-            block = self.ring.current
-            window = self.ring.window
-            block.pinned += 1
-            with nogil:
-                size = recv(self.fd, window, asked, 0)
-                if size < 0:
-                    number = c_errno
-            self.ring.unpin(block)
-            if self.verdict is not None:
-                return
-            if size > 0:
-                self.received(size)
-                left -= size
-                if size == asked:
-                    if left <= 0:  # the rest may be below the mark, which the loop would not tell of
-                        self.loop.call_soon(self.on_readable)
-                    continue
-                # That was all there is. If a reset is behind it this is the only call: uvloop's handle has died of it.
-                with nogil:
-                    size = recv(self.fd, &next_byte, 1, MSG_PEEK)
-                    if size < 0:
-                        number = c_errno
-                if size == 0:  # for a turn that finds nothing else: what came is cut and taken first
-                    self.loop.call_soon(self.on_readable)
-                if size >= 0:
-                    return
-            if self.verdict is not None:
-                return
-            if size == 0:
-                self.end("ended", None)
-                self.shut()
-                return
-            if number == EINTR:
-                continue
-            if number != EAGAIN:
-                self.end("timed out" if number == ETIMEDOUT else "reset", OSError(number, os.strerror(number)))
-                self.shut()
-            return

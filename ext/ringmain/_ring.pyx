@@ -164,7 +164,7 @@ cdef class Ring(BlockPool):
             block.base = 0
             self.current = block
         elif block.start == block.filled and block.idle():
-            if block.capacity > self.block_size:
+            if block.capacity > self.block_size:  # or else there is nothing to call another module for
                 self.shrink(block, max(block.filled, self.block_size))
             block.base += block.filled
             block.start = block.filled = self.cut = 0

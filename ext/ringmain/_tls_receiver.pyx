@@ -11,6 +11,8 @@ Invariants:
 - Bytes come before the verdict; close_notify alone is a clean end.
 """
 
+import errno
+import os
 import ssl
 
 from ringmain._libssl cimport SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
@@ -83,6 +85,8 @@ cdef class TlsReceiver(Receiver):
         return 0
 
     cdef int fail(self, object error) except -1:
+        if isinstance(error, ssl.SSLEOFError) and self.link.heard_reset:
+            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         # ssl.SSLError is an OSError: broken records and alerts are a stream that did not end as it should.
         if isinstance(error, ssl.SSLError):
             self.end("truncated", error)

@@ -90,12 +90,12 @@ class Saver(Listening, Blocking):
             self._gate = None  # `on_end` may still ask it
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        closers: list[Callable[[], object]] = [] if self._sender is None else [self._sender.abort]
+        closers: list[Callable[[], object]] = [] if self._outflow is None else [self._outflow.abort]
         return closers if self._gate is None else [*closers, self._gate.close]
 
     @property
-    def _sender(self) -> Outflow | None:
-        return self._clients.sender
+    def _outflow(self) -> Outflow | None:
+        return self._clients.outflow
 
     @property
     def on_end(self) -> Callable[[Outcome], None] | None:
@@ -118,17 +118,17 @@ class Saver(Listening, Blocking):
     @property
     def counters(self) -> Counters | None:
         """The counters of the connection being served, or None between two."""
-        return self._sender.counters if self._sender is not None else None
+        return self._outflow.counters if self._outflow is not None else None
 
     @property
     def unacknowledged_bytes(self) -> int:
         """How many of the bytes sent are not known to be with the present peer's kernel yet."""
-        return self._sender.link.unacknowledged() or 0 if self._sender is not None else 0
+        return self._outflow.link.unacknowledged() or 0 if self._outflow is not None else 0
 
     @property
     def fullness(self) -> float:
         """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
-        return self._sender.fullness if self._sender is not None else 0.0
+        return self._outflow.fullness if self._outflow is not None else 0.0
 
     def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
         """Send all of a contiguous buffer, which may be changed once this returns; to be awaited in `async with`.
@@ -175,7 +175,7 @@ class Saver(Listening, Blocking):
         self._clients.stopping = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._clients.stop)
-        return self._sender is not None
+        return self._outflow is not None
 
     async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
         """Give one client after another something of its own, until `stop`, or the one that there is to be.

@@ -84,7 +84,8 @@ class Session:
             remedy = "see ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "please report this"
             raise RingmainError("this run could not go on", reason(error), remedy) from error
         finally:
-            logging.shutdown()
+            for handler in log.handlers:
+                handler.close()  # which tells what it has kept back
         if not signals.number:
             runner.close()
         return 128 + signals.number if signals.number else 0

@@ -29,13 +29,13 @@ Result = TypeVar("Result")
 class Clients:
     """The clients at a gate, or the one peer that was dialled (`begin`). One task at a time sends.
 
-    `sender` sends to the present one. `torn` tells that the stream has a hole, and must not go on: a `send`, or the
+    `outflow` sends to the present one. `torn` tells that the stream has a hole, and must not go on: a `send`, or the
     end, was cancelled half-way. `goes_on`: the next client gets what follows what the last one has. Without that there
     is one client that counts, the first that gets a byte.
     """
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, goes_on: bool) -> None:
-        self.sender: Outflow | None = None
+        self.outflow: Outflow | None = None
         self.torn = False
         self.goes_on = goes_on
         self.on_end: Callable[[Outcome], None] | None = None
@@ -55,8 +55,8 @@ class Clients:
 
     def close(self) -> None:
         """Reset who is still there, and let nobody in."""
-        if self.sender is not None:
-            self._release(self.sender)
+        if self.outflow is not None:
+            self._release(self.outflow)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
@@ -66,12 +66,12 @@ class Clients:
         self.stopping = True
         if self._gate is not None:
             self._gate.stop()
-        if self.sender is not None and self.sender.pumping is not None:
-            self.sender.pumping.stop()
+        if self.outflow is not None and self.outflow.pumping is not None:
+            self.outflow.pumping.stop()
 
     def gather(self, view: memoryview) -> bool:
         """Take a small view to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
-        return self.sender is not None and not self._carry.due and self.sender.gather(view)
+        return self.outflow is not None and not self._carry.due and self.outflow.gather(view)
 
     async def send(self, view: memoryview) -> None:
         """Send all of the view to whichever clients it takes."""
@@ -79,19 +79,19 @@ class Clients:
         torn = False  # by the present client
         try:
             while True:
-                sender = await self._find()
+                outflow = await self._find()
                 try:
                     if self._carry.due:
-                        await self._pay_carry(sender)
-                    before = sender.accepted
+                        await self._pay_carry(outflow)
+                    before = outflow.accepted
                     try:
-                        await self._guarded(sender, sender.send(view))
+                        await self._guarded(outflow, outflow.send(view))
                     finally:
-                        view, torn = view[sender.accepted - before :], sender.torn
+                        view, torn = view[outflow.accepted - before :], outflow.torn
                     return
                 except RingmainError as error:
                     torn = False
-                    self._carry_over(error, sender)
+                    self._carry_over(error, outflow)
         except RingmainError:
             raise
         except BaseException as error:
@@ -101,36 +101,36 @@ class Clients:
             )
             raise
 
-    async def _pay_carry(self, sender: Outflow) -> None:
+    async def _pay_carry(self, outflow: Outflow) -> None:
         """Send what lost clients never got. What is left of it when this is cancelled is sent another time."""
         while self._carry.due:
-            before = sender.accepted
+            before = outflow.accepted
             try:
-                await self._guarded(sender, sender.send(memoryview(self._carry.due)))
+                await self._guarded(outflow, outflow.send(memoryview(self._carry.due)))
             finally:
-                self._carry.paid(sender.accepted - before)
+                self._carry.paid(outflow.accepted - before)
 
     async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
         """See `Saver.serve`."""
         while not self.stopping:
             try:
-                sender = await self._present()
+                outflow = await self._present()
             except NoMoreClients:
                 break
             try:
-                whole = await self._guarded(sender, give(sender))
+                whole = await self._guarded(outflow, give(outflow))
                 if whole is None:
                     return False
                 if whole:
-                    await self._end(sender)
+                    await self._end(outflow)
                 else:
-                    await self._guarded(sender, sender.deliver())
-                    self._release(sender)  # with a reset: it must not take a part for the whole
+                    await self._guarded(outflow, outflow.deliver())
+                    self._release(outflow)  # with a reset: it must not take a part for the whole
             except BaseException as error:
-                self._release(sender)
+                self._release(outflow)
                 if not isinstance(error, RingmainError):
                     self.torn = not self.goes_on
-                elif self._warned_of(error, sender.counters):
+                elif self._warned_of(error, outflow.counters):
                     continue
                 raise
             if not self.goes_on:
@@ -139,47 +139,47 @@ class Clients:
 
     async def finish(self) -> None:
         """End the last connection; what its peer never acknowledged goes to another client, if any."""
-        while self.sender is not None or self._carry.due:
+        while self.outflow is not None or self._carry.due:
             if self._carry.due:
                 await self.send(memoryview(b""))
-            sender = self.sender
-            assert sender is not None
+            outflow = self.outflow
+            assert outflow is not None
             try:
-                await self._end(sender)
+                await self._end(outflow)
             except RingmainError as error:
-                self._carry_over(error, sender)
+                self._carry_over(error, outflow)
 
     async def end(self) -> None:
         """End the present connection properly."""
-        sender = self.sender
-        if sender is None:
+        outflow = self.outflow
+        if outflow is None:
             raise self._lost or UsageError("a saver", "there is no connection to end", "write to it first")
         try:
-            await self._end(sender)
+            await self._end(outflow)
         except BaseException as error:
-            self._keep_rest(sender)
+            self._keep_rest(outflow)
             if not self.goes_on:  # nobody else gets what this peer has not
                 self.torn = not isinstance(error, RingmainError)
             raise
 
     async def deliver(self) -> None:
         """Return once the present client, if there is one, has every byte so far."""
-        if (sender := self.sender) is not None:
+        if (outflow := self.outflow) is not None:
             try:
-                await self._guarded(sender, sender.deliver())
+                await self._guarded(outflow, outflow.deliver())
             except RingmainError:
-                self._keep_rest(sender)
+                self._keep_rest(outflow)
                 raise
 
     def break_off(self) -> None:
         """Reset the present client, if there is one; the next one gets what it did not acknowledge."""
-        if (sender := self.sender) is not None:
-            self._release(sender)
-            self._keep_rest(sender)
+        if (outflow := self.outflow) is not None:
+            self._release(outflow)
+            self._keep_rest(outflow)
 
     async def _present(self) -> Outflow:
         """Return who is served, once a client has come, whether or not it is still there; raise NoMoreClients."""
-        while self.sender is None:
+        while self.outflow is None:
             if self._gate is None or self._lost is not None:
                 raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
             link = await self._gate.next_connection(self._context)
@@ -187,58 +187,58 @@ class Clients:
                 link.reset()
             else:
                 self.begin(link)
-        return self.sender
+        return self.outflow
 
     async def _find(self) -> Outflow:
         """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
-        sender = self.sender
-        if sender is not None:
-            if not self._is_gone(sender):
-                return sender
-            cause = sender.failure or ConnectionResetError(errno.EPIPE, "")
+        outflow = self.outflow
+        if outflow is not None:
+            if not self._is_gone(outflow):
+                return outflow
+            cause = outflow.failure or ConnectionResetError(errno.EPIPE, "")
             if was_alerted(cause):
-                await sender.link.hear_out()
-            error = failure_of(cause, f"save to {sender.link.peer}")
+                await outflow.link.hear_out()
+            error = failure_of(cause, f"save to {outflow.link.peer}")
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
-            self._release(sender, Verdict.RESET, error, abort=sender.failure is not None)
-            self._carry_over(error, sender)
+            self._release(outflow, Verdict.RESET, error, abort=outflow.failure is not None)
+            self._carry_over(error, outflow)
         try:
             return await self._present()
         except NoMoreClients:
             raise SendError(f"save to {self._endpoint}", "it was stopped, and serves no other client") from None
 
-    def _is_gone(self, sender: Outflow) -> bool:
+    def _is_gone(self, outflow: Outflow) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
-        goodbye = sender.link.peer_ended and sender.link.tls_version is not None
-        return sender.failure is not None or (self.goes_on and goodbye)
+        goodbye = outflow.link.peer_ended and outflow.link.tls_version is not None
+        return outflow.failure is not None or (self.goes_on and goodbye)
 
-    async def _end(self, sender: Outflow) -> None:
+    async def _end(self, outflow: Outflow) -> None:
         try:
-            await self._guarded(sender, sender.finish())
+            await self._guarded(outflow, outflow.finish())
         except BaseException:
-            self._release(sender)
+            self._release(outflow)
             raise
-        self._release(sender, Verdict.ENDED, abort=False)
+        self._release(outflow, Verdict.ENDED, abort=False)
 
-    async def _guarded(self, sender: Outflow, work: Awaitable[Result]) -> Result:
+    async def _guarded(self, outflow: Outflow, work: Awaitable[Result]) -> Result:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        timeout, what = self._settings.idle_timeout, f"save to {sender.link.peer}"
+        timeout, what = self._settings.idle_timeout, f"save to {outflow.link.peer}"
         try:
             if timeout is None:
                 return await work
-            async with Deadline(timeout, sender.progress, what, "it took nothing", "is the peer still reading?"):
+            async with Deadline(timeout, outflow.progress, what, "it took nothing", "is the peer still reading?"):
                 return await work
         except TimedOutError as error:
-            self._release(sender, Verdict.TIMED_OUT, error)
+            self._release(outflow, Verdict.TIMED_OUT, error)
             raise
         except OSError as cause:
-            if was_alerted(cause) and self.sender is sender:
-                await sender.link.hear_out()
-            raise self._broken(sender, failure_of(cause, what)) from cause
+            if was_alerted(cause) and self.outflow is outflow:
+                await outflow.link.hear_out()
+            raise self._broken(outflow, failure_of(cause, what)) from cause
 
-    def _broken(self, sender: Outflow, error: RingmainError) -> RingmainError:
+    def _broken(self, outflow: Outflow, error: RingmainError) -> RingmainError:
         """Release a connection that broke; return the error."""
-        self._release(sender, Verdict.RESET, error)
+        self._release(outflow, Verdict.RESET, error)
         return error
 
     def _warned_of(self, error: RingmainError, counters: Counters) -> bool:
@@ -250,26 +250,26 @@ class Clients:
         log.warning("%s", error)
         return True
 
-    def _carry_over(self, error: RingmainError, sender: Outflow) -> None:
+    def _carry_over(self, error: RingmainError, outflow: Outflow) -> None:
         """Keep what a lost client never got for the next one; raise the error where there is to be none."""
-        if not self._warned_of(error, sender.counters):
+        if not self._warned_of(error, outflow.counters):
             raise error
-        self._carry.lost(sender.take_unsent())
+        self._carry.lost(outflow.take_unsent())
 
-    def _keep_rest(self, sender: Outflow) -> None:
+    def _keep_rest(self, outflow: Outflow) -> None:
         """Keep the same of a client that was broken off on purpose, if there may be a next one."""
         if self.goes_on:
-            self._carry.lost(sender.take_unsent())
+            self._carry.lost(outflow.take_unsent())
 
     def begin(self, link: Link) -> None:
         """Serve the peer of a link."""
-        broke = weakref.WeakMethod(self._broke)  # the loop, which knows the sender, must not keep a forgotten saver
+        broke = weakref.WeakMethod(self._broke)  # the loop, which knows the outflow, must not keep a forgotten saver
 
         def tell() -> None:
             if (method := broke()) is not None:
                 method()
 
-        self.sender = Outflow(link, tell, carry=self._carry if self.goes_on else None)
+        self.outflow = Outflow(link, tell, carry=self._carry if self.goes_on else None)
         log_connected(link.peer, link.tls_version, link.cipher)
 
     def _broke(self) -> None:
@@ -278,21 +278,21 @@ class Clients:
 
     def _release(
         self,
-        sender: Outflow,
+        outflow: Outflow,
         verdict: Verdict = Verdict.STOPPED,
         error: RingmainError | None = None,
         *,
         abort: bool = True,
     ) -> None:
         """Close a connection, unless it has ended properly with a reset: what was cut short must not look whole."""
-        if self.sender is not sender:
+        if self.outflow is not outflow:
             return
-        self.sender = None
+        self.outflow = None
         if abort:
-            sender.abort()
+            outflow.abort()
         else:
-            sender.close()
-        outcome = sender.outcome(verdict, error)
+            outflow.close()
+        outcome = outflow.outcome(verdict, error)
         if self.on_end is not None:
             self.on_end(outcome)
         log_ended(outcome)

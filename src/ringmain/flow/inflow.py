@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ringmain._low_water import CAP, LowWater
+from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
-from ringmain._receiver import PlainReceiver, Receiver
+from ringmain._receiver import Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import BlocksHeldError, RecordTooLongError, RingmainError, TimedOutError

@@ -21,7 +21,7 @@ from ringmain.waiting import let_go
 # How often is looked, after a stop, whether all is passed on that had come before.
 _LOOK = 0.02
 # What OpenSSL may have read ahead, beside what is in the kernel.
-_AHEAD = 512 << 10
+_AHEAD = 1 << 20
 # When one peer is lost: how long the other may take nothing, while there is more of what the lost one sent.
 _GRACE = 2.0
 

@@ -273,7 +273,17 @@ class Gate:
             self._look()
         elif self._settings.handshake_timeout is not None:
             self._enter(_Phase.KNOCKED)
-            self._later(self._settings.handshake_timeout, self._turn_away)
+            self._await_beginning(self._loop.time() + self._settings.handshake_timeout)
+
+    def _await_beginning(self, until: float) -> None:
+        """Give the guest until then to begin."""
+        left = until - self._loop.time()
+        if left <= 0:
+            self._turn_away()
+        elif not self._is_silent():
+            self._look()
+        else:
+            self._later(min(left, _HOLD_AFTER), functools.partial(self._await_beginning, until))
 
     def _turn_away(self) -> None:
         """Turn the guest away, unless it has begun meanwhile, or nobody waits any more."""

@@ -31,7 +31,8 @@ class Link(Watched):
 
     `session` is None for a plain connection, and once it is closed; `tls_version` ("TLSv1.3") and `cipher` (OpenSSL's
     name of the suite) are None for a plain one. `failure` is why nothing can be sent any more, `peer_ended` tells that
-    the peer sends nothing more.
+    the peer sends nothing more, `heard_reset` that a reset was told to who sends. The kernel tells of one once: who
+    reads finds an end afterwards, as if the peer had closed.
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
@@ -41,7 +42,7 @@ class Link(Watched):
         self.tls_version = self.session.version if self.session is not None else None
         self.cipher = self.session.cipher if self.session is not None else None
         self.failure: OSError | None = None
-        self.peer_ended = False
+        self.peer_ended = self.heard_reset = False
         self.awaits_verdict = False
         self._on_failure: Callable[[], None] | None = None
         self._discards = False  # nobody reads what the peer sends
@@ -128,7 +129,7 @@ class Link(Watched):
 
         A reset is told once, by a read or a write, whichever is first: the other finds a plain end.
         """
-        return self._fin == 0 and self._is_gone()
+        return self.heard_reset or (self._fin == 0 and self._is_gone())
 
     def _is_gone(self) -> bool:
         return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
@@ -142,6 +143,7 @@ class Link(Watched):
 
     def fail(self, error: OSError) -> None:
         """Take note of an error of the socket: the connection is broken by it, or the peer has ended."""
+        self.heard_reset |= isinstance(error, ConnectionResetError)
         # Whether it said goodbye matters to those who read; a goodbye that comes after ours is raised, not returned.
         if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             self.peer_ended = True
@@ -152,6 +154,7 @@ class Link(Watched):
 
     def cause_of(self, error: OSError) -> OSError:
         """Return why a write has failed: the peer's last words, an alert perhaps, say more than a broken pipe."""
+        self.heard_reset |= isinstance(error, ConnectionResetError)
         self.discard()
         return self.failure or self._cause(error)
 
@@ -202,8 +205,8 @@ class Link(Watched):
             except ssl.SSLWantWriteError:
                 await self.until_writable()
                 continue
-            except (OSError, ValueError):  # it is gone, as those who read will hear
-                pass
+            except (OSError, ValueError) as error:  # it is gone, as those who read will hear
+                self.heard_reset |= isinstance(error, ConnectionResetError)
             return True
         return True
 

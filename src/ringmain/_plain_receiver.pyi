@@ -1,0 +1,3 @@
+from ringmain._receiver import Receiver
+
+class PlainReceiver(Receiver): ...
