@@ -96,12 +96,12 @@ lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
 	$(BIN)/mypy --python-executable $(BIN)/python
-	cd $(VENV) && bin/python -m mypy.stubtest ringmain._blocks ringmain._coalesce ringmain._delimiter ringmain._libssl ringmain._plain_receiver ringmain._pump ringmain._pump_loop ringmain._read_ahead ringmain._receiver ringmain._records ringmain._ring ringmain._tls ringmain._tls_receiver
+	cd $(VENV) && bin/python -m mypy.stubtest ringmain._blocks ringmain._delimiter ringmain._libssl ringmain._linger ringmain._low_water ringmain._plain_receiver ringmain._pump ringmain._pump_loop ringmain._read_ahead ringmain._receiver ringmain._records ringmain._ring ringmain._tls ringmain._tls_receiver
 	CFLAGS="-Wall -Wextra -Werror" $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
 
 # CPython itself leaks at exit, and its allocator hides from the sanitizer what comes from it: neither is of use here.
 SANITIZED := .venv-sanitized
-SAFETY := tests/test_ring.py tests/test_pump.py tests/test_path.py tests/test_coalesce.py tests/test_library.py
+SAFETY := tests/test_ring.py tests/test_pump.py tests/test_path.py tests/test_low_water.py tests/test_library.py
 sanitize:
 	RINGMAIN_SANITIZE=1 $(MAKE) VENV=$(SANITIZED) $(SANITIZED)/installed $(SANITIZED)/testing
 	@$(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('platlib'))" > $(SANITIZED)/where

@@ -19,7 +19,7 @@ from conftest import Certificates, open_descriptors
 
 import ringmain
 from ringmain import errors
-from ringmain.net import attempts, dial
+from ringmain.net import dial, happy_eyeballs
 
 Run = Callable[[Any], Any]
 Rows = list[tuple[Any, ...]]
@@ -80,7 +80,7 @@ def test_families_take_turns_beginning_with_the_first(
         tried.append(it[4][0])
         raise OSError(101, "unreachable")
 
-    monkeypatch.setattr(attempts, "_begin", begin)
+    monkeypatch.setattr(happy_eyeballs, "_begin", begin)
     resolved += [row(1, host) for host in ("::1", "::2", "::3", "10.0.0.1", "10.0.0.2")]
 
     async def main() -> None:
@@ -95,7 +95,7 @@ def test_where_no_more_sockets_can_be_watched_none_stays_watched(run: Run) -> No
     async def main() -> None:
         loop = asyncio.get_running_loop()
         with pytest.raises(OSError):  # noqa: PT011 - EPERM, in the words of the loop
-            await attempts._any_writable([first, unwatchable], 3600)
+            await happy_eyeballs._any_writable([first, unwatchable], 3600)
         assert not loop.remove_writer(first)
 
     unwatchable: Any

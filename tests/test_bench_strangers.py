@@ -26,7 +26,7 @@ from ringmain.bench.plan import Plan
 from ringmain.bench.server import Server
 from ringmain.bench.streams import _Intervals
 from ringmain.bench.wire import CONTROL
-from ringmain.cli import lines as lines_of_log
+from ringmain.cli import log_handler
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, TimedOutError
 from ringmain.settings import Settings
@@ -124,7 +124,7 @@ PLANS: dict[str, bytes] = {
 
 def test_each_plan_that_makes_no_sense_is_answered_and_logged_in_a_line(bench: peers.Bench) -> None:
     for number, (name, text) in enumerate(PLANS.items()):
-        if number % lines_of_log.MOST == 0:  # a server tells of no more a minute
+        if number % log_handler.MOST == 0:  # a server tells of no more a minute
             program, port = bench.serving_measurements()
         logged = len(program.stderr.splitlines())
         with introduced(port) as sock:

@@ -12,7 +12,7 @@ import pytest
 from conftest import Certificates
 from streams import run_pump
 
-from ringmain._coalesce import Coalescer
+from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump
 from ringmain._ring import Counters
 from ringmain.flow import kernel
@@ -87,8 +87,8 @@ def test_a_pump_goes_on_where_there_is_no_low_water_mark() -> None:
     ours, theirs = socket.socketpair()
     read_end, write_end = os.pipe()
     ours.setblocking(False)
-    coalescer = Coalescer(read_end, 0.001, 512 << 10)  # no socket, so setting its mark fails
-    pump = Pump(ours.fileno(), write_end, Counters(), coalescer)
+    low_water = LowWater(read_end, 0.001, 512 << 10)  # no socket, so setting its mark fails
+    pump = Pump(ours.fileno(), write_end, Counters(), low_water)
     thread = threading.Thread(target=run_pump, args=[pump])
     thread.start()
 
@@ -104,7 +104,7 @@ def test_a_pump_goes_on_where_there_is_no_low_water_mark() -> None:
     sender.join()
     thread.join()
     assert (pump.verdict, bytes(got) == DATA) == ("ended", True)
-    assert (coalescer.mark, coalescer.linger) == (1, 0)
+    assert (low_water.mark, low_water.linger) == (1, 0)
     for end in (ours, theirs):
         end.close()
     os.close(read_end)
@@ -116,7 +116,7 @@ def test_a_pump_that_is_stopped_ends_at_once_in_every_state() -> None:
     read_end, write_end = os.pipe()
     ours.setblocking(False)
     for state in ("before", "idle", "stalled"):
-        pump = Pump(ours.fileno(), write_end, Counters(), Coalescer(ours.fileno(), 0.001, 512 << 10))
+        pump = Pump(ours.fileno(), write_end, Counters(), LowWater(ours.fileno(), 0.001, 512 << 10))
         if state == "before":
             pump.stop()
         thread = threading.Thread(target=run_pump, args=[pump])
@@ -143,7 +143,7 @@ def test_what_cannot_be_spliced_is_refused_before_a_byte_moves(tmp_path: Path) -
     ours.setblocking(False)
     theirs.sendall(b"still there")
     with (tmp_path / "log").open("ab") as appended:  # splice refuses O_APPEND
-        pump = Pump(ours.fileno(), appended.fileno(), Counters(), Coalescer(ours.fileno(), 0.001, 65536), through=True)
+        pump = Pump(ours.fileno(), appended.fileno(), Counters(), LowWater(ours.fileno(), 0.001, 65536), through=True)
         run_pump(pump)
     assert pump.refused
     assert ours.recv(100) == b"still there"

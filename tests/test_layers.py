@@ -10,16 +10,17 @@ import ringmain
 
 PACKAGE = Path(ringmain.__file__).parent
 # Rooms, from what knows least to what knows most, and what each may import besides its own modules.
-WORDS = {"errors", "endpoint", "outcome", "settings", "waiting"}
+WORDS = {"errors", "endpoint", "log", "outcome", "settings", "waiting"}
 COMPILED = {
-    *("_blocks", "_coalesce", "_delimiter", "_libssl", "_plain_receiver", "_pump", "_pump_loop", "_read_ahead"),
-    *("_receiver", "_records", "_ring", "_tls", "_tls_receiver"),
+    *("_blocks", "_delimiter", "_libssl", "_linger", "_low_water", "_plain_receiver", "_pump", "_pump_loop"),
+    *("_read_ahead", "_receiver", "_records", "_ring", "_tls", "_tls_receiver"),
 }
 # Of the sources: declarations only.
-DECLARED = {"_splice", "_unraisable"}
+DECLARED = {"_clock", "_splice", "_unraisable"}
 MAY_IMPORT = {
     "errors": set(),
     "outcome": {"_ring", "errors"},
+    "log": {"outcome"},
     "settings": {"errors"},
     "endpoint": {"errors"},
     "waiting": set(),

@@ -20,7 +20,7 @@ import peers
 import pytest
 from streams import connection, drain, fill, flood, pipe, read, run_pump, sending
 
-from ringmain._coalesce import Coalescer
+from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump, widen_pipe
 from ringmain._pump_loop import PumpLoop
 from ringmain._ring import Counters
@@ -54,7 +54,7 @@ def running(pump: Pump) -> Iterator[threading.Thread]:
 
 def loading(ours: socket.socket, sink: Any, *, linger: float = 0.001, through: bool = False) -> Pump:
     """Return a pump from a connection to a descriptor."""
-    return Pump(ours.fileno(), sink.fileno(), Counters(), Coalescer(ours.fileno(), linger, 1 << 19), through=through)
+    return Pump(ours.fileno(), sink.fileno(), Counters(), LowWater(ours.fileno(), linger, 1 << 19), through=through)
 
 
 def saving(source: Any, ours: socket.socket, **options: Any) -> Pump:

@@ -1,7 +1,7 @@
 # cython: language_level=3
 # Fields of a pump; _pump.pyx tells what they promise.
 
-from ringmain._coalesce cimport Coalescer
+from ringmain._low_water cimport LowWater
 from ringmain._ring cimport Counters
 
 cdef enum:
@@ -41,7 +41,7 @@ cdef class Pump:
     cdef readonly bint paused           # the destination takes nothing: the source waits
     cdef object loop                    # while it runs: has a `wake` to be called when it is told to stop
     cdef object over                    # called when it is over
-    cdef Coalescer coalescer            # None where the source is no socket
+    cdef LowWater low_water            # None where the source is no socket
     cdef int source, destination
     cdef int pipe_out, pipe_in          # a pipe of our own where neither side is one, else -1
     cdef bint stopping

@@ -19,7 +19,8 @@ import os
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT, errno as c_errno
 from posix.unistd cimport close, write
 
-from ringmain._coalesce cimport Coalescer, monotonic
+from ringmain._clock cimport monotonic
+from ringmain._low_water cimport LowWater
 from ringmain._ring cimport Counters
 from ringmain._splice cimport (
     FIONREAD, MSG_DONTWAIT, POLLIN, POLLOUT, RINGMAIN_HAS_SPLICE, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, ioctl, off_t, recv,
@@ -45,7 +46,7 @@ cdef Py_ssize_t PLENTY = 128 << 10
 cdef class Pump:
     """Move bytes from `source` to `destination` until the source ends, a side fails, or `stop` is called.
 
-    Both are descriptors that stay the caller's, and open until the pump is over. Give a `coalescer` for a source that
+    Both are descriptors that stay the caller's, and open until the pump is over. Give a `low_water` for a source that
     is a socket, an `offset` for a regular file to be sent from there, and `through` where neither side is a pipe. A
     file is sent by a pump that has its `PumpLoop` to itself: it is always ready.
     """
@@ -54,13 +55,13 @@ cdef class Pump:
         self.pipe_in = self.pipe_out = -1
 
     def __init__(
-        self, int source, int destination, Counters counters, Coalescer coalescer=None, *, bint through=False,
+        self, int source, int destination, Counters counters, LowWater low_water=None, *, bint through=False,
         long long offset=-1
     ):
         self.source = source
         self.destination = destination
         self.counters = counters
-        self.coalescer = coalescer
+        self.low_water = low_water
         self.offset = offset
         self.chunk = HALF if through else CHUNK
         if through:
@@ -94,7 +95,7 @@ cdef class Pump:
             # EPERM is what some sandboxes answer to system calls that they do not know.
             self.refused = self.number in (EINVAL, ENOSYS, EPERM) and self.counters.bytes_in == 0
             self.failed = "source" if self.side == SOURCE else "destination"
-            if (self.side == SOURCE) != (self.coalescer is not None):
+            if (self.side == SOURCE) != (self.low_water is not None):
                 verdict = "stopped"  # not the connection's fault
             else:
                 verdict = "timed out" if self.number == ETIMEDOUT else "reset"
@@ -170,7 +171,7 @@ cdef class Pump:
         if waited == KEPT:
             return self.push_few()
         if waited == EMPTY and not ready:
-            self.coalescer.lapse()  # let go what waits below the low-water mark
+            self.low_water.lapse()  # let go what waits below the low-water mark
             return MOVED
         self.plenty = False
         step = self.pull()
@@ -192,7 +193,7 @@ cdef class Pump:
             step = self.push_few()
         elif self.waits == LEFT:
             step = self.push()
-        if step == MOVED and self.coalescer is not None:
+        if step == MOVED and self.low_water is not None:
             self.pull()
         self.end_stall()
         return STOPPED
@@ -207,7 +208,7 @@ cdef class Pump:
         else:
             size = splice(self.source, NULL, into, NULL, self.chunk, FLAGS)
         if size == 0:  # of a socket that has a FIN, splice says so before urgent data too
-            return ENDED if self.coalescer is None else self.step_over()
+            return ENDED if self.low_water is None else self.step_over()
         if size < 0:
             if c_errno == EAGAIN:
                 return NOTHING
@@ -221,8 +222,8 @@ cdef class Pump:
         self.plenty = size >= PLENTY and self.pipe_in >= 0  # else a full pipe would be taken for an empty source
         self.counters.bytes_in += size
         self.counters.reads += 1
-        if self.coalescer is not None:
-            self.coalescer.arrived(size, monotonic())
+        if self.low_water is not None:
+            self.low_water.arrived(size, monotonic())
 
     cdef Step gave(self, Py_ssize_t size) noexcept nogil:
         """Go on after bytes went into our own pipe, or to the destination."""
@@ -255,7 +256,7 @@ cdef class Pump:
         it has nothing after all, a pause keeps the loop from spinning.
         """
         cdef Py_ssize_t size = -1
-        if self.coalescer is not None:
+        if self.low_water is not None:
             size = recv(self.source, self.few, sizeof(self.few), MSG_DONTWAIT)
             if size == 0:
                 return ENDED
@@ -283,7 +284,7 @@ cdef class Pump:
             self.waits, self.fd, self.due = MORE, -1, ALWAYS
         else:
             self.waits, self.fd, self.events = EMPTY, self.source, POLLIN
-            self.due = 0 if self.coalescer is None else self.coalescer.due()
+            self.due = 0 if self.low_water is None else self.low_water.due()
         return WAITING
 
     cdef Step wait_for_destination(self, Wait waits) noexcept nogil:
@@ -300,13 +301,13 @@ cdef class Pump:
             self.paused = False
 
     cdef bint flooded(self) noexcept nogil:
-        return self.coalescer is not None and self.coalescer.flooding()
+        return self.low_water is not None and self.low_water.flooding()
 
     cdef Side guilty(self, int number) noexcept nogil:
         """Tell which side a failed move is to be laid at."""
         if self.pipe_in >= 0:
             return SOURCE
-        if self.coalescer is not None:
+        if self.low_water is not None:
             return DESTINATION if number == EPIPE else SOURCE
         return SOURCE if number in (EBADF, EINVAL, EIO, EISDIR) else DESTINATION
 

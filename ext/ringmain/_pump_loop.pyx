@@ -13,7 +13,7 @@ from libc.math cimport fmax, fmin, modf
 from libc.stdint cimport uint64_t
 from posix.unistd cimport close, read, write
 
-from ringmain._coalesce cimport monotonic
+from ringmain._clock cimport monotonic
 from ringmain._pump cimport CHUNK, MOVED, SOURCE, WAITING, Pump
 
 cdef extern from *:

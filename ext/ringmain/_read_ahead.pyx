@@ -15,7 +15,7 @@ from libc.math cimport fmin
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from ringmain._coalesce cimport monotonic
+from ringmain._clock cimport monotonic
 from ringmain._libssl cimport (
     SSL3_RT_HANDSHAKE,
     SSL_CTRL_SET_MSG_CALLBACK_ARG,

@@ -1,7 +1,7 @@
 # cython: language_level=3
 # Fields of a receiver: what every way of receiving (plain here, TLS in _tls_receiver) shares.
 
-from ringmain._coalesce cimport Coalescer
+from ringmain._linger cimport Linger
 from ringmain._ring cimport Block, Claim, Counters, Ring
 
 
@@ -19,21 +19,11 @@ cdef class Receiver:
     cdef object waiter                  # the Future of a consumer that found nothing, else None
     cdef double paused_at
     cdef Py_ssize_t at_least            # the smallest window worth a system call
-    cdef Py_ssize_t min_block           # fewer bytes than these wait for more, up to `linger`
-    cdef double held_since              # when the first of the bytes that wait for more came, 0 for none
-    cdef bint overdue                   # they have waited long enough
-    cdef Coalescer coalescer            # None until the socket is known
-    cdef double linger                  # seconds that a byte may wait for others, 0 for not at all
-    cdef int timer_fd                   # a timerfd that tells when the coalescer is due, or -1
-    cdef bint timing                    # the timer is set
+    cdef Linger linger                  # None where no byte may wait for others, and after the verdict
 
     cdef bint claim_window(self) except -1
     cdef int received(self, Py_ssize_t size) except -1
     cdef int count_skipped(self) except -1
-    cdef bint holds_back(self) noexcept
-    cdef int hold_rest(self) except -1
-    cdef int coalesce(self) except -1
-    cdef int set_timer(self, double seconds) except -1
     cdef int wake(self) except -1
     cdef int end(self, str verdict, object error) except -1
     cdef void end_stall(self) noexcept

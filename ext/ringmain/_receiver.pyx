@@ -8,42 +8,12 @@ Invariants:
 - Whatever calls Python (the loop, a waiter) or lets go of the GIL comes after the state is whole, and after it the
   verdict is looked at again: a collector's finalizer may have stopped the stream. A block that is read into is pinned.
 - `wait` makes a Future only when there is nothing to take; one wake-up follows however many reads.
-- While the low-water mark is raised a timer is set; an idle connection has none. The loops' own timers count in
-  milliseconds, which is as long as a byte may wait at all, so it is a timerfd (timerfd_create(2)).
+- How long bytes wait for others is not decided here: _linger does.
 """
 
-from libc.math cimport fmax, modf
-from libc.stdint cimport uint64_t
-from posix.time cimport CLOCK_MONOTONIC
-from posix.unistd cimport close, read
-
-from ringmain._coalesce cimport Coalescer, monotonic
+from ringmain._clock cimport monotonic
+from ringmain._linger cimport Linger
 from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
-
-cdef extern from *:
-    """
-    #include <time.h>
-    #ifdef __linux__
-    #include <sys/timerfd.h>
-    #else
-    #include <errno.h>
-    #define TFD_NONBLOCK 0
-    #define TFD_CLOEXEC 0
-    struct itimerspec { struct timespec it_interval, it_value; };
-    static int timerfd_create(int clock, int flags) { errno = ENOSYS; return -1; }
-    static int timerfd_settime(int fd, int flags, const struct itimerspec* value, void* old) { return -1; }
-    #endif
-    """
-    int TFD_NONBLOCK, TFD_CLOEXEC
-    struct timespec:
-        long tv_sec, tv_nsec
-    struct itimerspec:
-        timespec it_interval, it_value
-    int timerfd_create(int clock, int flags)
-    int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
-
-# The highest low-water mark. Half of a receive buffer is the most that the kernel allows, by default 3 MiB.
-CAP = 2 << 20
 
 
 cdef class Receiver:
@@ -54,28 +24,23 @@ cdef class Receiver:
     close. After the verdict nothing touches it any more.
     """
 
-    def __cinit__(self):
-        self.timer_fd = -1
-
     def __init__(self, object link, Ring ring, Counters counters, double linger, Py_ssize_t min_block=1):
         self.link = link
         self.loop = link.loop
         self.fd = link.fd
         self.ring = ring
         self.counters = counters
-        self.linger = linger
-        self.min_block = min_block
+        self.linger = Linger(self.fd, ring, linger, min_block) if linger > 0 else None
+        if self.linger is not None and self.linger.timer_fd < 0:
+            self.linger = None  # not to be had on this system, or no descriptor is left
         self.at_least = max(1, ring.block_size // 4)
         ring.room = self.at_least if min_block <= 1 else self.at_least + min_block
         ring.on_release = self.block_released
 
-    def __dealloc__(self):
-        if self.timer_fd >= 0:
-            close(self.timer_fd)
-
     def start(self):
         """Begin to read."""
-        self.coalesce()
+        if self.linger is not None:
+            self.loop.add_reader(self.linger.timer_fd, self.lapse)
         if self.claim_window():
             self.go_on()
 
@@ -85,14 +50,14 @@ cdef class Receiver:
 
     def take(self):
         """Return the next block as an owned read-only memoryview, or None when there is none right now."""
-        if self.holds_back():
+        if self.linger is not None and not self.paused and self.linger.holds_back():
             return None
         block = self.ring.take()
         if block is not None:
             self.taken = self.ring.taken
             self.counters.blocks += 1
-            if self.min_block > 1:
-                self.hold_rest()
+            if self.linger is not None:
+                self.linger.taken()
         if self.ring.skipped_bytes:
             self.count_skipped()
         return block
@@ -156,16 +121,8 @@ cdef class Receiver:
         self.ring.commit_bytes(size)
         if self.ring.skipped_bytes:
             self.count_skipped()
-        if self.coalescer is not None:
-            self.coalescer.arrived(size, monotonic())
-            if self.holds_back():
-                if self.held_since == 0:
-                    self.held_since = self.coalescer.last
-                if not self.timing:
-                    self.set_timer(self.linger)
-                return 0
-            if self.coalescer.mark > 1 and not self.timing:
-                self.set_timer(self.linger)
+        if self.linger is not None and self.linger.arrived(size):
+            return 0
         return self.wake()
 
     cdef int count_skipped(self) except -1:
@@ -178,67 +135,10 @@ cdef class Receiver:
             self.loop.call_soon(self.on_skip, self.ring.long_at)
         return 0
 
-    cdef int hold_rest(self) except -1:
-        """Begin anew to wait for enough bytes, now that a block was taken."""
-        self.overdue = False
-        self.held_since = 0
-        if self.coalescer is not None and self.ring.holds(1):
-            self.held_since = monotonic()
-            if not self.timing:
-                self.set_timer(self.linger)
-        return 0
-
-    cdef bint holds_back(self) noexcept:
-        """Tell whether what is there should wait for more."""
-        return (
-            self.min_block > 1 and self.coalescer is not None and not self.overdue and not self.paused
-            and not self.ring.holds(self.min_block)
-        )
-
     def lapse(self):
-        """Let go the bytes that wait for others, below the low-water mark or here, once due; called by the loop."""
-        cdef uint64_t expirations
-        cdef double now, left
-        cdef double soonest = 0
-        if self.coalescer is None or read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
-            return  # not due after all: the stream has ended, or it was set anew meanwhile
-        self.timing = False
-        now = monotonic()
-        if self.coalescer.mark > 1:
-            left = self.coalescer.due() - now
-            if left > 0:
-                soonest = left
-            else:
-                self.coalescer.lapse()
-        if self.held_since > 0:
-            left = self.held_since + self.linger - now
-            if left <= 0:
-                self.overdue = True
-                self.wake()
-            elif soonest == 0 or left < soonest:
-                soonest = left
-        if soonest > 0:
-            self.set_timer(soonest)
-
-    cdef int coalesce(self) except -1:
-        """Begin to raise the low-water mark of the socket while data floods in, where that is wanted and possible."""
-        if self.linger <= 0:
-            return 0
-        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
-        if self.timer_fd >= 0:
-            self.coalescer = Coalescer(self.fd, self.linger, CAP)
-            self.loop.add_reader(self.timer_fd, self.lapse)
-        return 0
-
-    cdef int set_timer(self, double seconds) except -1:
-        cdef itimerspec value
-        cdef double whole
-        value.it_interval.tv_sec = value.it_interval.tv_nsec = 0
-        value.it_value.tv_nsec = <long>fmax(modf(seconds, &whole) * 1e9, 1)
-        value.it_value.tv_sec = <long>whole
-        timerfd_settime(self.timer_fd, 0, &value, NULL)
-        self.timing = True
-        return 0
+        """Let go the bytes that wait for others, once that is due; called by the loop."""
+        if self.linger is not None and self.linger.lapse():
+            self.wake()
 
     cdef int wake(self) except -1:
         waiter = self.waiter
@@ -249,6 +149,7 @@ cdef class Receiver:
         return 0
 
     cdef int end(self, str verdict, object error) except -1:
+        cdef Linger linger = self.linger
         if self.verdict is None:
             self.end_stall()
             self.verdict = verdict
@@ -256,14 +157,13 @@ cdef class Receiver:
             self.counters.ended = monotonic()
             self.ring.finish()
             self.ring.on_release = None
-            self.coalescer = None
-            timer_fd, self.timer_fd = self.timer_fd, -1
+            self.linger = None
             try:
-                if timer_fd >= 0:
-                    self.loop.remove_reader(timer_fd)
+                if linger is not None:
+                    self.loop.remove_reader(linger.timer_fd)
             finally:
-                if timer_fd >= 0:
-                    close(timer_fd)
+                if linger is not None:
+                    linger.close_timer()
                 self.wake()
         return 0
 

@@ -2,7 +2,7 @@ from typing import Final
 
 from typing_extensions import disjoint_base
 
-from ringmain._coalesce import Coalescer
+from ringmain._low_water import LowWater
 from ringmain._ring import Counters
 
 HAS_SPLICE: Final[bool]
@@ -29,7 +29,7 @@ class Pump:
         source: int,
         destination: int,
         counters: Counters,
-        coalescer: Coalescer | None = None,
+        low_water: LowWater | None = None,
         *,
         through: bool = False,
         offset: int = -1,

@@ -1,13 +1,11 @@
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from typing_extensions import disjoint_base
 
 from ringmain._ring import Counters, Ring
 from ringmain._tls import Session
-
-CAP: Final[int]
 
 class _Link(Protocol):  # ringmain.net.link.Link
     @property

@@ -1,4 +1,7 @@
-"""What became of a connection, for all who tell it: `on_end`, the log, the stats file and the peers of tests."""
+"""What became of a connection, for all who tell it: `on_end`, the log, the stats file and the peers of tests.
+
+Exit codes are not here: the command ends with the `exit_code` of the error (`errors`).
+"""
 
 import enum
 from dataclasses import dataclass

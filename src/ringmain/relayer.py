@@ -3,10 +3,8 @@
 import asyncio
 import dataclasses
 import logging
-import socket
-import ssl
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Self, Unpack, cast
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking, BlockingRelayer
@@ -15,26 +13,13 @@ from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
 from ringmain.flow.inflow import Flow
 from ringmain.flow.passage import Passage
-from ringmain.net.dial import Preface, dial
-from ringmain.net.gate import Listening, NoMoreClients
-from ringmain.net.gate import listen as open_gate
+from ringmain.net.ends import End, Ends
+from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
-from ringmain.net.readiness import finish, until_gone
+from ringmain.net.readiness import finish
 from ringmain.outcome import RelayOutcome
-from ringmain.settings import (
-    BLOCK_SIZE,
-    LINGER,
-    PATH,
-    RING_SIZE,
-    ConnectionOptions,
-    Settings,
-    TlsSettings,
-    settings_for,
-)
+from ringmain.settings import BLOCK_SIZE, LINGER, PATH, RING_SIZE, ConnectionOptions, TlsSettings, settings_for
 from ringmain.waiting import let_go, unless
-
-if TYPE_CHECKING:
-    from ringmain.net.proxy import Told
 
 log = logging.getLogger("ringmain")
 
@@ -98,99 +83,35 @@ def relay(
         return End(Endpoint.parse(url), settings, listening=listening)
 
     flows = tuple(Flow(Ring(RING_SIZE, BLOCK_SIZE), linger, 1, copy=False) for _ in range(2))
-    return Relayer(
+    ends = Ends(
         end("source", source, source_tls, not connect),
         end("destination", destination, destination_tls, listen),
-        (flows[0], flows[1]),
-        listen_once=listen_once,
-        one_way=one_way,
         accept_proxy=accept_proxy,
         send_proxy=send_proxy,
     )
-
-
-class End(Listening):
-    """One side of a relay: where its connections come from."""
-
-    def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool) -> None:
-        self.endpoint = endpoint
-        self.settings = settings
-        self.listening = listening
-        self._context: ssl.SSLContext | None = None
-
-    async def open(self) -> None:
-        """Read the certificates, and listen if that is wanted."""
-        if self.endpoint.tls:
-            from ringmain.net.tls import client_context, server_context
-
-            self._context = (server_context if self.listening else client_context)(self.settings)
-        if self.listening:
-            self._gate = await open_gate(self.endpoint, self.settings)
-
-    async def connect(self, preface: Preface | None) -> Link:
-        """Wait for a client, or dial. Call `done` after it."""
-        if self._gate is not None:
-            return await self._gate.next_connection(self._context, preface)
-        return await dial(self.endpoint, self.settings, self._context, preface)
-
-    def watch_over(self, passage: Passage) -> None:
-        """Turn the client of a passage away if it sends nothing while others wait."""
-        if self._gate is not None:
-            self._gate.watch_over(passage)
-
-    def stop(self) -> None:
-        """Let no other client in."""
-        if self._gate is not None:
-            self._gate.stop()
-
-    def done(self) -> None:
-        """Let the next client in."""
-        if self._gate is not None:
-            self._gate.done()
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._gate is not None:
-            self._gate.close()
-            self._gate = None
+    return Relayer(ends, (flows[0], flows[1]), listen_once=listen_once, one_way=one_way)
 
 
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
 
-    def __init__(
-        self,
-        source: End,
-        destination: End,
-        flows: tuple[Flow, Flow],
-        *,
-        listen_once: bool,
-        one_way: bool,
-        accept_proxy: bool,
-        send_proxy: str | None,
-    ) -> None:
-        self.source = source
-        self.destination = destination
+    def __init__(self, ends: Ends, flows: tuple[Flow, Flow], *, listen_once: bool, one_way: bool) -> None:
+        self.source, self.destination = ends.source, ends.destination
         self.on_end: Callable[[RelayOutcome], None] | None = None
+        self._ends = ends
         self._flows = flows
         self._one_way = one_way
-        self._accept_proxy = accept_proxy
-        self._send_proxy = send_proxy
-        self._listening = source.listening or destination.listening
-        self._once = listen_once or not self._listening
+        self._once = listen_once or not ends.listening
         self._open = self._finished = False
         self._passage: Passage | None = None
         self._serving: Serving | None = None
-        # What the present client's PROXY header tells, and the address that it came from.
-        self._told: Told | None = None
-        self._proxy: str | None = None
 
     def __repr__(self) -> str:
         where = " to ".join(
             f"{'tcps' if end.endpoint.tls else 'tcp'}://{(end.addresses or [end.endpoint.address])[0]}"
             for end in (self.source, self.destination)
         )
-        state = "listening" if self._open and self._listening else "open" if self._open else "closed"
+        state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"
         return self._described(where, state, [counters.bytes_out for counters in self.counters])
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -206,13 +127,8 @@ class Relayer(Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        # What a client needs is imported before the first is accepted, when there may be no descriptor left for it.
-        if self._accept_proxy or self._send_proxy is not None:
-            from ringmain.net import proxy  # noqa: F401
-        "".encode("idna")  # the ssl module does that to the name of each server
         try:
-            await self.source.open()
-            await self.destination.open()
+            await self._ends.open()
         except BaseException:
             await self.__aexit__()
             raise
@@ -227,8 +143,7 @@ class Relayer(Blocking):
                 self._serving.left.set()
                 await let_go([self._serving.ended])
         finally:
-            self.source.close()
-            self.destination.close()
+            self._ends.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -286,8 +201,7 @@ class Relayer(Blocking):
     def _hang_up(self) -> None:
         if self._serving is not None:
             self._serving.stopped.set()
-        self.source.stop()
-        self.destination.stop()
+        self._ends.stop()
         if self._passage is not None:
             self._passage.stop()
 
@@ -308,19 +222,19 @@ class Relayer(Blocking):
     async def _serve_one(self, serving: "Serving", path: str) -> None:
         """Relay for the next client, unless `stop` comes first."""
         try:
-            ends = await unless(serving.stopped.wait(), self._begin(), self._discard)
+            links = await unless(serving.stopped.wait(), self._ends.connect(), self._ends.discard)
         except NoMoreClients:  # it was stopped
             pass
         except RingmainError as error:
-            left = isinstance(error, ReceiveError) and self._listening
+            left = isinstance(error, ReceiveError) and self._ends.listening
             if self._once and not left:
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
         else:
-            if ends is not None and self._finished:  # since it was found, in this very turn of the loop
-                self._discard(ends)
-            elif ends is not None:
-                await self._see_through(serving, self._passage_between(ends), path)
+            if links is not None and self._finished:  # since it was found, in this very turn of the loop
+                self._ends.discard(links)
+            elif links is not None:
+                await self._see_through(serving, self._passage_between(links), path)
 
     async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
@@ -332,7 +246,7 @@ class Relayer(Blocking):
         except RingmainError as error:
             failure = error
             moved = any(direction.counters.bytes_in for direction in passage.directions)
-            if self._once and (moved or not self._listening):
+            if self._once and (moved or not self._ends.listening):
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
         finally:
@@ -341,66 +255,18 @@ class Relayer(Blocking):
 
     def _release(self, passage: Passage, error: RingmainError | None) -> None:
         self._passage = None
-        self._done()
+        self._ends.done()
         if self.on_end is not None:
-            self.on_end(passage.outcome(error, self._proxy))
+            self.on_end(passage.outcome(error, self._ends.proxy))
 
-    def _done(self) -> None:
-        self.source.done()
-        self.destination.done()
-
-    async def _begin(self) -> tuple[Link, Link]:
-        """Connect both ends. The one that listens comes first: its client is what the other end is dialled for."""
-        source_first = self.source.listening or not self.destination.listening
-        first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
-        one = await first.connect(self._preface(first, None))
+    def _passage_between(self, links: tuple[Link, Link]) -> Passage:
         try:
-            connecting = second.connect(self._preface(second, one.sock))
-            other = await unless(until_gone(one.fd), connecting, Link.reset)
-            if other is None:
-                raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
+            passage = Passage(*links, self._flows, one_way=self._one_way)
         except BaseException:
-            one.reset()  # a proper end would look like an empty answer
-            self._done()
-            raise
-        return (one, other) if source_first else (other, one)
-
-    def _passage_between(self, ends: tuple[Link, Link]) -> Passage:
-        try:
-            passage = Passage(*ends, self._flows, one_way=self._one_way)
-        except BaseException:
-            self._discard(ends)
+            self._ends.discard(links)
             raise
         self.source.watch_over(passage)
         return passage
-
-    def _discard(self, ends: tuple[Link, Link]) -> None:
-        for end in ends:
-            end.reset()
-        self._done()
-
-    def _preface(self, end: End, source: socket.socket | None) -> Preface | None:
-        """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
-        if end is self.source and self._accept_proxy:
-            return self._read_header
-        if end is not self.destination or self._send_proxy is None or source is None:
-            return None
-        version, client = self._send_proxy, source
-
-        async def send(sock: socket.socket, peer: str) -> str:
-            from ringmain.net.proxy import send_header
-
-            await send_header(sock, peer, version, client, self._told)
-            return peer
-
-        return send
-
-    async def _read_header(self, sock: socket.socket, peer: str) -> str:
-        from ringmain.net.proxy import read_header
-
-        self._told = await read_header(sock, peer, self.source.settings.handshake_timeout)
-        self._proxy = peer
-        return self._told.peer if self._told is not None else peer
 
 
 class Serving:

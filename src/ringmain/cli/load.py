@@ -63,8 +63,7 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
     from ringmain.progress import progress_line
 
     def on_end(outcome: Outcome) -> None:
-        row = {**figures(outcome), "refused": loader.refused, "verdict": outcome.verdict}
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
+        session.record(figures(outcome, loader.refused), outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
         return *session.moved(loader.counters), loader.fullness

@@ -43,6 +43,11 @@ def _tls_options(whose: str = "") -> list[Decorator]:
     ]
 
 
+def duration(flag: str, default: float | None, text: str) -> Decorator:
+    """Return an option that is a duration."""
+    return click.option(flag, type=DURATION, default=Duration.words(default), show_default=True, help=text)
+
+
 _LINGER = click.option(
     "--linger",
     type=Linger(),
@@ -51,19 +56,11 @@ _LINGER = click.option(
     help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
 )
 _TIMEOUTS = [
-    click.option(
-        "--connect-timeout",
-        type=DURATION,
-        default=Duration.words(Settings.connect_timeout),
-        show_default=True,
-        help="Limit for resolving and connecting.",
-    ),
-    click.option(
+    duration("--connect-timeout", Settings.connect_timeout, "Limit for resolving and connecting."),
+    duration(
         "--handshake-timeout",
-        type=DURATION,
-        default=Duration.words(Settings.handshake_timeout),
-        show_default=True,
-        help="Limit for TLS handshakes, and for a silent client while another one waits.",
+        Settings.handshake_timeout,
+        "Limit for TLS handshakes, and for a silent client while another one waits.",
     ),
 ]
 _TRIES = [
@@ -75,13 +72,7 @@ _TRIES = [
         show_default=True,
         help="Try to connect again.",
     ),
-    click.option(
-        "--keepalive",
-        type=DURATION,
-        default=Duration.words(Settings.keepalive),
-        show_default=True,
-        help="Probe a silent peer after this.",
-    ),
+    duration("--keepalive", Settings.keepalive, "Probe a silent peer after this."),
 ]
 _PORT_FILE = click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit.")
 _FAMILY = [
@@ -96,13 +87,7 @@ _LOUDNESS = [
 ]
 _CONNECTION = [
     *_TIMEOUTS,
-    click.option(
-        "--idle-timeout",
-        type=DURATION,
-        default=Duration.words(Settings.idle_timeout),
-        show_default=True,
-        help="End a connection whose peer stands still.",
-    ),
+    duration("--idle-timeout", Settings.idle_timeout, "End a connection whose peer stands still."),
     *_TRIES,
     click.option(
         "--gate",

@@ -7,7 +7,7 @@ import click
 
 from ringmain.bench.plan import Plan
 from ringmain.cli.bench_output import JsonCommand, Teller
-from ringmain.cli.options import endpoint_of_bench, forms
+from ringmain.cli.options import duration, endpoint_of_bench, forms
 from ringmain.cli.values import DURATION, Duration, Size
 from ringmain.errors import UsageError
 from ringmain.settings import Settings
@@ -15,13 +15,7 @@ from ringmain.settings import Settings
 if TYPE_CHECKING:
     from ringmain.bench.outcome import Test
 
-_IDLE = click.option(
-    "--idle-timeout",
-    type=DURATION,
-    default=Duration.words(Settings.idle_timeout),
-    show_default=True,
-    help="Give up a peer that stands still.",
-)
+_IDLE = duration("--idle-timeout", Settings.idle_timeout, "Give up a peer that stands still.")
 
 
 @click.command(name="save", cls=JsonCommand)

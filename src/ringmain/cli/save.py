@@ -53,8 +53,7 @@ def run_save(
     kernel.may_pump(path, source, tls=tls)
 
     def on_end(outcome: Outcome) -> None:
-        row = {**figures(outcome), "refused": saver.refused, "verdict": outcome.verdict}
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
+        session.record(figures(outcome, saver.refused), outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)

@@ -1,21 +1,19 @@
-"""One run of the command: its log, its signals and progress, and who is told where it listens and what it moved."""
+"""One run of the command: its log and progress, and who is told where it listens and what it moved."""
 
 import asyncio
 import contextlib
 import dataclasses
 import errno
 import logging
-import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.lines import Lines
+from ringmain.cli.log_handler import LogHandler
 from ringmain.cli.port_file import PortFile
-from ringmain.cli.signals import terminating
+from ringmain.cli.signals import Signals
 from ringmain.cli.stats import StatsFile
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, reason
@@ -25,8 +23,6 @@ from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
-# After the first signal what is under way may go on for as long as it moves; standing still for this long ends it.
-_GRACE = 2.0
 _REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
 # The options that wait for TLS in vain where there is none; all but the one that is never unset.
 _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
@@ -55,8 +51,6 @@ class Session:
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self._announce = report["verbose"] or (terminal and not report["quiet"])
-        self._signal = 0
-        self._cancelled = False
         self.bytes_in = 0
         self.bytes_out = 0
         _set_up_log(report["quiet"], report["verbose"])
@@ -76,12 +70,11 @@ class Session:
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
-        A signal calls `stop`. Where that says that nothing is under way, or once nothing that `look` shows has moved
-        for a while, the coroutine is cancelled, and what it then raises counts no more. A second signal ends the
-        process at once. `line` words what `look` shows as progress; without it none is shown.
+        A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
+        raises counts no more. `line` words what `look` shows as progress; without it none is shown.
         """
+        signals = Signals(self._port_file.remove if self._port_file is not None else lambda: None)
         runner = asyncio.Runner(loop_factory=new_loop)
-        signals = terminating()
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
             runner.run(self._supervise(work, stop, look, line, signals))
@@ -93,9 +86,9 @@ class Session:
         finally:
             for handler in log.handlers:
                 handler.close()  # which tells what it has kept back
-        if not self._signal:
+        if not signals.number:
             runner.close()
-        return 128 + self._signal if self._signal else 0
+        return 128 + signals.number if signals.number else 0
 
     async def _supervise(
         self,
@@ -103,50 +96,21 @@ class Session:
         stop: Callable[[], bool],
         look: Look,
         line: Line | None,
-        signals: list[int],
+        signals: Signals,
     ) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work())
-
-        def interrupt(number: int) -> None:
-            if self._signal:
-                if self._port_file is not None:
-                    self._port_file.remove()
-                os._exit(128 + number)
-            self._signal = number
-            if not stop():
-                self._cancel(task)
-            else:
-                helpers.append(asyncio.ensure_future(self._give_up(task, look)))
-
-        for number in signals:
-            loop.add_signal_handler(number, interrupt, number)
-        helpers: list[asyncio.Task[None]] = []
+        task = asyncio.get_running_loop().create_task(work())
+        signals.watch(task, stop, lambda: look()[:2])
         if self.shows_progress and line is not None:
-            helpers.append(asyncio.ensure_future(show_progress(look, line)))
+            signals.helpers.append(asyncio.ensure_future(show_progress(look, line)))
         try:
             await asyncio.wait([task])
         finally:
-            for helper in helpers:
+            for helper in signals.helpers:
                 helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
-        if not self._cancelled:
+            await asyncio.gather(*signals.helpers, return_exceptions=True)
+        if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
-
-    async def _give_up(self, task: "asyncio.Task[None]", look: Look) -> None:
-        """End a run that was told to stop once it no longer moves."""
-        moved, since = look()[:2], time.monotonic()
-        while time.monotonic() - since < _GRACE:
-            await asyncio.sleep(0.05)
-            if look()[:2] != moved:
-                moved, since = look()[:2], time.monotonic()
-        log.warning("stopped with bytes under way: the other side takes nothing any more")
-        self._cancel(task)
-
-    def _cancel(self, task: "asyncio.Task[None]") -> None:
-        self._cancelled = True
-        task.cancel()
 
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
@@ -175,7 +139,7 @@ class Session:
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:
-    log.handlers = [Lines()]
+    log.handlers = [LogHandler()]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 

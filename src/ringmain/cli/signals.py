@@ -1,12 +1,23 @@
-"""Which signals end us: one list for the start of the command line and for its runs."""
+"""Which signals end us, one list for the start of the command line and for its runs, and what they do to a run.
+
+The start imports this before anything else, so asyncio and logging are imported where they are needed.
+"""
 
 import os
 import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 # What the kernel raises for a fault of our own, and what ends nobody.
 _FAULTS = {"SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGSYS"}
 _HARMLESS = {"SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGKILL"}
 _KEPT = {getattr(signal, name).value for name in _FAULTS | _HARMLESS if hasattr(signal, name)}
+# After the first signal what is under way may go on for as long as it moves; standing still for this long ends it.
+_GRACE = 2.0
 
 
 def end_at_once(number: int, _: object) -> None:
@@ -22,3 +33,57 @@ def terminating() -> list[int]:
     """
     ours = (signal.SIG_DFL, signal.default_int_handler, end_at_once)
     return [int(number) for number in sorted(signal.valid_signals() - _KEPT) if signal.getsignal(number) in ours]
+
+
+class Signals:
+    """What signals do to a run. Make it before the event loop, which sets handlers of its own.
+
+    `number` is the first that came, or 0; `cancelled` tells that the run was cancelled for it; `helpers` are tasks to
+    cancel once the run is over.
+    """
+
+    def __init__(self, at_exit: Callable[[], object]) -> None:
+        """`at_exit` is called before a second signal ends the process at once."""
+        self.number = 0
+        self.cancelled = False
+        self.helpers: list[asyncio.Task[None]] = []
+        self._at_exit = at_exit
+        self._terminating = terminating()
+
+    def watch(self, task: "asyncio.Task[None]", stop: Callable[[], bool], moved: Callable[[], object]) -> None:
+        """Call `stop` at the first signal, and cancel the task once it no longer moves.
+
+        That is at once where `stop` returns False, as nothing is under way, else when `moved` returns the same for a
+        while.
+        """
+        for number in self._terminating:
+            task.get_loop().add_signal_handler(number, self._came, number, task, stop, moved)
+
+    def _came(
+        self, number: int, task: "asyncio.Task[None]", stop: Callable[[], bool], moved: Callable[[], object]
+    ) -> None:
+        if self.number:
+            self._at_exit()
+            os._exit(128 + number)
+        self.number = number
+        if not stop():
+            self._cancel(task)
+        else:
+            self.helpers.append(task.get_loop().create_task(self._give_up(task, moved)))
+
+    async def _give_up(self, task: "asyncio.Task[None]", moved: Callable[[], object]) -> None:
+        """End a run that was told to stop once it no longer moves."""
+        import asyncio
+        import logging
+
+        last, since = moved(), time.monotonic()
+        while time.monotonic() - since < _GRACE:
+            await asyncio.sleep(0.05)
+            if (now := moved()) != last:
+                last, since = now, time.monotonic()
+        logging.getLogger("ringmain").warning("stopped with bytes under way: the other side takes nothing any more")
+        self._cancel(task)
+
+    def _cancel(self, task: "asyncio.Task[None]") -> None:
+        self.cancelled = True
+        task.cancel()

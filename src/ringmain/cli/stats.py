@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("ringmain")
 
 
-def figures(outcome: "Outcome") -> dict[str, Any]:
-    """Return what a stats file tells of a connection."""
+def figures(outcome: "Outcome", refused: int) -> dict[str, Any]:
+    """Return what a stats file tells of a connection; `refused` clients were turned away so far."""
+    return {**_figures(outcome), "refused": refused, "verdict": outcome.verdict}
+
+
+def _figures(outcome: "Outcome") -> dict[str, Any]:
     counters = outcome.counters
     return {
         "peer": outcome.peer,
@@ -48,7 +52,7 @@ def _side(outcome: "Outcome") -> dict[str, Any]:
     """Return the figures of one side of a relay: what it sent that reached the other, if it sends at all."""
     if outcome.state is None:
         return {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
-    return {**figures(outcome), "state": outcome.state}
+    return {**_figures(outcome), "state": outcome.state}
 
 
 class StatsFile:

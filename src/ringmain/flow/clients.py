@@ -14,6 +14,7 @@ from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, U
 from ringmain.flow.carry import Carry
 from ringmain.flow.deadline import Deadline
 from ringmain.flow.outflow import Outflow
+from ringmain.log import log_connected, log_ended
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.gate import Gate, NoMoreClients
 from ringmain.net.link import Link
@@ -269,7 +270,7 @@ class Clients:
                 method()
 
         self.outflow = Outflow(link, tell, carry=self._carry if self.goes_on else None)
-        log.info("%s", link)
+        log_connected(link.peer, link.tls_version, link.cipher)
 
     def _broke(self) -> None:
         if self.on_lost is not None:
@@ -294,6 +295,6 @@ class Clients:
         outcome = outflow.outcome(verdict, error)
         if self.on_end is not None:
             self.on_end(outcome)
-        log.info("%s", outcome)
+        log_ended(outcome)
         if self._gate is not None:
             self._gate.done()

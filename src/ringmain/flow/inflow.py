@@ -3,30 +3,21 @@
 import asyncio
 import functools
 import logging
-import ssl
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ringmain._coalesce import Coalescer
+from ringmain._low_water import CAP, LowWater
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
-from ringmain._receiver import CAP, Receiver
+from ringmain._receiver import Receiver
 from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
-from ringmain.errors import (
-    BlocksHeldError,
-    ReceiveError,
-    RecordTooLongError,
-    RingmainError,
-    TimedOutError,
-    TlsError,
-    TruncatedError,
-    reason,
-)
+from ringmain.errors import BlocksHeldError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
 from ringmain.flow.deadline import Watch
-from ringmain.net.failures import was_alerted
+from ringmain.log import log_connected, log_ended
+from ringmain.net.failures import loss_of, reset_of, was_alerted
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 
@@ -84,7 +75,7 @@ class Inflow:
         self._flow = flow
         self.ring = flow.ring
         self._idle_timeout = idle_timeout
-        self._verb = verb  # what errors say was being done
+        self._what = f"{verb} from {link.peer}"  # what errors say was being done
         self._pumping = pumping or kernel.Pumping()
         self._engine: Receiver | Pump | None = None
         self._stopped: Verdict | None = None
@@ -94,7 +85,7 @@ class Inflow:
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
         self.take: Callable[[], memoryview | None] = lambda: None
         self._idle: Watch | None = None
-        log.info("%s", link)
+        log_connected(link.peer, link.tls_version, link.cipher)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -202,7 +193,7 @@ class Inflow:
         else:
             self.link.close(goodbye=self.verdict in (Verdict.ENDED, Verdict.STOPPED))
         self.ring.drop()
-        log.info("%s", self.outcome())
+        log_ended(self.outcome())
 
     def outcome(self, error: RingmainError | None = None) -> Outcome:
         """Return what became of it; `error` is what `failure` returned."""
@@ -212,41 +203,26 @@ class Inflow:
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a link that broke."""
-        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
-        return ReceiveError(what, f"{reason(cause)} after {got} bytes", "what arrived may not be all that was sent")
+        return reset_of(cause, self._what, self.counters.bytes_in)
 
     def failure(self) -> RingmainError | None:
         """Return the error that the verdict stands for, or None where all is well."""
-        cause = self._engine.error if self._engine is not None else None
-        what, got = f"{self._verb} from {self.link.peer}", self.counters.bytes_in
-        verdict, lost = self.verdict, "what arrived may not be all that was sent"
-        error: RingmainError | None = None
-        if verdict is Verdict.TRUNCATED:
-            silent = isinstance(cause, ssl.SSLEOFError)
-            why = "it ended without close_notify" if cause is None or silent else reason(cause)
-            error = TruncatedError(what, f"{why} after {got} bytes", lost)
-            if got == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
-                error = TlsError(what, why, "does the peer accept our certificate and settings?")
-        elif verdict is Verdict.RESET:
-            error = self.lost(cause or ConnectionResetError())
-        elif verdict is Verdict.TIMED_OUT:
-            error = self._late(what, cause)
-        elif isinstance(cause, OverflowError):
+        verdict, cause = self.verdict, self._engine.error if self._engine is not None else None
+        if verdict is Verdict.TIMED_OUT and (cause is None or self._kept_waiting is not None):
+            return self._late()
+        if isinstance(cause, OverflowError):
             remedy = 'raise max_record=, check the delimiter, or skip such records with long_records="skip"'
-            error = RecordTooLongError(what, str(cause), remedy)
-        if error is not None:
+            error = RecordTooLongError(self._what, str(cause), remedy)
             error.__cause__ = cause
-        return error
+            return error
+        return loss_of(verdict, cause, self._what, self.counters.bytes_in) if verdict is not None else None
 
-    def _late(self, what: str, cause: BaseException | None) -> TimedOutError:
+    def _late(self) -> TimedOutError:
         if self._kept_waiting is not None:
             why = f"it sent nothing for {self._kept_waiting:g} s while another client waited"
-            return TimedOutError(what, why, limit="handshake_timeout")
-        why = f"nothing came for {self._idle_timeout:g} s" if cause is None else reason(cause)
-        limit = "idle_timeout" if cause is None else "keepalive"
-        return TimedOutError(
-            what, f"{why} after {self.counters.bytes_in} bytes", "is the peer still alive?", limit=limit
-        )
+            return TimedOutError(self._what, why, limit="handshake_timeout")
+        why = f"nothing came for {self._idle_timeout:g} s after {self.counters.bytes_in} bytes"
+        return TimedOutError(self._what, why, "is the peer still alive?", limit="idle_timeout")
 
     def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
@@ -263,8 +239,8 @@ class Inflow:
         """Move everything by the kernel path; False when it cannot be used."""
         fd = self.link.fd
         cap = min(CAP, output.pipe_size if output.is_pipe else PIPE_SIZE)
-        coalescer = Coalescer(fd, self._flow.linger, cap)
-        pump = Pump(fd, output.fd, self.counters, coalescer, through=not output.is_pipe)
+        low_water = LowWater(fd, self._flow.linger, cap)
+        pump = Pump(fd, output.fd, self.counters, low_water, through=not output.is_pipe)
         self._begin(pump)
         if self._stopped is not None:
             pump.stop(self._stopped.value)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import logging
 import time
 
 from ringmain._ring import Counters
@@ -12,13 +11,12 @@ from ringmain.flow import kernel
 from ringmain.flow.deadline import Deadline
 from ringmain.flow.inflow import Flow, Inflow
 from ringmain.flow.outflow import Outflow
+from ringmain.log import log_ended
 from ringmain.net.closing import reset_when_closed
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
 from ringmain.waiting import let_go
-
-log = logging.getLogger("ringmain")
 
 # How often is looked, after a stop, whether all is passed on that had come before.
 _LOOK = 0.02
@@ -269,7 +267,7 @@ class Passage:
         finally:
             for link in alerted:
                 self._close_end(link)
-            log.info("%s", self.outcome())
+            log_ended(self.outcome())
 
     def outcome(self, error: RingmainError | None = None, proxy: str | None = None) -> RelayOutcome:
         """Return what became of it; `proxy` is the address that a PROXY header came from."""

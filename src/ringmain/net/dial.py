@@ -11,8 +11,8 @@ from typing import Any
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
-from ringmain.net.attempts import first_that_answers
 from ringmain.net.closing import farewell
+from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Link
 from ringmain.net.readiness import until
 from ringmain.net.remedies import remedy_for

@@ -1,13 +1,43 @@
-"""What the errors of a connection mean."""
+"""What becomes of a connection that breaks: what its errors, a reset above all, mean to who sends and who receives."""
 
 import ssl
 
-from ringmain.errors import RingmainError, SendError, TlsError, reason
+from ringmain.errors import ReceiveError, RingmainError, SendError, TimedOutError, TlsError, TruncatedError, reason
+from ringmain.outcome import Verdict
+
+_LOST = "what arrived may not be all that was sent"
 
 
 def was_alerted(error: BaseException | None) -> bool:
     """Tell whether OpenSSL has written an alert because of an error: it does when what it reads makes no sense."""
     return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def loss_of(verdict: Verdict, cause: BaseException | None, what: str, size: int) -> RingmainError | None:
+    """Return what a verdict means to who has received so many bytes before it, or None where all is well.
+
+    A time-out without a cause is one of ours: who has set it words it.
+    """
+    failed: RingmainError | None = None
+    if verdict is Verdict.TRUNCATED:
+        words = None if cause is None or isinstance(cause, ssl.SSLEOFError) else reason(cause)
+        why = words or "it ended without close_notify"
+        failed = TruncatedError(what, f"{why} after {size} bytes", _LOST)
+        if size == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
+            failed = TlsError(what, why, "does the peer accept our certificate and settings?")
+    elif verdict is Verdict.RESET:
+        failed = reset_of(cause or ConnectionResetError(), what, size)
+    elif verdict is Verdict.TIMED_OUT and cause is not None:
+        why = f"{reason(cause)} after {size} bytes"
+        failed = TimedOutError(what, why, "is the peer still alive?", limit="keepalive")
+    if failed is not None:
+        failed.__cause__ = cause
+    return failed
+
+
+def reset_of(cause: BaseException, what: str, size: int) -> ReceiveError:
+    """Return what a reset, or another error of the socket, means to who has received so many bytes before it."""
+    return ReceiveError(what, f"{reason(cause)} after {size} bytes", _LOST)
 
 
 def failure_of(error: OSError, what: str) -> RingmainError:

@@ -19,7 +19,7 @@ from ringmain.net.readiness import finish
 from ringmain.net.watched import Watched
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
-_LINGER = 2.0
+_CLOSE_TIMEOUT = 2.0
 # How long a TLS 1.3 server that has asked for our certificate gets to answer it, once its kernel has everything.
 _VERDICT = 5.0
 _TCP_CLOSE = 7  # <netinet/tcp.h>
@@ -51,9 +51,6 @@ class Link(Watched):
         self._goodbye_due = False  # close_notify waits until it costs nothing to read
         self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
         self._cancel_watch: Callable[[], None] = lambda: None
-
-    def __str__(self) -> str:
-        return f"{self.peer}: connected" + (f" with {self.tls_version}, {self.cipher}" if self.tls_version else "")
 
     def until_change(self) -> "asyncio.Future[None]":
         """Return a Future that is done when the peer sent anything that was discarded, ended, or failed."""
@@ -240,7 +237,7 @@ class Link(Watched):
 
     async def until_acknowledged(self) -> None:
         """Return once the peer's kernel has every byte that was sent."""
-        pause, deadline = 0.0005, self.loop.time() + _LINGER
+        pause, deadline = 0.0005, self.loop.time() + _CLOSE_TIMEOUT
         while (left := self.unacknowledged()) != 0:
             if self.failure is None and (self.peer_ended or not self._discards):  # nobody reads any more
                 self._look_for_reset()

@@ -23,7 +23,7 @@ class _Minute:
     last: str = ""
 
 
-class Lines(logging.StreamHandler[TextIO]):
+class LogHandler(logging.StreamHandler[TextIO]):
     """Write lines to standard error. Of one kind are warnings from one place in the source, about one class of error.
 
     A peer that is refused, or breaks off, costs a line: without a bound whoever may connect could fill a disk.

@@ -1,4 +1,4 @@
-"""Connect to one of several addresses, whichever answers first."""
+"""Connect to one of several addresses, whichever answers first: Happy Eyeballs, RFC 8305, 5."""
 
 import asyncio
 import collections

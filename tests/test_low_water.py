@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from streams import connection, pipe, read, run_pump
 
 import ringmain
-from ringmain._coalesce import Coalescer
+from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump
 from ringmain._ring import Counters
 from ringmain.flow import copying
@@ -43,8 +43,8 @@ class Flow:
         self.sock.setblocking(False)
         self.source, self.sink = os.pipe()
         fcntl.fcntl(self.sink, fcntl.F_SETPIPE_SZ, pipe_size)
-        self.coalescer = Coalescer(self.sock.fileno(), linger, cap)
-        self.pump = Pump(self.sock.fileno(), self.sink, Counters(), self.coalescer)
+        self.low_water = LowWater(self.sock.fileno(), linger, cap)
+        self.pump = Pump(self.sock.fileno(), self.sink, Counters(), self.low_water)
         self.got = 0
         self.marks = {1}
         self.threads = [threading.Thread(target=work, daemon=True) for work in (self.move, self.read)]
@@ -94,7 +94,7 @@ def test_a_flood_raises_the_mark_and_its_end_lowers_it_again() -> None:
         it.peer.sendall(b"and these are below any mark")
         sent += 28
         peers.eventually(lambda: it.got == sent, "every byte, with the connection left open")
-        peers.eventually(lambda: it.mark == it.coalescer.mark == 1, "the mark of an idle connection")
+        peers.eventually(lambda: it.mark == it.low_water.mark == 1, "the mark of an idle connection")
         assert all(mark == 1 or 8 << 10 <= mark <= CAP for mark in it.marks)
 
 
@@ -126,7 +126,7 @@ def test_without_a_linger_or_room_the_mark_is_never_raised(linger: float, cap: i
             it.peer.sendall(bytes(1 << 20))
         peers.eventually(lambda: it.got == 30 << 20, "every byte")
         assert it.marks == {1}
-        assert it.coalescer.mark == 1
+        assert it.low_water.mark == 1
 
 
 @needs_splice
@@ -151,15 +151,15 @@ def test_a_trickle_is_delivered_as_it_comes() -> None:
 @needs_splice
 def test_messages_that_wait_for_their_answer_are_not_held_up_time_and_again() -> None:
     with connection() as (peer, ours), pipe() as (source, sink):
-        coalescer = Coalescer(ours.fileno(), 0.02, CAP)
-        pump = Pump(ours.fileno(), sink.fileno(), Counters(), coalescer)
+        low_water = LowWater(ours.fileno(), 0.02, CAP)
+        pump = Pump(ours.fileno(), sink.fileno(), Counters(), low_water)
         thread = threading.Thread(target=run_pump, args=[pump], daemon=True)
         thread.start()
         count, held = 2000, 0
         for _ in range(count):
             peer.sendall(bytes(1024))
             assert len(read(source, 1024)) == 1024
-            held += coalescer.mark > 1  # the next message waits for the linger
+            held += low_water.mark > 1  # the next message waits for the linger
         peer.close()
         thread.join(peers.TIMEOUT)
         # Eleven of them are enough to raise the mark.
@@ -207,12 +207,12 @@ def test_a_socket_that_has_no_mark_is_left_alone() -> None:
     source, sink = os.pipe()
     with left, right:
         right.setblocking(False)
-        coalescer = Coalescer(source, 0.001, CAP)  # no socket at all: setsockopt fails
-        pump = Pump(right.fileno(), sink, Counters(), coalescer)
+        low_water = LowWater(source, 0.001, CAP)  # no socket at all: setsockopt fails
+        pump = Pump(right.fileno(), sink, Counters(), low_water)
         left.sendall(bytes(60_000))
         left.close()
         run_pump(pump)
-        assert (pump.verdict, pump.counters.bytes_out, coalescer.mark) == ("ended", 60_000, 1)
+        assert (pump.verdict, pump.counters.bytes_out, low_water.mark) == ("ended", 60_000, 1)
     os.close(source)
     os.close(sink)
 

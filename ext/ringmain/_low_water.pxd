@@ -1,17 +1,8 @@
 # cython: language_level=3
-# Fields of the policy that raises a socket's receive low-water mark; _coalesce.pyx tells what it promises.
-
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+# Fields of the policy that raises a socket's receive low-water mark; _low_water.pyx tells what it promises.
 
 
-cdef inline double monotonic() noexcept nogil:
-    """Return the time on the clock of `time.monotonic`, in seconds."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
-
-
-cdef class Coalescer:
+cdef class LowWater:
     cdef readonly int fd
     cdef readonly double linger         # seconds that a byte may wait at most
     cdef readonly Py_ssize_t cap        # bytes, the highest mark

@@ -1,7 +1,11 @@
+from typing import Final
+
 from typing_extensions import disjoint_base
 
+CAP: Final[int]
+
 @disjoint_base
-class Coalescer:
+class LowWater:
     @property
     def fd(self) -> int: ...
     @property

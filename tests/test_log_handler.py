@@ -14,7 +14,7 @@ import pytest
 from conftest import Certificates
 
 from ringmain import errors
-from ringmain.cli import lines
+from ringmain.cli import log_handler
 
 
 def knock(port: int, data: bytes = b"") -> None:
@@ -68,8 +68,8 @@ def test_strangers_of_a_bench_server_cost_no_more_lines(bench: peers.Bench) -> N
 
 
 def test_a_minute_that_is_over_is_told_of_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MINUTE", 0.2)
-    handler = lines.Lines()
+    monkeypatch.setattr(log_handler, "MINUTE", 0.2)
+    handler = log_handler.LogHandler()
     handler.setStream(io.StringIO())
     log = logging.Logger("strangers")
     log.addHandler(handler)
@@ -81,12 +81,12 @@ def test_a_minute_that_is_over_is_told_of_and_begins_anew(monkeypatch: pytest.Mo
         for number in range(count):
             log.warning("%s", errors.TlsError(f"handshake {number}"))
 
-    warn(lines.MOST + 3)
-    assert len(written()) == lines.MOST
-    peers.eventually(lambda: len(written()) > lines.MOST, "what was kept back")
+    warn(log_handler.MOST + 3)
+    assert len(written()) == log_handler.MOST
+    peers.eventually(lambda: len(written()) > log_handler.MOST, "what was kept back")
     assert written()[-1] == "ringmain: 3 more like this in the last minute: handshake 12"
     warn(2)
     assert written()[-1] == "ringmain: handshake 1"
     time.sleep(0.3)
     handler.close()
-    assert len(written()) == lines.MOST + 3
+    assert len(written()) == log_handler.MOST + 3

@@ -19,6 +19,8 @@ cdef extern from "<sys/socket.h>" nogil:
     int SO_RCVLOWAT
     int setsockopt(int fd, int level, int option, const void* value, unsigned int size)
 
+# The highest mark. Half of a receive buffer is the most that the kernel allows, by default 3 MiB.
+CAP = 2 << 20
 # The part of what came in one period to wait for in the next. Near 1 a flow that varies would often wait it out.
 cdef double SHARE = 0.75
 # Below this, a mark saves too few wake-ups to be worth a timer.
@@ -30,7 +32,7 @@ cdef double FIRST_PAUSE = 16
 cdef double LONGEST_PAUSE = 1024
 
 
-cdef class Coalescer:
+cdef class LowWater:
     """Set the low-water mark of one connected socket. `cap` is in bytes, `linger` and every `now` in seconds."""
 
     def __init__(self, int fd, double linger, Py_ssize_t cap):

@@ -1,0 +1,126 @@
+# cython: language_level=3
+"""How long bytes may wait for others: in the socket, below its low-water mark, or in the ring for `min_block`.
+
+Goal: no byte waits longer than the linger. Cost: a timer that is set once for however many reads.
+Invariants:
+- While bytes may wait a timer is set; an idle connection has none. The loops' own timers count in milliseconds, which
+  is as long as a byte may wait at all, so it is a timerfd (timerfd_create(2)).
+- It is for the owner, who knows the loop, to watch `timer_fd` and to call `lapse`.
+"""
+
+from ringmain._low_water import CAP as _CAP
+
+from libc.math cimport fmax, modf
+from libc.stdint cimport uint64_t
+from posix.time cimport CLOCK_MONOTONIC
+from posix.unistd cimport close, read
+
+from ringmain._clock cimport monotonic
+from ringmain._low_water cimport LowWater
+from ringmain._ring cimport Ring
+
+cdef extern from *:
+    """
+    #include <time.h>
+    #ifdef __linux__
+    #include <sys/timerfd.h>
+    #else
+    #include <errno.h>
+    #define TFD_NONBLOCK 0
+    #define TFD_CLOEXEC 0
+    struct itimerspec { struct timespec it_interval, it_value; };
+    static int timerfd_create(int clock, int flags) { errno = ENOSYS; return -1; }
+    static int timerfd_settime(int fd, int flags, const struct itimerspec* value, void* old) { return -1; }
+    #endif
+    """
+    int TFD_NONBLOCK, TFD_CLOEXEC
+    struct timespec:
+        long tv_sec, tv_nsec
+    struct itimerspec:
+        timespec it_interval, it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
+
+
+cdef class Linger:
+    """What may wait on one connection, `seconds` at most; `min_block` is of no use without."""
+
+    def __cinit__(self):
+        self.timer_fd = -1
+
+    def __init__(self, int fd, Ring ring, double seconds, Py_ssize_t min_block):
+        self.ring = ring
+        self.low_water = LowWater(fd, seconds, _CAP)
+        self.seconds = seconds
+        self.min_block = min_block
+        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+
+    def __dealloc__(self):
+        self.close_timer()
+
+    cdef bint arrived(self, Py_ssize_t size) noexcept:
+        """Account for bytes that are in the ring now; tell whether they should wait for more."""
+        cdef bint held
+        self.low_water.arrived(size, monotonic())
+        held = self.holds_back()
+        if held and self.held_since == 0:
+            self.held_since = self.low_water.last
+        if (held or self.low_water.mark > 1) and not self.timing:
+            self.set_timer(self.seconds)
+        return held
+
+    cdef bint holds_back(self) noexcept:
+        """Tell whether what is in the ring should wait for more."""
+        return self.min_block > 1 and not self.overdue and not self.ring.holds(self.min_block)
+
+    cdef void taken(self) noexcept:
+        """Begin anew to wait for enough bytes, now that a block was taken."""
+        if self.min_block <= 1:
+            return
+        self.overdue = False
+        self.held_since = 0
+        if self.ring.holds(1):
+            self.held_since = monotonic()
+            if not self.timing:
+                self.set_timer(self.seconds)
+
+    cdef bint lapse(self) noexcept:
+        """Let go the bytes that wait, once that is due; tell whether those are free that waited in the ring."""
+        cdef uint64_t expirations
+        cdef double now, left
+        cdef double soonest = 0
+        cdef bint freed = False
+        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
+            return False  # not due after all: it was set anew meanwhile
+        self.timing = False
+        now = monotonic()
+        if self.low_water.mark > 1:
+            left = self.low_water.due() - now
+            if left > 0:
+                soonest = left
+            else:
+                self.low_water.lapse()
+        if self.held_since > 0:
+            left = self.held_since + self.seconds - now
+            if left <= 0:
+                self.overdue = freed = True
+            elif soonest == 0 or left < soonest:
+                soonest = left
+        if soonest > 0:
+            self.set_timer(soonest)
+        return freed
+
+    cdef void close_timer(self) noexcept:
+        """Close the timer, once nobody watches it any more."""
+        if self.timer_fd >= 0:
+            close(self.timer_fd)
+            self.timer_fd = -1
+
+    cdef void set_timer(self, double seconds) noexcept:
+        cdef itimerspec value
+        cdef double whole
+        value.it_interval.tv_sec = value.it_interval.tv_nsec = 0
+        value.it_value.tv_nsec = <long>fmax(modf(seconds, &whole) * 1e9, 1)
+        value.it_value.tv_sec = <long>whole
+        timerfd_settime(self.timer_fd, 0, &value, NULL)
+        self.timing = True

@@ -1,0 +1,149 @@
+"""The two ends of a relay: opened together, and connected one for the other, which PROXY headers may tell of."""
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from ringmain.endpoint import Endpoint
+from ringmain.errors import ReceiveError
+from ringmain.net.dial import Preface, dial
+from ringmain.net.gate import Guest, Listening
+from ringmain.net.gate import listen as open_gate
+from ringmain.net.link import Link
+from ringmain.net.readiness import until_gone
+from ringmain.settings import Settings
+from ringmain.waiting import unless
+
+if TYPE_CHECKING:
+    from ringmain.net.proxy import Told
+
+
+class End(Listening):
+    """One side of a relay: where its connections come from."""
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.listening = listening
+        self._context: ssl.SSLContext | None = None
+
+    async def open(self) -> None:
+        """Read the certificates, and listen if that is wanted."""
+        if self.endpoint.tls:
+            from ringmain.net.tls import client_context, server_context
+
+            self._context = (server_context if self.listening else client_context)(self.settings)
+        if self.listening:
+            self._gate = await open_gate(self.endpoint, self.settings)
+
+    async def connect(self, preface: Preface | None) -> Link:
+        """Wait for a client, or dial. Call `done` after it."""
+        if self._gate is not None:
+            return await self._gate.next_connection(self._context, preface)
+        return await dial(self.endpoint, self.settings, self._context, preface)
+
+    def watch_over(self, guest: Guest) -> None:
+        """Turn the client that was handed out last away if it sends nothing while others wait."""
+        if self._gate is not None:
+            self._gate.watch_over(guest)
+
+    def stop(self) -> None:
+        """Let no other client in."""
+        if self._gate is not None:
+            self._gate.stop()
+
+    def done(self) -> None:
+        """Let the next client in."""
+        if self._gate is not None:
+            self._gate.done()
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
+
+
+class Ends:
+    """Both of them. `proxy` is the address that the present client's PROXY header came from, if it sent one."""
+
+    def __init__(self, source: End, destination: End, *, accept_proxy: bool, send_proxy: str | None) -> None:
+        self.source = source
+        self.destination = destination
+        self.listening = source.listening or destination.listening
+        self.proxy: str | None = None
+        self._accept_proxy = accept_proxy
+        self._send_proxy = send_proxy
+        self._told: Told | None = None  # by that header
+
+    async def open(self) -> None:
+        """Open both; `close` what was opened where that fails."""
+        # What a client needs is imported before the first is accepted, when there may be no descriptor left for it.
+        if self._accept_proxy or self._send_proxy is not None:
+            from ringmain.net import proxy  # noqa: F401
+        "".encode("idna")  # the ssl module does that to the name of each server
+        await self.source.open()
+        await self.destination.open()
+
+    def stop(self) -> None:
+        """Let no other client in."""
+        self.source.stop()
+        self.destination.stop()
+
+    def done(self) -> None:
+        """Let the next client in."""
+        self.source.done()
+        self.destination.done()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.source.close()
+        self.destination.close()
+
+    async def connect(self) -> tuple[Link, Link]:
+        """Connect both ends. The one that listens comes first: its client is what the other end is dialled for.
+
+        Call `done` after it, or `discard`.
+        """
+        source_first = self.source.listening or not self.destination.listening
+        first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
+        one = await first.connect(self._preface(first, None))
+        try:
+            connecting = second.connect(self._preface(second, one.sock))
+            other = await unless(until_gone(one.fd), connecting, Link.reset)
+            if other is None:
+                raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
+        except BaseException:
+            one.reset()  # a proper end would look like an empty answer
+            self.done()
+            raise
+        return (one, other) if source_first else (other, one)
+
+    def discard(self, links: tuple[Link, Link]) -> None:
+        """Reset both connections, and let the next client in."""
+        for link in links:
+            link.reset()
+        self.done()
+
+    def _preface(self, end: End, source: socket.socket | None) -> Preface | None:
+        """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
+        if end is self.source and self._accept_proxy:
+            return self._read_header
+        if end is not self.destination or self._send_proxy is None or source is None:
+            return None
+        version, client = self._send_proxy, source
+
+        async def send(sock: socket.socket, peer: str) -> str:
+            from ringmain.net.proxy import send_header
+
+            await send_header(sock, peer, version, client, self._told)
+            return peer
+
+        return send
+
+    async def _read_header(self, sock: socket.socket, peer: str) -> str:
+        from ringmain.net.proxy import read_header
+
+        self._told = await read_header(sock, peer, self.source.settings.handshake_timeout)
+        self.proxy = peer
+        return self._told.peer if self._told is not None else peer
