@@ -160,3 +160,43 @@ def test_when_a_saver_is_left_it_can_still_be_asked_how_many_it_refused(run: Run
 
     run(main())
     assert refused == [1]
+
+
+def test_who_gives_may_take_longer_over_it_than_a_client_may_stand_still(run: Run) -> None:
+    async def give(sender: Outflow) -> bool:
+        for part in (b"at ", b"leisure"):
+            await sender.send(memoryview(part))
+            await asyncio.sleep(0.3)
+        return True
+
+    async def main() -> None:
+        async with ringmain.save("127.0.0.1:0", listen_once=True, idle_timeout=0.1) as saver:
+            with peers.connect(saver.port) as client:
+                assert await saver.serve(give)
+                assert await asyncio.to_thread(peers.read_all, client) == b"at leisure"
+
+    run(main())
+
+
+def test_what_goes_wrong_for_who_gives_is_not_taken_for_the_loss_of_a_client(run: Run) -> None:
+    async def give(_: Outflow) -> bool:
+        raise errors.ReceiveError("load from elsewhere", "it was reset")
+
+    async def main() -> None:
+        async with ringmain.save("127.0.0.1:0", listen=True) as saver, asyncio.timeout(peers.TIMEOUT):
+            with peers.connect(saver.port):
+                await saver.serve(give)
+
+    with pytest.raises(errors.ReceiveError, match="elsewhere"):
+        run(main())
+
+
+def test_a_saver_that_is_stopped_before_it_listens_serves_nobody(run: Run) -> None:
+    async def main() -> None:
+        saver = ringmain.save("127.0.0.1:0", listen=True)
+        saver.stop()
+        async with saver:
+            with peers.connect(saver.port), pytest.raises(errors.SendError, match="stopped"):
+                await saver.write(b"for nobody")
+
+    run(main())

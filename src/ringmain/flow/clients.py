@@ -51,6 +51,8 @@ class Clients:
         """Begin anew, with the gate that clients come by, if they do, and the TLS that they get."""
         self._gate, self._context = gate, context
         self._lost, self.torn, self._carry = None, False, Carry()
+        if self.stopping and gate is not None:
+            gate.stop()
 
     def close(self) -> None:
         """Reset who is still there, and let nobody in."""
@@ -231,6 +233,8 @@ class Clients:
             self._release(sender, Verdict.TIMED_OUT, error)
             raise
         except OSError as cause:
+            if isinstance(cause, RingmainError):  # of something else, which `serve` was given to wait for
+                raise
             if was_alerted(cause) and self.sender is sender:
                 await sender.link.hear_out()
             raise self._broken(sender, failure_of(cause, what)) from cause
