@@ -295,9 +295,9 @@ class Clients:
             sender.abort()
         else:
             sender.close()
+        if self._gate is not None:
+            self._gate.done()  # first: what `on_end` raises is not to keep the next client away
         outcome = sender.outcome(verdict, error)
+        log.info("%s", outcome)
         if self.on_end is not None:
             self.on_end(outcome)
-        log.info("%s", outcome)
-        if self._gate is not None:
-            self._gate.done()
