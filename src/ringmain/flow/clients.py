@@ -104,12 +104,13 @@ class Clients:
 
     async def _pay_carry(self, sender: Outflow) -> None:
         """Send what lost clients never got. What is left of it when this is cancelled is sent another time."""
-        while self._carry.due:
+        carry = self._carry
+        while due := carry.due:
             before = sender.accepted
             try:
-                await self._guarded(sender, sender.send(memoryview(self._carry.due)))
+                await self._guarded(sender, sender.send(memoryview(due)))
             finally:
-                self._carry.paid(sender.accepted - before)
+                carry.paid(sender.accepted - before, len(due))
 
     async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
         """See `Saver.serve`."""
