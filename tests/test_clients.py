@@ -1,8 +1,11 @@
 """What a saver's clients get, one after another, when it is told to stop, to break off, or to give each its own."""
 
 import asyncio
+import contextlib
+import gc
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -200,3 +203,25 @@ def test_a_saver_that_is_stopped_before_it_listens_serves_nobody(run: Run) -> No
                 await saver.write(b"for nobody")
 
     run(main())
+
+
+def test_a_saver_that_was_left_keeps_nothing_of_what_it_sent(run: Run) -> None:
+    data = bytes(1 << 20)
+
+    async def main() -> ringmain.Saver:
+        saver = ringmain.save("127.0.0.1:0", listen=True)
+        with contextlib.suppress(LookupError):
+            async with saver:
+                with peers.connect(saver.port):
+                    await saver.write(data)
+                    raise LookupError
+        return saver
+
+    tracemalloc.start()
+    try:
+        saver = run(main())
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < len(data) // 2
+        del saver
+    finally:
+        tracemalloc.stop()

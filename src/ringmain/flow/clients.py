@@ -61,6 +61,7 @@ class Clients:
         if self._gate is not None:
             self._gate.close()
             self._gate = None
+        self._carry = Carry()  # of what may be megabytes
 
     def stop(self) -> None:
         """Let in nobody else, and end the pump that is running."""
