@@ -18,7 +18,7 @@ def test_clients_that_are_lost_one_after_another_get_a_stream_without_a_hole_or_
     for wanted, acknowledged, unsent in visits:
         sent = debt = carry.due[:wanted]
         carry.sent(memoryview(debt))
-        carry.paid(len(debt))
+        carry.paid(len(debt), len(carry.due))
         if not carry.due:  # only then does anything new go out
             new = data[position : position + wanted - len(debt)]
             carry.sent(memoryview(new))
@@ -39,3 +39,15 @@ def test_losing_a_client_twice_owes_nothing_twice() -> None:
     carry.lost(b" and gathered")
     carry.lost(b"")
     assert carry.due == b"sent and gathered"
+
+
+def test_a_client_may_be_lost_before_it_is_known_how_much_it_was_paid() -> None:
+    carry = Carry()
+    carry.sent(memoryview(b"the first"))
+    carry.lost(b"")
+    carry.sent(memoryview(b"the "))
+    carry.paid(4, 9)
+    carry.sent(memoryview(b"fi"))  # of what is due still
+    carry.lost(b"")
+    carry.paid(2, 5)
+    assert carry.due == b"the first"

@@ -1,8 +1,11 @@
 """What a saver's clients get, one after another, when it is told to stop, to break off, or to give each its own."""
 
 import asyncio
+import contextlib
+import gc
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -160,3 +163,65 @@ def test_when_a_saver_is_left_it_can_still_be_asked_how_many_it_refused(run: Run
 
     run(main())
     assert refused == [1]
+
+
+def test_who_gives_may_take_longer_over_it_than_a_client_may_stand_still(run: Run) -> None:
+    async def give(sender: Outflow) -> bool:
+        for part in (b"at ", b"leisure"):
+            await sender.send(memoryview(part))
+            await asyncio.sleep(0.3)
+        return True
+
+    async def main() -> None:
+        async with ringmain.save("127.0.0.1:0", listen_once=True, idle_timeout=0.1) as saver:
+            with peers.connect(saver.port) as client:
+                assert await saver.serve(give)
+                assert await asyncio.to_thread(peers.read_all, client) == b"at leisure"
+
+    run(main())
+
+
+def test_what_goes_wrong_for_who_gives_is_not_taken_for_the_loss_of_a_client(run: Run) -> None:
+    async def give(_: Outflow) -> bool:
+        raise errors.ReceiveError("load from elsewhere", "it was reset")
+
+    async def main() -> None:
+        async with ringmain.save("127.0.0.1:0", listen=True) as saver, asyncio.timeout(peers.TIMEOUT):
+            with peers.connect(saver.port):
+                await saver.serve(give)
+
+    with pytest.raises(errors.ReceiveError, match="elsewhere"):
+        run(main())
+
+
+def test_a_saver_that_is_stopped_before_it_listens_serves_nobody(run: Run) -> None:
+    async def main() -> None:
+        saver = ringmain.save("127.0.0.1:0", listen=True)
+        saver.stop()
+        async with saver:
+            with peers.connect(saver.port), pytest.raises(errors.SendError, match="stopped"):
+                await saver.write(b"for nobody")
+
+    run(main())
+
+
+def test_a_saver_that_was_left_keeps_nothing_of_what_it_sent(run: Run) -> None:
+    data = bytes(1 << 20)
+
+    async def main() -> ringmain.Saver:
+        saver = ringmain.save("127.0.0.1:0", listen=True)
+        with contextlib.suppress(LookupError):
+            async with saver:
+                with peers.connect(saver.port):
+                    await saver.write(data)
+                    raise LookupError
+        return saver
+
+    tracemalloc.start()
+    try:
+        saver = run(main())
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < len(data) // 2
+        del saver
+    finally:
+        tracemalloc.stop()

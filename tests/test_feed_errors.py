@@ -1,5 +1,7 @@
 """Records that a parser refuses: each is named, what is around it is handed out, and `on_error` says what then."""
 
+import asyncio
+import contextlib
 import io
 import socket
 import threading
@@ -16,6 +18,8 @@ from test_alerts import BAD as BAD_TLS
 
 import ringmain
 from ringmain import errors
+
+Run = Callable[[Any], Any]
 
 pa = library("pyarrow")
 csv = library("pyarrow.csv")
@@ -409,3 +413,24 @@ def test_frames_come_in_a_coroutine_too(name: str, run: Callable[[Any], Any]) ->
         return rows
 
     assert run(main()) == 420
+
+
+@pytest.mark.parametrize("patience", [0.1, 0.3], ids=["at once", "later"])
+def test_the_error_of_a_stream_outlives_a_read_that_is_cancelled(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, run: Run, patience: float
+) -> None:
+    monkeypatch.setattr("ringmain.net.closing._FAREWELL", 0.2)
+
+    async def main() -> None:
+        async with ringmain.load("tcps://127.0.0.1:0", certfile=certificates.server, **LINES) as loader:
+            connecting = asyncio.ensure_future(asyncio.to_thread(peers.connect_tls, loader.port, certificates.ca))
+            async for connection in loader.connections():
+                with await connecting as sock:
+                    socket.socket.sendall(sock, BAD_TLS)
+                    records = lines.decode_lines(connection)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(anext(records), patience)
+                    await anext(records)
+
+    with pytest.raises(errors.TruncatedError):
+        run(main())

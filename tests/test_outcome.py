@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -92,3 +93,31 @@ def test_a_direction_passes_the_end_on_before_it_has_ended() -> None:
     assert State.ENDING.next is State.ENDED
     with pytest.raises(KeyError):
         _ = State.ENDED.next
+
+
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_the_next_client_is_served_though_who_was_told_of_the_last_one_has_failed(run: Run, verb: str) -> None:
+    async def meet(verb: ringmain.Loader | ringmain.Saver) -> None:
+        with peers.connect(verb.port) as client:
+            if isinstance(verb, ringmain.Saver):
+                await verb.write(b"12345")
+                await verb.end_connection()
+            else:
+                client.sendall(b"12345")
+                client.shutdown(socket.SHUT_WR)
+                while True:
+                    await anext(verb)
+
+    def fail(_: Outcome) -> None:
+        raise LookupError("no room for it")
+
+    async def main() -> None:
+        async with getattr(ringmain, verb)("127.0.0.1:0", **({"listen": True} if verb == "save" else {})) as it:
+            it.on_end = fail
+            for _ in range(2):
+                with pytest.raises(LookupError):
+                    async with asyncio.timeout(peers.TIMEOUT):
+                        await meet(it)
+            it.on_end = None
+
+    run(main())

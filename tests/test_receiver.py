@@ -7,8 +7,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from conftest import Certificates
 
 from ringmain._plain_receiver import PlainReceiver
@@ -60,10 +62,10 @@ def test_a_receiver_may_be_taken_apart_after_the_blocks_that_it_waits_for(run: R
 class Unwatched:
     """A link whose loop calls nothing, so that threads may share it."""
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.loop: Any = self
         self.fd = sock.fileno()
-        self.session = Session(sock)
+        self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
 
     def ignore(self, *_: object) -> None: ...
 
@@ -103,3 +105,45 @@ def test_a_tls_receiver_may_be_stopped_and_closed_by_another_thread_while_it_dec
         timer.join()
         sender.join()
         assert receiver.verdict == "stopped"
+
+
+class Cycle:
+    """Call something when the collector comes to it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.itself, self.call = self, call
+
+    def __del__(self) -> None:
+        self.call()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_receiver_may_be_stopped_by_the_collector_that_making_a_block_calls(
+    certificates: Certificates, tls: bool
+) -> None:
+    ours, theirs = socket.socketpair()
+    if tls:
+        to_client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        to_client.load_cert_chain(certificates.server)
+        to_server = ssl.create_default_context(cafile=str(certificates.ca))
+        with ThreadPoolExecutor() as pool:
+            wrapping = pool.submit(to_client.wrap_socket, theirs, server_side=True)
+            ours = to_server.wrap_socket(ours, server_hostname="localhost", suppress_ragged_eofs=False)
+            theirs = wrapping.result()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(b"for nobody")
+        receiver = (TlsReceiver if tls else PlainReceiver)(Unwatched(ours), Ring(8 << 20, 1 << 20), Counters(), 0.0)
+        receiver.start()
+        gc.collect()
+        gc.disable()
+        Cycle(receiver.stop)
+        before = gc.get_threshold()
+        gc.set_threshold(1)
+        gc.enable()
+        try:
+            receiver.on_readable()
+        finally:
+            gc.set_threshold(*before)
+        assert receiver.verdict == "stopped"
+        assert receiver.counters.bytes_in == 0

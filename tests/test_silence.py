@@ -17,6 +17,8 @@ from relays import is_reset
 from streams import server_at
 
 import ringmain
+from ringmain import errors
+from ringmain.outcome import Outcome
 
 Run = Callable[[Any], Any]
 
@@ -271,3 +273,21 @@ def test_a_saver_has_no_silent_clients(bench: peers.Bench) -> None:
         saver.process.stdin.write(b"to whom was first")
         saver.process.stdin.flush()
         assert first.recv(100) == b"to whom was first"
+
+
+def test_who_is_turned_away_before_anybody_reads_is_recorded_as_timed_out(run: Run) -> None:
+    outcomes: list[Outcome] = []
+
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", gate="queue", handshake_timeout=0.1) as loader:
+            loader.on_end = outcomes.append
+            with peers.connect(loader.port), peers.connect(loader.port) as patient:
+                patient.sendall(b"at last")
+                async for connection in loader.connections():
+                    with pytest.raises(errors.TimedOutError):
+                        await asyncio.to_thread(peers.eventually, lambda at=connection: at.verdict)
+                        await anext(connection)
+                    break
+
+    run(main())
+    assert [outcome.verdict for outcome in outcomes] == ["timed out"]

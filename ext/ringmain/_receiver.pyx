@@ -101,6 +101,8 @@ cdef class Receiver:
     cdef bint claim_window(self) except -1:
         """Claim room for the next read; where there is none pause, or give up on an endless record."""
         cdef Claim claim = self.ring.claim(self.at_least)
+        if self.verdict is not None:  # the collector has run meanwhile, and with it what has stopped this
+            return False
         if claim == CLAIMED:
             return True
         if claim == TOO_LONG:

@@ -305,10 +305,10 @@ class Loader(Listening, Blocking):
     def _release(self, inflow: Inflow, error: RingmainError | None = None, *, broken_off: bool = False) -> None:
         self._inflow = self._given = None
         inflow.close(broken_off=broken_off)
+        if self._gate is not None:
+            self._gate.done()  # first: what `on_end` raises is not to keep the next client away
         if self.on_end is not None:
             self.on_end(inflow.outcome(error))
-        if self._gate is not None:
-            self._gate.done()
 
     def _one_consumer(self) -> None:
         if self._busy:

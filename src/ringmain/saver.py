@@ -182,7 +182,8 @@ class Saver(Listening, Blocking):
 
         `give` gets what sends to the client, and returns whether it has sent the whole: then the connection is ended
         properly, else reset once all has got through, and always when this is cancelled. Where it returns None, having
-        sent nothing, this returns False, and what is written goes to that client.
+        sent nothing, this returns False, and what is written goes to that client. An OSError that it raises is
+        taken for the client's.
         """
         return await self._alone(lambda: self._clients.serve(give))
 

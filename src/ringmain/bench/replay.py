@@ -103,12 +103,8 @@ async def send(
     else:
         pieces = _paced(recording, plan, records_per_second)
     what, turn = f"bench to {link.peer}", 0.0
-
-    def moved() -> int | None:
-        return outflow.progress() if outflow.link.unacknowledged() else None
-
     try:
-        async with Deadline(idle_timeout, moved, what, "it took nothing", "is the peer still reading?"):
+        async with Deadline(idle_timeout, outflow.progress, what, "it took nothing", "is the peer still reading?"):
             for piece, pause in pieces:
                 if pause or time.monotonic() > turn:
                     await asyncio.sleep(pause)

@@ -59,13 +59,13 @@ class Cursor:
         of, as in a `for` over the loader itself.
         """
         if self._ended is not None:
-            await self._ended.inflow.hear_out()
-            ended, self._ended = self._ended, None
             if isinstance(self.source, Stream):
                 with contextlib.suppress(StopAsyncIteration):
-                    await anext(ended)  # which closes it, and raises what became of it
+                    await anext(self._ended)  # which closes it, and raises once what became of it
             else:
-                self.source.end(ended.inflow)
+                await self._ended.inflow.hear_out()
+                self.source.end(self._ended.inflow)
+            self._ended = None
         if self._stream is None:
             self._stream = await self._next_stream()
             if self._stream is not None:

@@ -12,9 +12,13 @@ class Carry:
         self.due = b""  # what the present client has to be sent before anything else
         self._unanswered = bytearray()
 
-    def paid(self, size: int) -> None:
-        """Owe that many bytes less: the present client's sender has accepted them."""
-        self.due = self.due[size:]
+    def paid(self, size: int, of: int) -> None:
+        """Owe that many bytes less, of so many that were due before the present client's sender accepted them.
+
+        It may be lost by now, and what it never got be due before them.
+        """
+        begin = len(self.due) - of
+        self.due = self.due[:begin] + self.due[begin + size :]
 
     def sent(self, view: memoryview) -> None:
         """Keep what the present client is sent."""

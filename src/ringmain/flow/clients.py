@@ -52,6 +52,8 @@ class Clients:
         """Begin anew, with the gate that clients come by, if they do, and the TLS that they get."""
         self._gate, self._context = gate, context
         self._lost, self.torn, self._carry = None, False, Carry()
+        if self.stopping and gate is not None:
+            gate.stop()
 
     def close(self) -> None:
         """Reset who is still there, and let nobody in."""
@@ -60,6 +62,7 @@ class Clients:
         if self._gate is not None:
             self._gate.close()
             self._gate = None
+        self._carry = Carry()  # of what may be megabytes
 
     def stop(self) -> None:
         """Let in nobody else, and end the pump that is running."""
@@ -103,12 +106,13 @@ class Clients:
 
     async def _pay_carry(self, outflow: Outflow) -> None:
         """Send what lost clients never got. What is left of it when this is cancelled is sent another time."""
-        while self._carry.due:
+        carry = self._carry
+        while due := carry.due:
             before = outflow.accepted
             try:
-                await self._guarded(outflow, outflow.send(memoryview(self._carry.due)))
+                await self._guarded(outflow, outflow.send(memoryview(due)))
             finally:
-                self._carry.paid(outflow.accepted - before)
+                carry.paid(outflow.accepted - before, len(due))
 
     async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
         """See `Saver.serve`."""
@@ -232,6 +236,8 @@ class Clients:
             self._release(outflow, Verdict.TIMED_OUT, error)
             raise
         except OSError as cause:
+            if isinstance(cause, RingmainError):  # of something else, which `serve` was given to wait for
+                raise
             if was_alerted(cause) and self.outflow is outflow:
                 await outflow.link.hear_out()
             raise self._broken(outflow, failure_of(cause, what)) from cause
@@ -292,9 +298,9 @@ class Clients:
             outflow.abort()
         else:
             outflow.close()
+        if self._gate is not None:
+            self._gate.done()  # first: what `on_end` raises is not to keep the next client away
         outcome = outflow.outcome(verdict, error)
+        log_ended(outcome)
         if self.on_end is not None:
             self.on_end(outcome)
-        log_ended(outcome)
-        if self._gate is not None:
-            self._gate.done()

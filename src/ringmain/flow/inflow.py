@@ -163,9 +163,9 @@ class Inflow:
 
     def stop(self, verdict: Verdict = Verdict.STOPPED) -> None:
         """End it from our side; what came can still be taken."""
-        self._stopped = verdict
+        self._stopped = self._stopped or verdict
         if self._engine is not None:
-            self._engine.stop(verdict.value)
+            self._engine.stop(self._stopped.value)
 
     def abandon(self) -> None:
         """Close at once, without a word to the peer."""

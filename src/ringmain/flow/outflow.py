@@ -52,6 +52,7 @@ class Outflow:
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
         self._batch_begun: int | None = None  # `counters.bytes_out` when what is being flushed began to go out
+        self._held_up = False  # a write waits for the peer
         self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
@@ -202,7 +203,7 @@ class Outflow:
     def progress(self) -> int | None:
         """Return a number that grows while the peer takes bytes, or None while there are none for it to take."""
         left = self.link.unacknowledged() or 0
-        if left == 0 and (self.link.awaits_verdict or (self.pumping is not None and not self.pumping.paused)):
+        if left == 0 and not (self._held_up or (self.pumping is not None and self.pumping.paused)):
             return None
         return self.counters.bytes_out - left
 
@@ -253,9 +254,11 @@ class Outflow:
     async def _stalled(self, wait: Awaitable[None]) -> None:
         since = time.monotonic()
         self._times.stalls += 1
+        self._held_up = True
         try:
             await wait
         finally:
+            self._held_up = False
             self._times.stalled_seconds += time.monotonic() - since
 
     def _link_failed(self) -> None:

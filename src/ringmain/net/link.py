@@ -43,7 +43,6 @@ class Link(Watched):
         self.cipher = self.session.cipher if self.session is not None else None
         self.failure: OSError | None = None
         self.peer_ended = self.heard_reset = False
-        self.awaits_verdict = False
         self._on_failure: Callable[[], None] | None = None
         self._discards = False  # nobody reads what the peer sends
         self._changed: asyncio.Future[None] | None = None
@@ -259,7 +258,6 @@ class Link(Watched):
         With TLS 1.3 our side of the handshake is over before the server has seen our certificate. Its first record,
         its end, or an alert is its answer. One that says nothing at all has rejected nothing.
         """
-        self.awaits_verdict = True
         try:
             async with asyncio.timeout(_VERDICT) as limit:
                 while not self._is_judged():
@@ -269,8 +267,6 @@ class Link(Watched):
         except TimeoutError:
             if not limit.expired():
                 raise
-        finally:
-            self.awaits_verdict = False
 
     def _is_judged(self) -> bool:
         """Tell whether the peer has accepted us, or cannot but do so."""
