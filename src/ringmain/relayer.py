@@ -13,9 +13,9 @@ from ringmain.blocking import Blocking, BlockingRelayer
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
-from ringmain.flow.inflow import Flow
+from ringmain.flow.blocks import Flow
 from ringmain.flow.passage import Passage
-from ringmain.net.dial import Preface, dial
+from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Listening, NoMoreClients
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.link import Link
@@ -120,10 +120,7 @@ class End(Listening):
 
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
-        if self.endpoint.tls:
-            from ringmain.net.tls import client_context, server_context
-
-            self._context = (server_context if self.listening else client_context)(self.settings)
+        self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
 

@@ -1,17 +1,18 @@
 """What one link brings, from its first byte to its verdict: as blocks, or to an output by the kernel path."""
 
 import asyncio
+import errno
 import functools
 import logging
 import ssl
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ringmain._coalesce import Coalescer
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import CAP, PlainReceiver, Receiver
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Counters
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import (
     BlocksHeldError,
@@ -24,6 +25,7 @@ from ringmain.errors import (
     reason,
 )
 from ringmain.flow import kernel
+from ringmain.flow.blocks import Flow
 from ringmain.flow.deadline import Watch
 from ringmain.net.failures import was_alerted
 from ringmain.net.link import Link
@@ -33,15 +35,6 @@ log = logging.getLogger("ringmain")
 
 # A consumer that holds every block may still be giving one back from another thread; this long it may take.
 _HELD_TIMEOUT = 5.0
-
-
-class Flow(NamedTuple):
-    """How what comes is received and handed out."""
-
-    ring: Ring
-    linger: float
-    min_block: int
-    copy: bool
 
 
 class Sink(kernel.Spliceable, Protocol):
@@ -168,6 +161,15 @@ class Inflow:
         """After the last block: let a peer that was sent an alert read it, which closing at once would reset away."""
         if self.was_alerted and not self._closed:
             await self.link.hear_out()
+
+    def tell_end(self) -> None:
+        """Tell the link, for those who send on it, that its peer has ended; raise where that was a reset.
+
+        A reset is told once: when whoever sends has heard of it, this was told a plain end.
+        """
+        if self.link.tls_version is None and not self.link.peer_ended and self.link.was_reset():
+            raise self.lost(ConnectionResetError(errno.ECONNRESET, ""))
+        self.link.read_to_end()
 
     def stop(self, verdict: Verdict = Verdict.STOPPED) -> None:
         """End it from our side; what came can still be taken."""
