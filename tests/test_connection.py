@@ -1,37 +1,20 @@
-"""The two-way connection and its server, against witnesses, itself, and other people's programs."""
+"""The two-way connection, against witnesses and against itself."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
 import witness
-from conforming import FIRST, LARGE, PROPER, SECOND, WITHOUT_END, Net, coming, nothing_is_pending
+from conforming import FIRST, LARGE, PROPER, SECOND, WITHOUT_END, Net, nothing_is_pending
 from conftest import Certificates
+from talking import echo, everything, send_all
 from test_tls_verdict import SERVERS
 
 import ringmain
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-async def echo(connection: ringmain.Connection) -> None:
-    async for block in connection:
-        with block:
-            await connection.write(block)
-
-
-async def everything(connection: ringmain.Connection) -> bytes:
-    return b"".join([bytes(block) async for block in connection])
-
-
-async def send_all(connection: ringmain.Connection, data: bytes) -> None:
-    for offset in range(0, len(data), 100_000):
-        await connection.write(data[offset : offset + 100_000])
-    await connection.write_eof()
 
 
 def test_both_ways_at_the_same_time_carry_more_than_the_kernel_holds(run: Run, net: Net) -> None:
@@ -75,7 +58,7 @@ def test_the_peer_may_end_first_and_go_on_reading(run: Run, net: Net) -> None:
 def test_what_nobody_reads_turns_no_proper_end_into_a_reset(run: Run, net: Net) -> None:
     async def main() -> None:
         async with (
-            witness.serving(net.server(), LARGE, 0) as (port, servers),
+            witness.serving(net.server(), LARGE * 5, 0) as (port, servers),
             ringmain.connect(net.url(port), **net.dialling) as connection,
         ):
             first = await connection.read()
@@ -199,15 +182,17 @@ def test_a_rejected_client_certificate_is_an_error_of_reading_and_of_leaving(
 
 
 @pytest.mark.parametrize("call", ["read", "write"])
-def test_what_stands_still_for_the_idle_time_out_is_reset(run: Run, net: Net, call: str) -> None:
+def test_what_stands_still_for_the_idle_time_out_is_reset_for_good(run: Run, net: Net, call: str) -> None:
     async def main() -> None:
         async with ringmain.serve(net.url(), lambda _: asyncio.sleep(60), **net.listening) as server:
-            with pytest.raises(ringmain.TimedOutError, match="nothing moved"):
+            with pytest.raises(ringmain.SendError, match="timed out"):
                 async with ringmain.connect(net.url(server.port), idle_timeout=0.2, **net.dialling) as connection:
-                    if call == "read":
+                    with pytest.raises(ringmain.TimedOutError, match="nothing moved"):
+                        await (connection.read() if call == "read" else connection.write(LARGE * 10))
+                    with pytest.raises(ringmain.ReceiveError, match="timed out"):
                         await connection.read()
-                    else:
-                        await connection.write(LARGE * 10)
+                    with pytest.raises(ringmain.SendError, match="timed out"):
+                        await connection.write(b"")
 
     run(main())
 
@@ -229,170 +214,36 @@ def test_traffic_one_way_keeps_the_other_from_timing_out(run: Run, net: Net) -> 
     async def main() -> None:
         async with (
             witness.serving(net.server(), b"", WITHOUT_END) as (port, servers),
-            ringmain.connect(net.url(port), idle_timeout=0.5, **net.dialling) as connection,
+            ringmain.connect(net.url(port), idle_timeout=1.0, **net.dialling) as connection,
         ):
             reading = asyncio.ensure_future(everything(connection))
-            for _ in range(10):
+            for _ in range(8):
                 await connection.write(FIRST)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
             await connection.write_eof()
             assert await reading == b""
-        assert servers[0].received == FIRST * 10
+        assert servers[0].received == FIRST * 8
 
     run(main())
 
 
-def test_a_handler_s_connection_error_is_logged_and_the_next_client_is_served(
-    run: Run, net: Net, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_blocks_end_at_the_delimiter_and_sizes_that_make_no_sense_are_refused_at_once(run: Run, net: Net) -> None:
     async def main() -> None:
-        async with ringmain.serve(net.url(), echo, **net.listening) as server:
-            client = await witness.connect(server.port, net.client())
-            await client.shake_hands()
-            await client.send(FIRST)
-            await client.read_to_end(1)
-            client.reset()
-            async with coming(net, server.port, SECOND, len(SECOND)) as second:
-                pass
-            server.stop()
-            await server.serve()
-        assert second.received == SECOND
-        assert second.end in PROPER
-
-    with caplog.at_level(logging.WARNING, "ringmain"):
-        run(main())
-    assert len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("waits", [False, True])
-def test_any_other_exception_of_a_handler_ends_the_server_and_resets_the_peer(run: Run, net: Net, waits: bool) -> None:
-    async def main() -> None:
-        over = asyncio.Event()
-
-        async def fail(connection: ringmain.Connection) -> None:
-            await connection.read()
-            over.set()
-            raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            async with (
-                ringmain.serve(net.url(), fail, **net.listening) as server,
-                coming(net, server.port, FIRST, WITHOUT_END) as client,
-            ):
-                if waits:
-                    await server.serve()
-                await over.wait()
-        assert client.end in ("reset", None)  # None: the test has let go of it first
-        nothing_is_pending()
+        async with (
+            witness.serving(net.server(), b"one\ntwo\n" * 50_000 + b"rest", 0) as (port, _),
+            ringmain.connect(net.url(port), delimiter=b"\n", block_size=4096, **net.dialling) as connection,
+        ):
+            blocks = [bytes(block) async for block in connection]
+            assert len(blocks) > 2
+            assert all(block.endswith(b"\n") for block in blocks[:-1])
+            assert b"".join(blocks) == b"one\ntwo\n" * 50_000 + b"rest"
 
     run(main())
-
-
-def test_an_awaited_server_serves_until_it_is_stopped(run: Run, net: Net) -> None:
-    async def main() -> None:
-        async def once(connection: ringmain.Connection) -> None:
-            server.stop()
-            await echo(connection)
-
-        port = peers.free_port()
-        server = ringmain.serve(net.url(port), once, **net.listening)
-        serving = asyncio.ensure_future(server.__aenter__())
-        await serving
-        async with coming(net, server.port, FIRST, len(FIRST)) as client:
-            await server.serve()
-        await server.__aexit__(None, None, None)
-        assert client.received == FIRST
-        stopped = ringmain.serve(net.url(), once, **net.listening)
-        stopped.stop()
-        await stopped
-
-    run(main())
-
-
-def test_a_client_that_only_listens_is_not_taken_for_a_silent_one(run: Run, net: Net) -> None:
-    async def main() -> None:
-        async def tell(connection: ringmain.Connection) -> None:
-            await connection.write(FIRST)
-            await connection.read()
-
-        async with ringmain.serve(net.url(), tell, handshake_timeout=0.2, **net.listening) as server:
-            first = await witness.connect(server.port, net.client())
-            await first.shake_hands()
-            second = await witness.connect(server.port)
-            await asyncio.sleep(1.7)
-            await first.finish()
-            await first.read_to_end()
-            first.sock.close()
-            second.sock.close()
-        assert (first.received, first.end in PROPER) == (FIRST, True)
-
-    run(main())
-
-
-ECHOES = {
-    "socat": "socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr EXEC:cat",
-    "ncat": "ncat -l 127.0.0.1 {port} -e /bin/cat",
-    "socat tls": "socat OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,cert={server},verify=0 EXEC:cat",
-    "openssl": "openssl s_server -rev -quiet -naccept 1 -cert {server} -accept {port}",
-}
-CLIENTS = {
-    "socat": "socat -t 10 - TCP:127.0.0.1:{port}",
-    "nc": "nc.openbsd -N 127.0.0.1 {port}",
-    "socat tls": "socat -t 10 - OPENSSL:localhost:{port},pf=ip4,cafile={ca}",
-    "openssl": "openssl s_client -quiet -verify_return_error -CAfile {ca} -connect 127.0.0.1:{port}",
-}
-
-
-def command(template: str, port: int, certificates: Certificates) -> list[str]:
-    peers.need(template.split()[0])
-    return [word.format(port=port, ca=certificates.ca, server=certificates.server) for word in template.split()]
-
-
-@pytest.mark.parametrize("peer", ECHOES)
-def test_an_echo_of_another_program_comes_back_whole(
-    run: Run, bench: peers.Bench, certificates: Certificates, peer: str
-) -> None:
-    tls = "tls" in peer or peer == "openssl"
-    net, port = Net(certificates, tls=tls), peers.free_port()
-    bench.start(command(ECHOES[peer], port, certificates))
-    answer = b"9876543210\n" if peer == "openssl" else FIRST  # which reverses lines
-
-    async def main() -> None:
-        async with ringmain.connect(net.url(port), retry=20, **net.dialling) as connection:
-            if peer in ("ncat", "openssl"):  # they take our end for theirs, and a full pipe stops ncat
-                await connection.write(b"0123456789\n" if peer == "openssl" else FIRST)
-                got = b""
-                while len(got) < len(answer):
-                    got += await anext(connection)
-                assert got == answer
-            else:
-                _, got = await asyncio.gather(send_all(connection, LARGE), everything(connection))
-                assert peers.sha256(got) == peers.sha256(LARGE)
-
-    run(main())
-
-
-@pytest.mark.parametrize("peer", CLIENTS)
-def test_another_program_gets_its_echo_whole(
-    run: Run, bench: peers.Bench, certificates: Certificates, tmp_path: Path, peer: str
-) -> None:
-    tls = "tls" in peer or peer == "openssl"
-    net, data = Net(certificates, tls=tls), bench.file(b"P" + LARGE.hex().encode())
-
-    async def echo_all(connection: ringmain.Connection) -> None:
-        async for block in connection:
-            with block:
-                await connection.write(block)
-            if connection.counters.bytes_in == data.stat().st_size:  # s_client waits for our end
-                return
-
-    async def main() -> None:
-        async with ringmain.serve(net.url(), echo_all if peer == "openssl" else echo, **net.listening) as server:
-            with data.open("rb") as source, (tmp_path / "got").open("wb") as sink:
-                client = bench.start(command(CLIENTS[peer], server.port, certificates), stdin=source, stdout=sink)
-            assert await asyncio.to_thread(client.wait) == 0
-            server.stop()
-            await server.serve()
-        assert peers.sha256(tmp_path / "got") == peers.sha256(data)
-
-    run(main())
+    for make in (
+        lambda **sizes: ringmain.serve(net.url(), echo, **sizes),
+        lambda **it: ringmain.connect(net.url(), **it),
+    ):
+        with pytest.raises(ringmain.UsageError, match="block_size"):
+            make(block_size=0)
+        with pytest.raises(ringmain.UsageError, match="did you mean"):
+            make(idle_timeouts=1)

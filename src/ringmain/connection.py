@@ -46,10 +46,10 @@ def connect(
         async for block in connection:
             parse(block)
 
-    For asyncio only, there is no plain `with`. Leaving the block sends FIN (and close_notify under TLS), drops what
-    was not read and what still comes, and waits as `ringmain.save` does: until the peer's kernel has acknowledged every
-    byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving it by an exception, or when a write
-    was cancelled half-way, resets the peer.
+    In a running event loop only: there is no plain `with`. Leaving the block sends FIN (and close_notify under TLS),
+    drops what was not read and what still comes, and waits as `ringmain.save` does: until the peer's kernel has
+    acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving it by an
+    exception, or after a write that left a hole, resets the peer.
 
     `delimiter`, `ring_size`, `block_size`, `max_record` and `linger` are those of `ringmain.load`, for what is read;
     for the other keywords see `ringmain.Options`. A call that waits while for `idle_timeout` seconds nothing moves
@@ -181,7 +181,8 @@ class Connection:
 
     async def _finish(self) -> None:
         self._inflow.stop()
-        self._link.discard_from_now_on(heard=self.counters.bytes_in > 0)
+        if self._link.failure is None and self._inflow.verdict is not Verdict.RESET:  # uvloop's handle dies of one
+            self._link.discard_from_now_on(heard=self.counters.bytes_in > 0)
         if not self._ended:
             await self._outflow.end()
         await self._link.drain()
@@ -204,6 +205,7 @@ class Connection:
             async with Deadline(self._idle_timeout, self._moved, what, "nothing moved", "is the peer still alive?"):
                 return await work
         except TimedOutError:
+            self._torn = True
             self._link.fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
             self._link.reset()
             raise
