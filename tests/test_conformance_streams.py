@@ -15,6 +15,7 @@ import pytest
 import witness
 from conforming import FIRST, LARGE, PROPER, SECOND, WITHOUT_END, Net, coming, is_prefix, nothing_is_pending
 from steps import at_every_point, cancelled_at
+from talking import echo
 
 import ringmain
 from ringmain import errors
@@ -207,6 +208,24 @@ def test_a_half_close_cancelled_anywhere_can_be_made_again_or_is_broken(
         assert broken != (end in PROPER)
         assert broken or (len(received) in (0, size) and got == SECOND)
         assert reached or not broken
+        nothing_is_pending()
+        return reached
+
+    assert run(at_every_point(attempt)) > 0
+
+
+@TIMES
+def test_opening_a_server_cancelled_anywhere_leaves_nothing_open(run: Run, net: Net, times: int) -> None:
+    async def attempt(number: int) -> bool:
+        # A name, which is waited for: uvloop needs no time for an address.
+        server = ringmain.serve(f"{net.scheme}://localhost:0", echo, family=4, **net.listening)
+        reached = await cancelled_at(number, server.__aenter__(), times)
+        if reached:
+            await server.__aenter__()  # as if the call had not begun
+        async with coming(net, server.port, FIRST, len(FIRST)) as client:
+            pass
+        await server.__aexit__(None, None, None)
+        assert (client.received, client.end in PROPER) == (FIRST, True)
         nothing_is_pending()
         return reached
 
