@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import gc
 import random
-import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -90,32 +88,6 @@ CLIENTS = {
 def command(template: str, port: int, certificates: Certificates) -> list[str]:
     peers.need(template.split()[0])
     return [word.format(port=port, ca=certificates.ca, server=certificates.server) for word in template.split()]
-
-
-def test_a_connection_needs_no_collector(run: Run, net: Net) -> None:
-    async def main() -> None:
-        served: list[weakref.ref[Any]] = []
-
-        async def talk(connection: ringmain.Connection) -> None:
-            served.append(weakref.ref(connection))
-            await echo(connection)
-
-        async with ringmain.serve(net.url(), talk, **net.listening) as server:
-            async with ringmain.connect(net.url(server.port), **net.dialling) as connection:
-                served.append(weakref.ref(connection))
-                await connection.write(FIRST)
-                await connection.write_eof()
-                assert await everything(connection) == FIRST
-            del connection
-            server.stop()
-            await server.serve()
-        assert [it() for it in served] == [None, None]
-
-    gc.disable()
-    try:
-        run(main())
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("peer", ECHOES)

@@ -141,8 +141,8 @@ class Connection:
 
         Large buffers go out uncopied, and this waits while the peer is slow; whoever never reads may make it wait for
         ever. Small ones are copied and go out together at the end of this turn of the loop; if that fails, the next
-        write or the end of the block raises. Raises SendError when the connection is lost; what the peer sent before
-        that can still be read.
+        write or the end of the block raises. Raises SendError when the connection is lost. What the peer sent before
+        that can still be read, and reading tells more: where a TLS 1.3 server rejects our certificate, that it does.
 
         A write that is cancelled before a part of the buffer has gone out has done nothing. One that is cancelled later
         leaves a hole in the stream: every later write, and leaving the block, raises SendError and resets the peer.
