@@ -17,6 +17,7 @@ from conforming import FIRST, LARGE, PROPER, SECOND, WITHOUT_END, Net, coming, n
 import ringmain
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+SENDERS = pytest.mark.parametrize("verb", ["save", "connect"])
 STREAMS = pytest.mark.parametrize("of_connections", [False, True], ids=["loader", "connection"])
 
 
@@ -38,11 +39,12 @@ def test_a_loader_left_by_an_exception_resets_its_peer(run: Run, net: Net) -> No
     run(main())
 
 
-def test_a_saver_left_by_an_exception_resets_its_peer(run: Run, net: Net) -> None:
+@SENDERS
+def test_a_sender_left_by_an_exception_resets_its_peer(run: Run, net: Net, verb: str) -> None:
     async def main() -> None:
         async with witness.serving(net.server(), b"", WITHOUT_END) as (port, servers):
             with pytest.raises(BoomError):
-                async with ringmain.save(net.url(port), **net.dialling) as saver:
+                async with getattr(ringmain, verb)(net.url(port), **net.dialling) as saver:
                     await saver.write(FIRST)
                     raise BoomError
         assert servers[0].end == "reset"
@@ -119,11 +121,12 @@ def test_a_second_receive_while_one_waits_is_refused_and_harms_nothing(
     run(main())
 
 
-def test_a_second_write_while_one_waits_is_refused_and_harms_nothing(run: Run, net: Net) -> None:
+@SENDERS
+def test_a_second_write_while_one_waits_is_refused_and_harms_nothing(run: Run, net: Net, verb: str) -> None:
     async def main() -> None:
         async with (
             witness.serving(net.server(), b"", WITHOUT_END) as (port, servers),
-            ringmain.save(net.url(port), **net.dialling) as saver,
+            getattr(ringmain, verb)(net.url(port), **net.dialling) as saver,
         ):
             first = asyncio.ensure_future(saver.write(LARGE))
             await asyncio.sleep(0)
@@ -132,6 +135,24 @@ def test_a_second_write_while_one_waits_is_refused_and_harms_nothing(run: Run, n
             await first
         assert peers.sha256(bytes(servers[0].received)) == peers.sha256(LARGE)
         assert servers[0].end in PROPER
+        nothing_is_pending()
+
+    run(main())
+
+
+def test_a_second_read_of_a_connection_while_one_waits_is_refused_and_harms_nothing(run: Run, net: Net) -> None:
+    async def main() -> None:
+        async with (
+            witness.serving(net.server(), SECOND, len(FIRST)) as (port, servers),
+            ringmain.connect(net.url(port), min_tls_version="1.3", **net.dialling) as connection,
+        ):
+            first = asyncio.ensure_future(anext(connection))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="already waiting"):
+                await connection.read()
+            await connection.write(FIRST)  # meanwhile
+            got = bytes(await first) + b"".join([bytes(block) async for block in connection])
+        assert (got, servers[0].received) == (SECOND, FIRST)
         nothing_is_pending()
 
     run(main())
@@ -161,14 +182,18 @@ def test_a_loader_that_was_closed_brings_nothing_and_may_be_closed_again(run: Ru
     run(main())
 
 
-def test_a_saver_that_was_closed_takes_nothing_and_may_be_closed_again(run: Run, net: Net) -> None:
+@SENDERS
+def test_a_sender_that_was_closed_takes_nothing_and_may_be_closed_again(run: Run, net: Net, verb: str) -> None:
     async def main() -> None:
         async with witness.serving(net.server(), b"", WITHOUT_END) as (port, servers):
-            async with ringmain.save(net.url(port), **net.dialling) as saver:
+            async with getattr(ringmain, verb)(net.url(port), **net.dialling) as saver:
                 await saver.write(FIRST)
             for data in (b"x", LARGE):
                 with pytest.raises(ringmain.RingmainError):
                     await saver.write(data)
+            if verb == "connect":
+                with pytest.raises(ringmain.RingmainError):
+                    await saver.read()
             await saver.__aexit__(None, None, None)
         assert servers[0].received == FIRST
         assert servers[0].end in PROPER
@@ -247,10 +272,13 @@ def test_a_saver_closed_while_another_task_waits_ends_its_wait(run: Run, net: Ne
     run(main())
 
 
-def test_a_saver_closed_while_another_task_sends_never_ends_properly_with_a_part(run: Run, net: Net) -> None:
+@SENDERS
+def test_a_sender_closed_while_another_task_sends_never_ends_properly_with_a_part(
+    run: Run, net: Net, verb: str
+) -> None:
     async def main() -> None:
         async with witness.serving(net.server(), b"", WITHOUT_END) as (port, servers):
-            saver = await ringmain.save(net.url(port), **net.dialling).__aenter__()
+            saver = await getattr(ringmain, verb)(net.url(port), **net.dialling).__aenter__()
             waiting = asyncio.ensure_future(saver.write(LARGE))
             await asyncio.sleep(0)
             with pytest.raises(RuntimeError, match="already writing"):
@@ -258,6 +286,20 @@ def test_a_saver_closed_while_another_task_sends_never_ends_properly_with_a_part
             await ends(waiting)
         assert LARGE.startswith(bytes(servers[0].received))
         assert servers[0].end not in PROPER or len(servers[0].received) == len(LARGE)
+        nothing_is_pending()
+
+    run(main())
+
+
+def test_a_connection_closed_while_another_task_reads_ends_its_wait_with_an_error(run: Run, net: Net) -> None:
+    async def main() -> None:
+        async with witness.serving(net.server(), b"", WITHOUT_END) as (port, servers):
+            async with ringmain.connect(net.url(port), **net.dialling) as connection:
+                waiting = asyncio.ensure_future(connection.read())
+                await asyncio.sleep(0.01)
+            with pytest.raises(ringmain.ReceiveError, match="closed"):
+                await waiting
+        assert servers[0].end in PROPER
         nothing_is_pending()
 
     run(main())

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
     "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "file": {"errors", "loader", "saver", "settings"},
+    "connection": WORDS | COMPILED | {"net", "flow"},
+    "server": WORDS | {"net", "flow", "connection"},
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
@@ -42,7 +44,8 @@ MAY_IMPORT = {
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
-    "__init__": WORDS | {"_ring", "blocking", "file", "interfaces", "loader", "relayer", "saver", "stream"},
+    "__init__": WORDS
+    | {"_ring", "blocking", "connection", "file", "interfaces", "loader", "relayer", "saver", "server", "stream"},
     "__main__": {"cli", "errors"},
 }
 # Each of these holds several modules, which may import one another.

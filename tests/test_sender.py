@@ -651,7 +651,7 @@ def test_a_second_thread_is_refused_at_once() -> None:
     with ringmain.load("127.0.0.1:0", listen_once=True) as loader:
 
         def use() -> None:
-            peers.eventually(lambda: loader._busy, "the first thread waits")
+            peers.eventually(lambda: loader._turn.taken, "the first thread waits")
             try:
                 next(loader)
             except errors.UsageError as error:

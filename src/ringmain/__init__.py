@@ -31,12 +31,14 @@ from ringmain.errors import (
 if TYPE_CHECKING:
     from ringmain._ring import Counters
     from ringmain.blocking import BlockingRelayer, BlockingSaver
+    from ringmain.connection import Connection, connect
     from ringmain.endpoint import Endpoint
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader, load
     from ringmain.relayer import Relayer, relay
     from ringmain.saver import Saver, save
+    from ringmain.server import Server, serve
     from ringmain.settings import ConnectionOptions, Options, TlsSettings
     from ringmain.stream import Stream
 
@@ -46,6 +48,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "BlockingRelayer": "blocking",
     "BlockingSaver": "blocking",
+    "Connection": "connection",
     "ConnectionOptions": "settings",
     "Counters": "_ring",
     "Endpoint": "endpoint",
@@ -55,14 +58,17 @@ _ROOMS = {
     "Reader": "file",
     "Relayer": "relayer",
     "Saver": "saver",
+    "Server": "server",
     "Stream": "stream",
     "TlsSettings": "settings",
     "Writer": "file",
+    "connect": "connection",
     "load": "loader",
     "nics": "interfaces",
     "open": "file",
     "relay": "relayer",
     "save": "saver",
+    "serve": "server",
 }
 __all__ = [
     "BindError",
@@ -72,6 +78,7 @@ __all__ = [
     "CaFileError",
     "CertificateError",
     "ConnectError",
+    "Connection",
     "ConnectionOptions",
     "Counters",
     "Endpoint",
@@ -89,6 +96,7 @@ __all__ = [
     "RingmainError",
     "Saver",
     "SendError",
+    "Server",
     "Stream",
     "TimedOutError",
     "TlsError",
@@ -97,11 +105,13 @@ __all__ = [
     "UntrustedError",
     "UsageError",
     "Writer",
+    "connect",
     "load",
     "nics",
     "open",
     "relay",
     "save",
+    "serve",
 ]
 
 

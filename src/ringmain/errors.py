@@ -168,6 +168,8 @@ def reason(error: BaseException) -> str:
     openssl_words = getattr(error, "verify_message", None) or getattr(error, "reason", None)
     if isinstance(openssl_words, str):
         return openssl_words.lower().replace("_", " ").rstrip(".")
+    if isinstance(error, ConnectionAbortedError) and error.strerror:  # our own doing has no words in the C library
+        return error.strerror
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
     if number := _number(error):
         return _decapitalized(os.strerror(number))

@@ -11,14 +11,15 @@ from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
-from ringmain.flow.inflow import Flow, Inflow
-from ringmain.net.dial import dial
+from ringmain.flow.blocks import Flow, flow_for
+from ringmain.flow.inflow import Inflow
+from ringmain.net.dial import context_for, dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome
-from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, RING_SIZE, Options, Settings, settings_for
+from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Options, Settings, settings_for
 from ringmain.stream import Stream
-from ringmain.waiting import unless
+from ringmain.waiting import Turn, unless
 
 log = logging.getLogger("ringmain")
 
@@ -70,37 +71,19 @@ def load(
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
-    if min_block > 1:
-        block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
-    _check_sizes(delimiter, block_size, ring_size, min_block, linger)
-    _check_records(delimiter, max_record, long_records)
-    size = ring_size or max(RING_SIZE, 8 * block_size)
-    ring = Ring(size, block_size, delimiter, max_record, long_records == "skip")
-    flow = Flow(ring, linger, min_block, copy)
+    flow = flow_for(
+        delimiter=delimiter,
+        ring_size=ring_size,
+        block_size=block_size,
+        max_record=max_record,
+        linger=linger,
+        long_records=long_records,
+        min_block=min_block,
+        copy=copy,
+    )
     return Loader(
         Endpoint.parse(url), settings_for(load, Options, options), flow, connect=connect, listen_once=listen_once
     )
-
-
-def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
-    if len(delimiter) > 16:
-        raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
-    if block_size < 1:
-        raise UsageError("block_size", f"{block_size} bytes", "give at least 1")
-    if ring_size is not None and ring_size < 4 * block_size:
-        raise UsageError("ring_size", f"less than four blocks of {block_size} bytes", "raise it, or lower block_size")
-    if min_block > 1 and linger <= 0:
-        raise UsageError("min_block", "nothing may wait for more bytes without linger", "give linger in seconds")
-
-
-def _check_records(delimiter: bytes, max_record: int, long_records: str) -> None:
-    least = max(1, len(delimiter))  # a record has that at its end
-    if max_record < least:
-        raise UsageError("max_record", f"{max_record} bytes", f"give at least {least}")
-    if long_records not in ("raise", "skip"):
-        raise UsageError(f"long_records {long_records!r}", "not known", "choose one of raise, skip")
-    if long_records == "skip" and not delimiter:
-        raise UsageError("long_records", "without a delimiter there are no records", "give the delimiter they end at")
 
 
 class Loader(Listening, Blocking):
@@ -123,11 +106,10 @@ class Loader(Listening, Blocking):
         self.listen_once = listen_once
         self.on_end: Callable[[Outcome], None] | None = None
         self._flow = flow
-        self._tls = endpoint.tls or settings.tls
         self._context: ssl.SSLContext | None = None
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
-        self._busy = False
+        self._turn = Turn("another task is already waiting for this loader")
 
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
@@ -137,10 +119,7 @@ class Loader(Listening, Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        if self._tls:
-            from ringmain.net.tls import client_context, server_context
-
-            self._context = (client_context if self.connect else server_context)(self.settings)
+        self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
             self._gate = await listen(self.endpoint, self.settings)
         elif not self._finished:
@@ -178,16 +157,13 @@ class Loader(Listening, Blocking):
         inflow = self._inflow
         if inflow is not None and (block := inflow.take()) is not None:
             return block
-        self._one_consumer()
-        try:
+        with self._turn:
             while (inflow := self._inflow or await self._next_inflow()) is not None:
                 block = await inflow.next_block()
                 if block is not None:
                     return block
                 await inflow.hear_out()
                 self.end(inflow)
-        finally:
-            self._busy = False
         raise StopAsyncIteration
 
     def __iter__(self) -> Self:
@@ -257,8 +233,7 @@ class Loader(Listening, Blocking):
 
     async def next_connection(self) -> Stream | None:
         """Leave the present connection, wherever it is, and return the next one; None when there is none to come."""
-        self._one_consumer()
-        try:
+        with self._turn:
             inflow = self._inflow
             if inflow is None or self._given is not None:
                 if inflow is not None and (error := self._retire(inflow)) is not None:
@@ -266,8 +241,6 @@ class Loader(Listening, Blocking):
                 inflow = await self._next_inflow()
             self._given = None if inflow is None else Stream(inflow, self._retire, self.run)
             return self._given
-        finally:
-            self._busy = False
 
     async def _next_inflow(self) -> Inflow | None:
         """Begin with the next client, if there is to be one."""
@@ -309,11 +282,6 @@ class Loader(Listening, Blocking):
             self._gate.done()  # first: what `on_end` raises is not to keep the next client away
         if self.on_end is not None:
             self.on_end(inflow.outcome(error))
-
-    def _one_consumer(self) -> None:
-        if self._busy:
-            raise RuntimeError("another task is already waiting for this loader")
-        self._busy = True
 
 
 class Connections:

@@ -11,7 +11,7 @@ from ringmain.blocking import Blocking, BlockingRelayer
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.flow import kernel
-from ringmain.flow.inflow import Flow
+from ringmain.flow.blocks import Flow
 from ringmain.flow.passage import Passage
 from ringmain.net.ends import End, Ends
 from ringmain.net.gate import NoMoreClients

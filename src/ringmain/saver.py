@@ -1,7 +1,6 @@
 """Save: bytes to one connection at a time."""
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
@@ -9,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingSaver
 from ringmain.endpoint import Endpoint
-from ringmain.errors import SendError
 from ringmain.flow.clients import Clients
 from ringmain.flow.outflow import Outflow
-from ringmain.net.dial import dial
+from ringmain.net.dial import context_for, dial
+from ringmain.net.failures import has_hole
 from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
 from ringmain.outcome import Outcome
 from ringmain.settings import Options, Settings, settings_for
+from ringmain.waiting import Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -53,7 +53,7 @@ class Saver(Listening, Blocking):
         self.listening = listen or listen_once
         self.listen_once = listen_once
         self._clients = Clients(endpoint, settings, goes_on=listen and not listen_once)
-        self._writing = False
+        self._turn = Turn("another task is already writing")
 
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
@@ -67,11 +67,7 @@ class Saver(Listening, Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        context: ssl.SSLContext | None = None
-        if self.endpoint.tls or self.settings.tls:
-            from ringmain.net.tls import client_context, server_context
-
-            context = (server_context if self.listening else client_context)(self.settings)
+        context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
         self._clients.open(self._gate, context)
@@ -188,15 +184,14 @@ class Saver(Listening, Blocking):
         return await self._alone(lambda: self._clients.serve(give))
 
     async def _write(self, buffer: "Buffer", gather: bool = True) -> None:
-        clients = self._clients
-        if self._writing or clients.torn:
-            self._check_usable()
-        view = memoryview(buffer)
-        if view.nbytes == 0:
-            return
-        view = view.cast("B")
-        if not (gather and clients.gather(view)):
-            await self._alone(lambda: clients.send(view))
+        with self._turn:
+            self._check_whole()
+            view = memoryview(buffer)
+            if view.nbytes == 0:
+                return
+            view = view.cast("B")
+            if not (gather and self._clients.gather(view)):
+                await self._clients.send(view)
 
     async def _break_off(self, *, at_once: bool) -> None:
         if not at_once:  # else also while another task writes
@@ -205,16 +200,10 @@ class Saver(Listening, Blocking):
 
     async def _alone(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Await work that no other task may do at the same time."""
-        self._check_usable()
-        self._writing = True
-        try:
+        with self._turn:
+            self._check_whole()
             return await work()
-        finally:
-            self._writing = False
 
-    def _check_usable(self) -> None:
-        if self._writing:
-            raise RuntimeError("another task is already writing")
+    def _check_whole(self) -> None:
         if self._clients.torn:
-            why = "an earlier write, or the end, was cancelled half-way, so the stream has a hole"
-            raise SendError(f"save to {self.endpoint}", why, "connect again, and do not cancel that")
+            raise has_hole(f"save to {self.endpoint}")

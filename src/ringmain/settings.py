@@ -45,7 +45,7 @@ class ConnectionOptions(TypedDict, total=False):
 
 
 class Options(ConnectionOptions, total=False):
-    """The keywords that `ringmain.load` and `ringmain.save` share: those of `ConnectionOptions`, and TLS.
+    """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
 
     `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
     `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected.

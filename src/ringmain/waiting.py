@@ -1,10 +1,26 @@
-"""Wait for work of ours to end, and for whichever of two comes first, however often the wait is cancelled."""
+"""Wait for work of ours to end, or for whichever of two comes first, however often cancelled; one task at a time."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+
+class Turn:
+    """`with`: what one task at a time may do. Another gets RuntimeError with the words given."""
+
+    def __init__(self, refusal: str) -> None:
+        self.taken = False
+        self._refusal = refusal
+
+    def __enter__(self) -> None:
+        if self.taken:
+            raise RuntimeError(self._refusal)
+        self.taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self.taken = False
 
 
 async def let_go(works: "Collection[asyncio.Future[Any]]") -> None:

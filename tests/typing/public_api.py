@@ -10,6 +10,11 @@ from ringmain.feeds import numpy as records
 from ringmain.testing import Measurement, Peer, PeerConnection, Peers, Throughput
 
 
+async def echo(connection: ringmain.Connection) -> None:
+    async for block in connection:
+        await connection.write(block)
+
+
 async def asynchronous() -> None:
     async with ringmain.load("tcp://127.0.0.1:0", delimiter=b"\n", listen_once=True, idle_timeout=5.0) as loader:
         assert_type(loader, ringmain.Loader)
@@ -46,6 +51,23 @@ async def asynchronous() -> None:
         assert_type(relayer.counters, list[ringmain.Counters])
     assert_type(await ringmain.relay("tcp://:0", "tcp://[::1]:1", one_way=True, send_proxy="v2"), None)
     ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-arg]
+    async with ringmain.connect("tcps://[::1]:1", cafile="ca.pem", delimiter=b"\n", linger=0.0) as both:
+        assert_type(both, ringmain.Connection)
+        assert_type((both.peer, both.tls, both.cipher), tuple[str, str | None, str | None])
+        assert_type(both.counters, ringmain.Counters)
+        assert_type(await both.read(), memoryview | None)
+        assert_type(await both.write(memoryview(b"view")), None)
+        assert_type(await both.write_eof(), None)
+        async for block in both:
+            assert_type(block, memoryview)
+    async with ringmain.serve("tcp://:0", echo, idle_timeout=5.0) as server:
+        assert_type(server, ringmain.Server)
+        assert_type((server.port, server.addresses, server.refused), tuple[int, list[str], int])
+        assert_type(server.stop(), None)
+        assert_type(await server.serve(), None)
+    assert_type(await ringmain.serve("tcp://:0", echo), None)
+    ringmain.serve("tcp://:0", print)  # type: ignore[arg-type]
+    ringmain.connect("tcp://:0", nonsense=True)  # type: ignore[call-arg]
     ringmain.load("127.0.0.1:0", delimiter=b"\n", max_record=1 << 20, long_records="skip")
     ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="drop")  # type: ignore[arg-type]
     ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]

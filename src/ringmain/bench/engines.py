@@ -11,8 +11,9 @@ from ringmain._pump import Pump
 from ringmain._ring import Counters, Ring
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
+from ringmain.flow.blocks import Flow
 from ringmain.flow.descriptor import Input, Output
-from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.net.link import Link
 from ringmain.settings import BLOCK_SIZE, LINGER, PATH, RING_SIZE

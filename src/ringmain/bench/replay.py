@@ -20,8 +20,9 @@ from ringmain.bench.outcome import Test
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
+from ringmain.flow.blocks import Flow
 from ringmain.flow.deadline import Deadline
-from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import dial
 from ringmain.net.failures import failure_of

@@ -1,20 +1,22 @@
 """What one link brings, from its first byte to its verdict: as blocks, or to an output by the kernel path."""
 
 import asyncio
+import errno
 import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ringmain._low_water import CAP, LowWater
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import Receiver
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Counters
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import BlocksHeldError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
+from ringmain.flow.blocks import Flow
 from ringmain.flow.deadline import Watch
 from ringmain.log import log_connected, log_ended
 from ringmain.net.failures import loss_of, reset_of, was_alerted
@@ -25,15 +27,6 @@ log = logging.getLogger("ringmain")
 
 # A consumer that holds every block may still be giving one back from another thread; this long it may take.
 _HELD_TIMEOUT = 5.0
-
-
-class Flow(NamedTuple):
-    """How what comes is received and handed out."""
-
-    ring: Ring
-    linger: float
-    min_block: int
-    copy: bool
 
 
 class Sink(kernel.Spliceable, Protocol):
@@ -160,6 +153,15 @@ class Inflow:
         """After the last block: let a peer that was sent an alert read it, which closing at once would reset away."""
         if self.was_alerted and not self._closed:
             await self.link.hear_out()
+
+    def tell_end(self) -> None:
+        """Tell the link, for those who send on it, that its peer has ended; raise where that was a reset.
+
+        A reset is told once: when whoever sends has heard of it, this was told a plain end.
+        """
+        if self.link.tls_version is None and not self.link.peer_ended and self.link.was_reset():
+            raise self.lost(ConnectionResetError(errno.ECONNRESET, ""))
+        self.link.read_to_end()
 
     def stop(self, verdict: Verdict = Verdict.STOPPED) -> None:
         """End it from our side; what came can still be taken."""

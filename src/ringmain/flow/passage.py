@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import errno
 import time
 
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
+from ringmain.flow.blocks import Flow
 from ringmain.flow.deadline import Deadline
-from ringmain.flow.inflow import Flow, Inflow
+from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.log import log_ended
 from ringmain.net.closing import reset_when_closed
@@ -53,8 +53,8 @@ class Direction:
         """The part of what lies between the two peers that is filled, from 0 to 1."""
         return max(self.inflow.fullness, self.outflow.fullness)
 
-    async def run(self, path: str, answering: Link | None) -> None:
-        """Move everything, then pass on the end; `answering` is the link that this reads from, if it is sent on."""
+    async def run(self, path: str, *, answering: bool) -> None:
+        """Move everything, then pass on the end; `answering` tells whether the link that this reads from is sent on."""
         if self.outflow.failure is None:
             await self.inflow.copy_to(self, path)
         error = self.inflow.failure() if not self._cut else None
@@ -67,10 +67,8 @@ class Direction:
             del error  # whose traceback holds this frame: a cycle would keep what is the passage's
         if self._cut or self.inflow.verdict is not Verdict.ENDED:
             return
-        if answering is not None:
-            if self.inflow.link.tls_version is None and answering.was_reset():
-                raise self.inflow.lost(ConnectionResetError(errno.ECONNRESET, ""))
-            answering.read_to_end()
+        if answering:
+            self.inflow.tell_end()
         self.state = self.state.next
         try:
             await self.outflow.end()
@@ -191,10 +189,8 @@ class Passage:
 
     async def _move(self, path: str) -> None:
         """Run the directions; when one fails, let what the lost peer had sent or was sent get through to the other."""
-        answering = [self.source if self.back is not None else None, self.destination]
         tasks = [
-            asyncio.ensure_future(direction.run(path, link))
-            for direction, link in zip(self.directions, answering, strict=False)
+            asyncio.ensure_future(direction.run(path, answering=self.back is not None)) for direction in self.directions
         ]
         failed: asyncio.Task[None] | None = None
         try:

@@ -96,6 +96,15 @@ async def _dial_once(
     return Link(sock, peer)
 
 
+def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> ssl.SSLContext | None:
+    """Return how the connections of an endpoint are protected, None for plain TCP; raise what is wrong with a file."""
+    if not (endpoint.tls or settings.tls):
+        return None
+    from ringmain.net.tls import client_context, server_context
+
+    return (server_context if listening else client_context)(settings)
+
+
 def name_of(host: str) -> str:
     """Return the name that a certificate has for a host: without the dot at its end, or the zone of an address."""
     return host.partition("%")[0] if ":" in host else host.removesuffix(".")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError
-from ringmain.net.dial import Preface, dial
+from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest, Listening
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.link import Link
@@ -29,10 +29,7 @@ class End(Listening):
 
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
-        if self.endpoint.tls:
-            from ringmain.net.tls import client_context, server_context
-
-            self._context = (server_context if self.listening else client_context)(self.settings)
+        self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
 

@@ -42,13 +42,15 @@ def reset_of(cause: BaseException, what: str, size: int) -> ReceiveError:
 
 def failure_of(error: OSError, what: str) -> RingmainError:
     """Return what a failure of the connection means to who sends; an alert comes from a peer that rejects us."""
-    why = reason(error)
-    if isinstance(error, ConnectionAbortedError):  # our own doing has no words in the C library
-        why = error.strerror or why
-    elif isinstance(error, ssl.SSLZeroReturnError):
-        why = "the peer closed the connection"
+    why = "the peer closed the connection" if isinstance(error, ssl.SSLZeroReturnError) else reason(error)
     failed: RingmainError = SendError(what, why, "what was sent may not have arrived")
     if was_alerted(error):
         failed = TlsError(what, why, "does the peer accept our certificate and settings?")
     failed.__cause__ = error
     return failed
+
+
+def has_hole(what: str) -> SendError:
+    """Return the error of a stream that nothing more may be sent on."""
+    why = "an earlier write, or the end, was cancelled half-way, so the stream has a hole"
+    return SendError(what, why, "connect again, and do not cancel that")

@@ -71,11 +71,15 @@ class Link(Watched):
         peer sends (`duplex`) it is read and dropped: unread, it would turn the close into a reset.
         """
         self._on_failure = on_failure
-        self._discards = not duplex
-        self._unjudged = not duplex and self.session is not None and self.session.may_reject_us()
         self._cancel_watch = watch_peer(self.loop, self.sock, self._vanished)
         if not duplex:
-            self.watch_readable(self.discard)
+            self.discard_from_now_on(heard=False)
+
+    def discard_from_now_on(self, *, heard: bool) -> None:
+        """Read what the peer sends and drop it, since nobody else reads it; `heard` tells whether anything has come."""
+        self._discards = True
+        self._unjudged = not heard and self.session is not None and self.session.may_reject_us()
+        self.watch_readable(self.discard)
         if self.session is not None:
             self.discard()  # read-ahead may hold what the peer sent with its handshake
 

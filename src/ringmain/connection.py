@@ -1,0 +1,264 @@
+"""One connection that is read from and written to; and `connect`, which dials one."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+from ringmain._ring import Counters
+from ringmain.endpoint import Endpoint
+from ringmain.errors import RingmainError, TimedOutError, UsageError
+from ringmain.flow.blocks import Flow, flow_for
+from ringmain.flow.deadline import Deadline
+from ringmain.flow.inflow import Inflow
+from ringmain.flow.outflow import Outflow
+from ringmain.net.dial import context_for, dial
+from ringmain.net.failures import failure_of, has_hole, was_alerted
+from ringmain.net.link import Link
+from ringmain.outcome import Verdict
+from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Options, Settings, settings_for
+from ringmain.waiting import Turn
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Result = TypeVar("Result")
+
+
+def connect(
+    url: str,
+    *,
+    delimiter: bytes = b"",
+    ring_size: int | None = None,
+    block_size: int = BLOCK_SIZE,
+    max_record: int = MAX_RECORD,
+    linger: float = LINGER,
+    **options: Unpack[Options],
+) -> AbstractAsyncContextManager["Connection"]:
+    r"""Dial the endpoint `url`, to read and to write.
+
+    async with ringmain.connect("tcp://127.0.0.1:9000", delimiter=b"\n") as connection:
+        await connection.write(b"question\n")
+        await connection.write_eof()
+        async for block in connection:
+            parse(block)
+
+    In a running event loop only: there is no plain `with`. Leaving the block sends FIN (and close_notify under TLS),
+    drops what was not read and what still comes, and waits as `ringmain.save` does: until the peer's kernel has
+    acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving it by an
+    exception, or after a write that left a hole, resets the peer.
+
+    `delimiter`, `ring_size`, `block_size`, `max_record` and `linger` are those of `ringmain.load`, for what is read;
+    for the other keywords see `ringmain.Options`. A call that waits while for `idle_timeout` seconds nothing moves
+    either way resets the peer and raises TimedOutError. Raises a `RingmainError` on malformed arguments, and when the
+    endpoint cannot be reached.
+    """
+    settings = settings_for(connect, Options, options)
+    flow = flow_for(
+        delimiter=delimiter, ring_size=ring_size, block_size=block_size, max_record=max_record, linger=linger
+    )
+    return _Dialled(Endpoint.parse(url), settings, flow)
+
+
+class Connection:
+    """What `connect` and `serve` give: one connection, read from by one task and written to by one at a time.
+
+    `peer` is "host:port", `tls` "TLSv1.3" or the like and `cipher` the suite's name, both None without TLS. `counters`
+    count both ways: `bytes_in` and `bytes_out`.
+    """
+
+    def __init__(self, link: Link, flow: Flow, settings: Settings) -> None:
+        self.peer, self.tls, self.cipher = link.peer, link.tls_version, link.cipher
+        self._link = link
+        self._inflow = Inflow(link, flow, None, verb="read")
+        self.counters: Counters = self._inflow.counters
+        self._outflow = Outflow(link, self._link_failed, duplex=True, counters=self.counters)
+        self._idle_timeout = settings.idle_timeout
+        self._reading = Turn("another task is already waiting for this connection")
+        self._writing = Turn("another task is already writing")
+        self._ended = False  # by `write_eof`
+        self._torn = False  # what was written has a hole
+        self._left = False
+
+    def __repr__(self) -> str:
+        tls, state = f" {self.tls}" if self.tls else "", "closed" if self._link.closed else "open"
+        return f"<Connection {self.peer}{tls} {state}, {self.counters.bytes_in} and {self.counters.bytes_out} bytes>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._left:
+            return
+        finished = False
+        try:
+            if kind is None:
+                with self._writing:
+                    self._check_whole()
+                    await self._guarded(self._finish(), "write to")
+                finished = True
+        finally:
+            self._left, self._outflow.on_failure = True, None
+            if finished:
+                self._outflow.close()
+            else:
+                self._outflow.abort()
+            self._inflow.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        block = await self.read()
+        if block is None:
+            raise StopAsyncIteration
+        return block
+
+    async def read(self) -> memoryview | None:
+        """Return the next block, or None once the peer has ended properly.
+
+        A block is a read-only memoryview that owns its memory: keep it as long as you like, release it (or let it go)
+        and the memory is received into again. With a `delimiter` every block ends at one, except the last. Once all
+        that came was taken, any other end raises: ReceiveError after a reset, TruncatedError where TLS ends without
+        close_notify, TlsError, TimedOutError, RecordTooLongError; BlocksHeldError when all blocks are kept. Cancelling
+        this loses nothing.
+        """
+        if (block := self._inflow.take()) is not None:
+            return block
+        with self._reading:
+            block = await self._guarded(self._inflow.next_block(), "read from")
+            if block is None:
+                await self._hear_end()
+            return block
+
+    async def write(self, buffer: "Buffer") -> None:
+        """Send all of a contiguous buffer, which may be changed once this returns.
+
+        Large buffers go out uncopied, and this waits while the peer is slow; whoever never reads may make it wait for
+        ever. Small ones are copied and go out together at the end of this turn of the loop; if that fails, the next
+        write or the end of the block raises. Raises SendError when the connection is lost. What the peer sent before
+        that can still be read, and reading tells more: where a TLS 1.3 server rejects our certificate, that it does.
+
+        A write that is cancelled before a part of the buffer has gone out has done nothing. One that is cancelled later
+        leaves a hole in the stream: every later write, and leaving the block, raises SendError and resets the peer.
+        """
+        with self._writing:
+            self._check_whole()
+            if self._ended:
+                raise UsageError("a connection", "nothing can be written after write_eof", "write before it")
+            view = memoryview(buffer)
+            if view.nbytes and not self._outflow.gather(view := view.cast("B")):
+                await self._sent(self._outflow.send(view))
+
+    async def write_eof(self) -> None:
+        """Send FIN, and close_notify before it under TLS: the peer reads an end, and reading its answer goes on.
+
+        Does nothing the second time. Raises, and may be cancelled, as `write`.
+        """
+        with self._writing:
+            self._check_whole()
+            if not self._ended:
+                await self._sent(self._outflow.flush())
+                await self._sent(self._half_close())
+
+    def is_silent(self) -> bool | None:
+        """Tell the listener whether nothing has moved either way; None while that cannot be told."""
+        return self.counters.bytes_out == 0 and self._inflow.is_silent()
+
+    def turn_away(self, seconds: float) -> None:
+        """End it for a listener's client that was silent for so long while others waited: reading raises."""
+        self._inflow.turn_away(seconds)
+
+    async def _half_close(self) -> None:
+        self._ended = self._torn = True
+        await self._outflow.end()
+        self._torn = False
+
+    async def _finish(self) -> None:
+        self._inflow.stop()
+        if self._link.failure is None and self._inflow.verdict is not Verdict.RESET:  # uvloop's handle dies of one
+            self._link.discard_from_now_on(heard=self.counters.bytes_in > 0)
+        if not self._ended:
+            await self._outflow.end()
+        await self._link.drain()
+
+    async def _sent(self, work: Awaitable[None]) -> None:
+        """Await what sends; note whether it leaves a hole."""
+        try:
+            await self._guarded(work, "write to")
+        except asyncio.CancelledError:
+            self._torn |= self._outflow.torn
+            raise
+        except BaseException:
+            self._torn = True
+            raise
+
+    async def _guarded(self, work: Awaitable[Result], doing: str) -> Result:
+        """Await work, or the idle time-out, which resets the peer; say what a failure to send means."""
+        what = f"{doing} {self.peer}"
+        try:
+            async with Deadline(self._idle_timeout, self._moved, what, "nothing moved", "is the peer still alive?"):
+                return await work
+        except TimedOutError:
+            self._torn = True
+            self._link.fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+            self._link.reset()
+            raise
+        except RingmainError:
+            raise
+        except OSError as cause:
+            self._link.failure = self._link.failure or cause
+            if was_alerted(cause):
+                await self._link.hear_out()
+            raise failure_of(cause, what) from cause
+
+    def _moved(self) -> int | None:
+        sent = self._outflow.progress()
+        return None if sent is None else self.counters.bytes_in + sent
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            what, failure = f"write to {self.peer}", self._link.failure
+            raise has_hole(what) if failure is None else failure_of(failure, what)
+
+    async def _hear_end(self) -> None:
+        """Raise what became of the stream unless that ended properly; either way those who write hear of it."""
+        inflow, link = self._inflow, self._link
+        await inflow.hear_out()
+        error = inflow.failure()
+        if link.closed or (error is None and inflow.verdict is Verdict.STOPPED):
+            error = inflow.lost(link.failure or ConnectionAbortedError(errno.ECONNABORTED, "it is being closed"))
+        if error is None:
+            inflow.tell_end()
+            return
+        try:
+            if isinstance(error.__cause__, OSError) and link.failure is None:
+                link.fail(error.__cause__)
+            raise error
+        finally:
+            del error  # whose traceback holds this frame: a cycle would keep what is the connection's
+
+    def _link_failed(self) -> None:
+        if isinstance(self._link.failure, TimeoutError):  # of any other failure those who read hear themselves
+            self._inflow.stop()
+
+
+class _Dialled:
+    """What `connect` returns: the connection is dialled when the block is entered."""
+
+    def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow) -> None:
+        self._endpoint, self._settings, self._flow = endpoint, settings, flow
+
+    async def __aenter__(self) -> Connection:
+        context = context_for(self._endpoint, self._settings, listening=False)
+        link = await dial(self._endpoint, self._settings, context)
+        self._connection = Connection(link, self._flow, self._settings)
+        return self._connection
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._connection.__aexit__(*error)

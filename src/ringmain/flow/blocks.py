@@ -1,0 +1,57 @@
+"""How what comes is received and handed out as blocks: their sizes, where records end, how long a byte may wait."""
+
+from typing import NamedTuple
+
+from ringmain._ring import Ring
+from ringmain.errors import UsageError
+from ringmain.settings import RING_SIZE
+
+
+class Flow(NamedTuple):
+    """How what comes is received and handed out."""
+
+    ring: Ring
+    linger: float
+    min_block: int
+    copy: bool
+
+
+def flow_for(
+    *,
+    delimiter: bytes,
+    ring_size: int | None,
+    block_size: int,
+    max_record: int,
+    linger: float,
+    long_records: str = "raise",
+    min_block: int = 1,
+    copy: bool = False,
+) -> Flow:
+    """Return what the keywords of `ringmain.load` ask for; raise UsageError."""
+    if min_block > 1:
+        block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
+    _check_sizes(delimiter, block_size, ring_size, min_block, linger)
+    _check_records(delimiter, max_record, long_records)
+    size = ring_size or max(RING_SIZE, 8 * block_size)
+    return Flow(Ring(size, block_size, delimiter, max_record, long_records == "skip"), linger, min_block, copy)
+
+
+def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
+    if len(delimiter) > 16:
+        raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
+    if block_size < 1:
+        raise UsageError("block_size", f"{block_size} bytes", "give at least 1")
+    if ring_size is not None and ring_size < 4 * block_size:
+        raise UsageError("ring_size", f"less than four blocks of {block_size} bytes", "raise it, or lower block_size")
+    if min_block > 1 and linger <= 0:
+        raise UsageError("min_block", "nothing may wait for more bytes without linger", "give linger in seconds")
+
+
+def _check_records(delimiter: bytes, max_record: int, long_records: str) -> None:
+    least = max(1, len(delimiter))  # a record has that at its end
+    if max_record < least:
+        raise UsageError("max_record", f"{max_record} bytes", f"give at least {least}")
+    if long_records not in ("raise", "skip"):
+        raise UsageError(f"long_records {long_records!r}", "not known", "choose one of raise, skip")
+    if long_records == "skip" and not delimiter:
+        raise UsageError("long_records", "without a delimiter there are no records", "give the delimiter they end at")
