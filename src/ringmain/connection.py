@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -100,7 +100,8 @@ class Connection:
             if kind is None:
                 with self._writing:
                     self._check_whole()
-                    await self._guarded(self._finish(), "write to")
+                    # The wait for the peer's answer to our certificate has a limit of its own: only bytes count here.
+                    await self._guarded(self._finish(), "write to", self._outflow.progress)
                 finished = True
         finally:
             self._left, self._outflow.on_failure = True, None
@@ -198,11 +199,14 @@ class Connection:
             self._torn = True
             raise
 
-    async def _guarded(self, work: Awaitable[Result], doing: str) -> Result:
+    async def _guarded(
+        self, work: Awaitable[Result], doing: str, moved: Callable[[], int | None] | None = None
+    ) -> Result:
         """Await work, or the idle time-out, which resets the peer; say what a failure to send means."""
         what = f"{doing} {self.peer}"
         try:
-            async with Deadline(self._idle_timeout, self._moved, what, "nothing moved", "is the peer still alive?"):
+            remedy = "is the peer still alive?"
+            async with Deadline(self._idle_timeout, moved or self._moved, what, "nothing moved", remedy):
                 return await work
         except TimedOutError:
             self._torn = True
@@ -217,9 +221,9 @@ class Connection:
                 await self._link.hear_out()
             raise failure_of(cause, what) from cause
 
-    def _moved(self) -> int | None:
-        sent = self._outflow.progress()
-        return None if sent is None else self.counters.bytes_in + sent
+    def _moved(self) -> int:
+        counters = self.counters
+        return counters.bytes_in + counters.bytes_out - (self._link.unacknowledged() or 0)
 
     def _check_whole(self) -> None:
         if self._torn:
