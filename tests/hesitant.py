@@ -1,9 +1,11 @@
 """A pytest plugin, for `make stress`: what tests do with their sockets comes late now and then.
 
 On a busy machine a test may lose the processor between any two calls, and what it talks to has gone on meanwhile: it
-has reset the connection between a test's send and its shutdown, say. A pause before a call makes that frequent.
+has reset the connection between a test's send and its shutdown, say, or while the test still connects. A pause before a
+call, and one at the end of a connect, make that frequent.
 """
 
+import errno
 import random
 import socket
 import time
@@ -17,23 +19,38 @@ LIKELIHOOD = 0.3
 LONGEST = 0.2  # seconds
 ALLOWANCE = 1.0  # seconds for a test in all, so that none takes long that sends much
 
+TCP_CLOSE = 7  # <netinet/tcp.h>
+
 _chance = random.Random()
 _left = 0.0
 
 
+def _pause() -> None:
+    global _left
+    if _left > 0 and _chance.random() < LIKELIHOOD:
+        pause = min(_left, _chance.random() * LONGEST)
+        _left -= pause
+        time.sleep(pause)
+
+
 def _hesitant(call: Callable[..., Any]) -> Callable[..., Any]:
     def late(*arguments: Any, **keywords: Any) -> Any:
-        global _left
-        if _left > 0 and _chance.random() < LIKELIHOOD:
-            pause = min(_left, _chance.random() * LONGEST)
-            _left -= pause
-            time.sleep(pause)
+        _pause()
         return call(*arguments, **keywords)
 
     return late
 
 
+def _connect(sock: socket.socket, *address: Any, _connect: Callable[..., None] = socket.socket.connect) -> None:
+    _connect(sock, *address)
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.gettimeout() != 0:
+        _pause()
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")  # as connect(2) would have
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    setattr(socket.socket, "connect", _connect)  # noqa: B010 - as the others
     for name in CALLS:
         setattr(socket.socket, name, _hesitant(getattr(socket.socket, name)))
 

@@ -118,13 +118,13 @@ def test_a_file_that_takes_standard_error_too_loses_nothing(bench: peers.Bench, 
 @pytest.mark.parametrize("path", ["auto", "kernel"])
 def test_dev_full_is_full(bench: peers.Bench, path: str) -> None:
     loader, port = bench.listening("load", "--path", path, "-O", "/dev/full")
-    with peers.connect(port) as sock:
-        with contextlib.suppress(ConnectionResetError):  # it may have been reset before it has sent anything
-            sock.sendall(b"x")
-        if path == "kernel":
-            expect(loader, 2, "/dev/full cannot be spliced")
-        else:
-            expect(loader, 23, "/dev/full", "no space left on device")
+    with contextlib.suppress(ConnectionResetError), peers.connect(port) as sock:  # it may be reset while it connects
+        sock.sendall(b"x")
+        loader.wait()
+    if path == "kernel":
+        expect(loader, 2, "/dev/full cannot be spliced")
+    else:
+        expect(loader, 23, "/dev/full", "no space left on device")
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -5,6 +5,7 @@ import gc
 import random
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -146,4 +147,5 @@ def test_a_receiver_may_be_stopped_by_the_collector_that_making_a_block_calls(
         finally:
             gc.set_threshold(*before)
         assert receiver.verdict == "stopped"
-        assert receiver.counters.bytes_in == 0
+        if sys.version_info < (3, 12):  # from then on the collector runs between two instructions of Python only
+            assert receiver.counters.bytes_in == 0
