@@ -1,5 +1,5 @@
 # cython: language_level=3
-# The functions of libssl that _read_ahead and _tls call; _libssl.pyx tells how they are found.
+# The functions of libssl that _read_ahead, _write_behind and _tls call; _libssl.pyx tells how they are found.
 
 from libc.stdint cimport uint64_t
 
@@ -9,6 +9,7 @@ cdef enum:
     SSL_ERROR_SSL = 1
     SSL_ERROR_WANT_READ = 2
     SSL_ERROR_WANT_WRITE = 3
+    SSL_ERROR_SYSCALL = 5
     SSL_ERROR_ZERO_RETURN = 6
     SSL_OP_ENABLE_KTLS = 8          # the kernel may be decrypting already, below the BIO
     SSL_OP_IGNORE_UNEXPECTED_EOF = 0x80
@@ -46,6 +47,9 @@ cdef struct LibSsl:
     int (*get_type)(const void* bio) noexcept
     int (*set_ciphersuites)(void* context, const char* names) noexcept
     uint64_t (*set_options)(void* connection, uint64_t options) noexcept
+    void (*set_sink)(void* connection, void* bio) noexcept
+    void* (*get_sink)(const void* connection) noexcept
+    int (*method_set_write)(void* method, int (*write)(void*, const char*, int) noexcept nogil) noexcept
 
 # <openssl/err.h>, since 3.0: how to give an error of ours words.
 cdef struct Strings:

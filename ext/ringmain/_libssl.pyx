@@ -49,7 +49,7 @@ cdef bint find_libssl(object module_path) except -1:
         b"BIO_meth_set_ctrl", b"BIO_meth_set_destroy", b"BIO_new", b"BIO_set_data", b"BIO_get_data", b"BIO_set_flags",
         b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs", b"SSL_get_session",
         b"SSL_SESSION_get_max_fragment_length", b"BIO_method_type", b"SSL_CTX_set_ciphersuites",
-        b"SSL_set_options",
+        b"SSL_set_options", b"SSL_set0_wbio", b"SSL_get_wbio", b"BIO_meth_set_write",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:

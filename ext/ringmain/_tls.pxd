@@ -2,6 +2,7 @@
 # Fields of a TLS session, and how _tls_receiver reads by it.
 
 from ringmain._read_ahead cimport Ahead
+from ringmain._write_behind cimport Behind
 
 
 cdef class Session:
@@ -11,11 +12,12 @@ cdef class Session:
     cdef object sslobj                  # keeps the SSL inside it alive
     cdef void* connection               # that SSL, or NULL for Python's own calls
     cdef Ahead* source                  # what that reads from, or NULL
+    cdef Behind* sink                   # what that writes to, or NULL
     cdef object error                   # what the last read that failed has failed by
     cdef char* window                   # what Python's own read fills, and its size
     cdef Py_ssize_t room
     cdef size_t limit                   # what a record holds at most
-    cdef size_t record                  # see `begun`
+    cdef size_t record                  # of Python's own write: see `begun`
     cdef object stopped                 # what stopped a write that had written something: the next one raises it
     cdef object failure                 # raised by every write from now on
     cdef object heard                   # raised by every `read` from now on

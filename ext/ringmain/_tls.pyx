@@ -2,11 +2,8 @@
 """One TLS session, over the libssl that Python has loaded: read into a window, write records, end, tell errors apart.
 
 Many records a call are read and written in a loop outside the GIL, by the SSL inside Python's object; where that cannot
-be had (_libssl tells when), Python's own calls do one record at a time.
-OpenSSL takes a write whole or not at all: of several records that are written at once and broken off, the peer may
-have some, and nobody can tell which. So each record is a write of its own, and it is known which bytes the peer can
-have decrypted: a record that the kernel has only in part cannot be. A peer that has asked for smaller records
-(max_fragment_length, RFC 6066) gets one of those at a time.
+be had (_libssl tells when), Python's own calls do one record at a time. A peer that has asked for smaller records
+(max_fragment_length, RFC 6066) gets such.
 """
 
 import errno
@@ -28,6 +25,7 @@ from ringmain._libssl cimport (
     libssl,
 )
 from ringmain._read_ahead cimport allot, bounded, read_records
+from ringmain._write_behind cimport gathered, make_room, write_records
 
 cdef Py_ssize_t RECORD = 16 << 10       # bytes; the most that one holds
 cdef int TCP_CLOSE = 7                  # <netinet/tcp.h>
@@ -53,6 +51,7 @@ cdef class Session:
         self.sock, self.sslobj = sock, sock._sslobj
         self.connection = connection_of(self.sslobj)
         self.source = bounded(self.sslobj, sock.fileno())
+        self.sink = gathered(self.sslobj, sock.fileno())
         self.limit = record_limit(self.connection) if self.connection != NULL else RECORD
         cipher = sock.cipher()
         self.version, self.cipher = sock.version(), cipher[0] if cipher else None
@@ -65,8 +64,8 @@ cdef class Session:
 
     @property
     def begun(self):
-        """The size of a record that the kernel has in part, or 0: the next write must begin with the same bytes."""
-        return self.record
+        """How many bytes are encrypted that the kernel does not have yet: the next write must begin with the same."""
+        return self.record if self.sink == NULL else self.sink.begun
 
     @property
     def has_ticket(self):
@@ -123,13 +122,15 @@ cdef class Session:
         if self.stopped is not None:
             error, self.stopped = self.stopped, None
             raise error
-        if self.connection == NULL:
+        if self.sink == NULL:
             return self.write_by_python(data)
+        if not make_room(self.sink):
+            raise MemoryError
         PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
         try:
             with nogil:
                 answer = write_records(
-                    self.connection, <const char*>buffer.buf, buffer.len, self.limit, &self.record, &written, &number
+                    self.sink, <const char*>buffer.buf, buffer.len, self.limit, &written, &number
                 )
         finally:
             PyBuffer_Release(&buffer)
@@ -242,28 +243,6 @@ cdef size_t record_limit(void* connection) noexcept:
     """Return how many bytes a record to this peer holds at most."""
     cdef int code = libssl.fragment_code(libssl.get_session(connection))
     return 512 << (code - 1) if 1 <= code <= 4 else RECORD  # RFC 6066, section 4
-
-
-cdef int write_records(
-    void* connection, const char* data, size_t size, size_t limit, size_t* begun, size_t* written, int* number
-) noexcept nogil:
-    """Encrypt data and give it to the kernel, a record at a time, until all is there or the kernel takes no more.
-
-    `begun` is the size of a record that the kernel has taken in part, or 0: the data must begin with it the next time.
-    `written` counts whole records, which is what the peer can have decrypted. Returns what SSL_get_error answered, with
-    errno in `number`.
-    """
-    cdef size_t piece, done
-    libssl.clear_errors()
-    while written[0] < size:
-        piece = begun[0] if begun[0] else min(limit, size - written[0])
-        if libssl.write(connection, data + written[0], piece, &done) != 1:
-            number[0] = c_errno
-            begun[0] = piece
-            return libssl.get_error(connection, 0)
-        begun[0] = 0
-        written[0] += piece
-    return SSL_ERROR_NONE
 
 
 cdef object error_of(int answer, int number):
