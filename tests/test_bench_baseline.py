@@ -49,9 +49,7 @@ def test_what_is_far_worse_than_the_baseline_in_one_figure_is_a_regression(
     path.write_text(json.dumps(baseline))
     result = measured(endpoint, "--baseline", path, "--noise-threshold", "95%", "--fail-on-regression", *QUICK, code=1)
     assert result["verdict"] == "regression"
-    verdicts = {name: row["verdict"] for name, row in result["comparison"]["figures"].items()}
-    assert verdicts.pop(figure) == "regression"
-    assert set(verdicts.values()) == {"ok"}
+    assert result["comparison"]["figures"][figure]["verdict"] == "regression"  # a busy machine decides about the other
 
 
 def test_figures_that_are_all_over_the_place_are_inconclusive(bench: peers.Bench, tmp_path: Path) -> None:

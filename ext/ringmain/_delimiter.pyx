@@ -1,12 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Where records end that have a delimiter behind them: all that a ring knows of what is in its blocks.
-
-What is to cut at something else has the same two methods, and an `overlap`: of a record that is thrown away so many
-bytes are kept, since its end may begin in them. Each octet is looked at about once, however the data came.
-No I/O, no Python: the ring calls it between reading its state and writing it.
-"""
+"""Where records end that have a delimiter behind them. Each octet is looked at about once, however the data came."""
 
 from libc.string cimport memchr, memcmp
+
+from ringmain._cutter cimport Cutter
 
 cdef extern from *:
     """
@@ -22,7 +19,7 @@ cdef extern from *:
     void* memrchr(const void* bytes, int byte, size_t size) noexcept nogil
 
 
-cdef class Delimiter:
+cdef class Delimiter(Cutter):
     """Tell where records end that have these octets, one or more, behind them."""
 
     def __cinit__(self, bytes octets not None):

@@ -4,7 +4,7 @@
 from cpython.object cimport PyObject
 
 from ringmain._blocks cimport Block, BlockPool
-from ringmain._delimiter cimport Delimiter
+from ringmain._cutter cimport Cutter
 
 
 cdef enum Claim:
@@ -24,7 +24,7 @@ cdef class Counters:
 cdef class Ring(BlockPool):
     cdef readonly Py_ssize_t max_record
     cdef readonly bytes delimiter           # empty: blocks are not cut
-    cdef Delimiter cutter                   # tells where records end; None: blocks are not cut
+    cdef Cutter cutter                      # tells where records end; None: blocks are not cut
     cdef readonly bint skips                # records that outgrow max_record are thrown away
     cdef Py_ssize_t room                    # a block lent to its last byte is filled on only if it has this left, or 0
     cdef PyObject* ready                    # full blocks, in order

@@ -1,5 +1,7 @@
 from typing import Self, final
 
+from ringmain._cutter import Cutter
+
 @final
-class Delimiter:
+class Delimiter(Cutter):
     def __new__(cls, octets: bytes) -> Self: ...
