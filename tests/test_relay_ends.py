@@ -83,7 +83,7 @@ def test_bad_clients_stop_nothing(bench: peers.Bench, certificates: Certificates
     with echo() as there:
         relay, port = bench.relaying(
             f"tcp://127.0.0.1:{there}",
-            *("--source-certfile", certificates.server, "--handshake-timeout", "300ms"),
+            *("--source-certfile", certificates.server, "--handshake-timeout", "5s"),
             scheme="tcps",
         )
         for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b""):
