@@ -256,7 +256,7 @@ class Loader(Listening, Blocking):
             link.reset()
             return None
         inflow = self._begin(link)
-        self._gate.watch_over(inflow)
+        self._gate.watch_over(link, inflow)
         return inflow
 
     def _begin(self, link: Link) -> Inflow:
@@ -279,7 +279,7 @@ class Loader(Listening, Blocking):
         self._inflow = self._given = None
         inflow.close(broken_off=broken_off)
         if self._gate is not None:
-            self._gate.done()  # first: what `on_end` raises is not to keep the next client away
+            self._gate.done(inflow.link)  # first: what `on_end` raises is not to keep the next client away
         if self.on_end is not None:
             self.on_end(inflow.outcome(error))
 

@@ -255,9 +255,9 @@ class Relayer(Blocking):
 
     def _release(self, passage: Passage, error: RingmainError | None) -> None:
         self._passage = None
-        self._ends.done()
+        self._ends.done((passage.source, passage.destination))
         if self.on_end is not None:
-            self.on_end(passage.outcome(error, self._ends.proxy))
+            self.on_end(passage.outcome(error))
 
     def _passage_between(self, links: tuple[Link, Link]) -> Passage:
         try:
@@ -265,7 +265,7 @@ class Relayer(Blocking):
         except BaseException:
             self._ends.discard(links)
             raise
-        self.source.watch_over(passage)
+        self.source.watch_over(passage.source, passage)
         return passage
 
 

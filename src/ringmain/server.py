@@ -135,9 +135,9 @@ class Server(Listening):
                 return
             try:
                 async with Connection(link, self._new_flow(), self.settings) as connection:
-                    gate.watch_over(connection)
+                    gate.watch_over(link, connection)
                     await self._handler(connection)
             except RingmainError as error:
                 log.warning("%s", str(error))  # who keeps records keeps no connection
             finally:
-                gate.done()
+                gate.done(link)

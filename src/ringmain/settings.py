@@ -103,6 +103,7 @@ class Settings(TlsSettings):
     gate: str = "hold"
     allow: str | Sequence[str] = ()
     family: int = 0
+    max_connections: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +111,8 @@ class Settings(TlsSettings):
             object.__setattr__(self, "allow", (self.allow,))
         _check("gate", self.gate, GATES)
         _check("family", self.family, (0, 4, 6))
+        if self.max_connections < 1:
+            raise UsageError(f"max_connections={self.max_connections!r}", "nobody could be served", "give at least 1")
         for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):

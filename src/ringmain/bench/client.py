@@ -16,7 +16,7 @@ from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
 from ringmain.net.dial import dial
-from ringmain.net.link import Link
+from ringmain.net.link import Introduced, Link
 from ringmain.settings import Settings
 
 # What a server may say went wrong: no more of it is told.
@@ -85,9 +85,9 @@ async def _open(endpoint: Endpoint, settings: Settings, token: str, *, tls: bool
 
         context = client_context(settings)
 
-    async def preface(sock: Any, peer: str) -> str:
+    async def preface(sock: Any, peer: str) -> Introduced:
         await introduce(sock, token, peer)
-        return peer
+        return Introduced(peer)
 
     return await dial(endpoint, settings, context, preface)
 

@@ -299,7 +299,7 @@ class Clients:
         else:
             outflow.close()
         if self._gate is not None:
-            self._gate.done()  # first: what `on_end` raises is not to keep the next client away
+            self._gate.done(outflow.link)  # first: what `on_end` raises is not to keep the next client away
         outcome = outflow.outcome(verdict, error)
         log_ended(outcome)
         if self.on_end is not None:

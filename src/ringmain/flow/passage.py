@@ -265,18 +265,18 @@ class Passage:
                 self._close_end(link)
             log_ended(self.outcome())
 
-    def outcome(self, error: RingmainError | None = None, proxy: str | None = None) -> RelayOutcome:
-        """Return what became of it; `proxy` is the address that a PROXY header came from."""
+    def outcome(self, error: RingmainError | None = None) -> RelayOutcome:
+        """Return what became of it."""
 
-        def side(link: Link, direction: Direction | None, proxy: str | None) -> Outcome:
+        def side(link: Link, direction: Direction | None) -> Outcome:
             peer, tls, cipher = link.peer, link.tls_version, link.cipher
             if direction is None:
                 return Outcome(peer, tls, cipher, Counters(), 0, self.verdict)
             counters, state = direction.counters, direction.state
             size = counters.bytes_out
-            return Outcome(peer, tls, cipher, counters, size, self.verdict, state=state, proxy=proxy)
+            return Outcome(peer, tls, cipher, counters, size, self.verdict, state=state, proxy=link.introduced.proxy)
 
-        source, destination = side(self.source, self.there, proxy), side(self.destination, self.back, None)
+        source, destination = side(self.source, self.there), side(self.destination, self.back)
         return RelayOutcome(source, destination, time.monotonic() - self.started, self.verdict, error)
 
     def _close_end(self, link: Link) -> None:

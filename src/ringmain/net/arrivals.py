@@ -131,7 +131,7 @@ class Arrivals:
 def has_left(sock: socket.socket) -> bool:
     """Tell whether a client has ended its side, or reset the connection, without a byte."""
     try:
-        return sock.recv(1, socket.MSG_PEEK) == b""
+        return socket.socket.recv(sock, 1, socket.MSG_PEEK) == b""  # of the bytes below TLS, if there is any
     except BlockingIOError:
         return False
     except OSError:

@@ -13,7 +13,7 @@ from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
 from ringmain.net.closing import farewell
 from ringmain.net.happy_eyeballs import first_that_answers
-from ringmain.net.link import Link
+from ringmain.net.link import Introduced, Link
 from ringmain.net.readiness import until
 from ringmain.net.remedies import remedy_for
 from ringmain.settings import Settings
@@ -25,9 +25,8 @@ _RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _TCP_RTO_MAX_MS = 44  # <linux/tcp.h>
 
 
-# What goes over a connection before TLS does. It gets the socket and what the peer is called so far, and returns what
-# to call it from then on.
-Preface = Callable[[socket.socket, str], Awaitable[str]]
+# What goes over a connection before TLS does. It gets the socket and what the peer is called so far.
+Preface = Callable[[socket.socket, str], Awaitable[Introduced]]
 
 
 async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) -> list[tuple[Any, ...]]:
@@ -83,17 +82,19 @@ async def _dial_once(
         raise TimedOutError(
             what, f"no answer within {settings.connect_timeout:g} s", limit="connect_timeout"
         ) from error
+    introduced = None
     try:
         prepare(sock, settings)
         if preface is not None:
-            peer = await preface(sock, peer)
+            introduced = await preface(sock, peer)
+            peer = introduced.peer
         if context is not None:
             name = name_of(settings.server_name or endpoint.host)
             sock = await shake_hands(sock, context, settings, peer, name)
     except BaseException:
         sock.close()
         raise
-    return Link(sock, peer)
+    return Link(sock, peer, introduced)
 
 
 def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> ssl.SSLContext | None:

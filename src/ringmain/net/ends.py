@@ -2,20 +2,16 @@
 
 import socket
 import ssl
-from typing import TYPE_CHECKING
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest, Listening
 from ringmain.net.gate import listen as open_gate
-from ringmain.net.link import Link
+from ringmain.net.link import Introduced, Link
 from ringmain.net.readiness import until_gone
 from ringmain.settings import Settings
 from ringmain.waiting import unless
-
-if TYPE_CHECKING:
-    from ringmain.net.proxy import Told
 
 
 class End(Listening):
@@ -39,20 +35,20 @@ class End(Listening):
             return await self._gate.next_connection(self._context, preface)
         return await dial(self.endpoint, self.settings, self._context, preface)
 
-    def watch_over(self, guest: Guest) -> None:
-        """Turn the client that was handed out last away if it sends nothing while others wait."""
+    def watch_over(self, link: Link, guest: Guest) -> None:
+        """Turn a client away if it sends nothing while others wait."""
         if self._gate is not None:
-            self._gate.watch_over(guest)
+            self._gate.watch_over(link, guest)
 
     def stop(self) -> None:
         """Let no other client in."""
         if self._gate is not None:
             self._gate.stop()
 
-    def done(self) -> None:
-        """Let the next client in."""
+    def done(self, link: Link) -> None:
+        """Let the next client in, in place of this one."""
         if self._gate is not None:
-            self._gate.done()
+            self._gate.done(link)
 
     def close(self) -> None:
         """Stop listening."""
@@ -62,16 +58,14 @@ class End(Listening):
 
 
 class Ends:
-    """Both of them. `proxy` is the address that the present client's PROXY header came from, if it sent one."""
+    """Both of them."""
 
     def __init__(self, source: End, destination: End, *, accept_proxy: bool, send_proxy: str | None) -> None:
         self.source = source
         self.destination = destination
         self.listening = source.listening or destination.listening
-        self.proxy: str | None = None
         self._accept_proxy = accept_proxy
         self._send_proxy = send_proxy
-        self._told: Told | None = None  # by that header
 
     async def open(self) -> None:
         """Open both; `close` what was opened where that fails."""
@@ -87,10 +81,10 @@ class Ends:
         self.source.stop()
         self.destination.stop()
 
-    def done(self) -> None:
-        """Let the next client in."""
-        self.source.done()
-        self.destination.done()
+    def done(self, links: tuple[Link, Link]) -> None:
+        """Let the next clients in, in place of these."""
+        self.source.done(links[0])
+        self.destination.done(links[1])
 
     def close(self) -> None:
         """Stop listening."""
@@ -106,13 +100,13 @@ class Ends:
         first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
         one = await first.connect(self._preface(first, None))
         try:
-            connecting = second.connect(self._preface(second, one.sock))
+            connecting = second.connect(self._preface(second, one))
             other = await unless(until_gone(one.fd), connecting, Link.reset)
             if other is None:
                 raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
         except BaseException:
             one.reset()  # a proper end would look like an empty answer
-            self.done()
+            first.done(one)
             raise
         return (one, other) if source_first else (other, one)
 
@@ -120,9 +114,9 @@ class Ends:
         """Reset both connections, and let the next client in."""
         for link in links:
             link.reset()
-        self.done()
+        self.done(links)
 
-    def _preface(self, end: End, source: socket.socket | None) -> Preface | None:
+    def _preface(self, end: End, source: Link | None) -> Preface | None:
         """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
         if end is self.source and self._accept_proxy:
             return self._read_header
@@ -130,17 +124,16 @@ class Ends:
             return None
         version, client = self._send_proxy, source
 
-        async def send(sock: socket.socket, peer: str) -> str:
+        async def send(sock: socket.socket, peer: str) -> Introduced:
             from ringmain.net.proxy import send_header
 
-            await send_header(sock, peer, version, client, self._told)
-            return peer
+            await send_header(sock, peer, version, client.sock, client.introduced.told)
+            return Introduced(peer)
 
         return send
 
-    async def _read_header(self, sock: socket.socket, peer: str) -> str:
+    async def _read_header(self, sock: socket.socket, peer: str) -> Introduced:
         from ringmain.net.proxy import read_header
 
-        self._told = await read_header(sock, peer, self.source.settings.handshake_timeout)
-        self.proxy = peer
-        return self._told.peer if self._told is not None else peer
+        told = await read_header(sock, peer, self.source.settings.handshake_timeout)
+        return Introduced(told.peer if told is not None else peer, peer, told)

@@ -1,23 +1,23 @@
-"""The listener: open as long as the verb runs, one connection at a time, whatever else knocks."""
+"""The listener: open as long as the verb runs, so many connections at a time and no more, whatever else knocks."""
 
 import asyncio
 import enum
 import functools
 import logging
-import socket
 import ssl
 import weakref
 from collections.abc import Callable
 from typing import Protocol
 
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, UsageError, reason
+from ringmain.errors import UsageError
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
 from ringmain.net.closing import reset
-from ringmain.net.dial import Preface, prepare, shake_hands
+from ringmain.net.dial import Preface
 from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners
 from ringmain.net.readiness import finish
+from ringmain.net.reception import Reception
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -27,29 +27,28 @@ _HOLD_AFTER = 1.0
 
 
 class _Phase(enum.Enum):
-    """Where the gate is with its client."""
+    """Where the gate is with its guests."""
 
-    FREE = enum.auto()  # nobody is served
-    GETTING_READY = enum.auto()  # somebody is at the door, and not ready for data yet
-    SERVING = enum.auto()
-    LOOKING_OUT = enum.auto()  # the guest is silent: is there anybody else?
-    KNOCKED = enum.auto()  # there is: the guest has to begin, or go
-    HELD = enum.auto()  # the guest is at work: the filter keeps others away
+    OPEN = enum.auto()  # there is room for others
+    FULL = enum.auto()  # since a moment ago, or for good where the filter is not wanted
+    LOOKING_OUT = enum.auto()  # a guest is silent: is there anybody else?
+    KNOCKED = enum.auto()  # there is: the silent guest has to begin, or go
+    HELD = enum.auto()  # all guests are at work: the filter keeps others away
 
 
+_WHY_REFUSED = ("another client is being served", "as many clients as may be are being served")
 _SOMEBODY = object()  # who waits, where that cannot be told
 _NEXT = {
-    _Phase.FREE: {_Phase.GETTING_READY},
-    _Phase.GETTING_READY: {_Phase.SERVING, _Phase.FREE},
-    _Phase.SERVING: {_Phase.LOOKING_OUT, _Phase.HELD, _Phase.FREE},
-    _Phase.LOOKING_OUT: {_Phase.KNOCKED, _Phase.SERVING, _Phase.HELD, _Phase.FREE},
-    _Phase.KNOCKED: {_Phase.LOOKING_OUT, _Phase.SERVING, _Phase.HELD, _Phase.FREE},
-    _Phase.HELD: {_Phase.SERVING, _Phase.FREE},
+    _Phase.OPEN: {_Phase.FULL},
+    _Phase.FULL: {_Phase.LOOKING_OUT, _Phase.HELD, _Phase.OPEN},
+    _Phase.LOOKING_OUT: {_Phase.KNOCKED, _Phase.FULL, _Phase.HELD, _Phase.OPEN},
+    _Phase.KNOCKED: {_Phase.LOOKING_OUT, _Phase.FULL, _Phase.HELD, _Phase.OPEN},
+    _Phase.HELD: {_Phase.FULL, _Phase.OPEN},
 }
 
 
 async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
-    """Listen at every address of the endpoint, for one client at a time; raise ResolveError or BindError."""
+    """Listen at every address of the endpoint; raise ResolveError or BindError."""
     allowed = None
     if settings.allow:
         from ringmain.net.allow import Allowed
@@ -73,29 +72,32 @@ class Guest(Protocol):
 
 
 class Gate:
-    """Hand out connections one at a time: `next_connection`, then `done`, then the next one.
+    """Hand out connections, `settings.max_connections` of them at a time: `next_connection`, and `done` for each.
 
-    A client gets ready for data (PROXY header, TLS handshake) in a task of its own, which goes on when whoever waits
-    for it is cancelled: the next call gets it. While one is served, others are kept away as settings.gate says. With
-    "hold" the filter goes on once a client has lasted a second and sent a byte; before that it would hide that others
-    wait, which a client that sends nothing may let them do for settings.handshake_timeout only (`watch_over`).
+    Clients get ready for data (PROXY header, TLS handshake) side by side, each in a task of its own: one that is slow
+    keeps nobody waiting. Who is ready first is served first. The tasks go on when whoever waits for a client is
+    cancelled: the next call gets it. While all places are taken, others are kept away as settings.gate says. With
+    "hold" the filter goes on once all guests have sent a byte, and the last one has lasted a second; before that it
+    would hide that others wait, which a guest that sends nothing may let them do for settings.handshake_timeout only
+    (`watch_over`).
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = arrivals.sockets
         self._arrivals = arrivals
+        self._reception = Reception(arrivals, settings, self._reception_changed)
         self._settings = settings
-        self._phase = _Phase.FREE
-        self._welcoming: asyncio.Task[Link | None] | None = None  # the client that gets ready
-        self._waiter: asyncio.Future[None] | None = None
+        self._phase = _Phase.OPEN
+        # Who is served, weakly: a forgotten stream is to be collected. None: nobody watches over it.
+        self._guests: dict[Link, weakref.ref[Guest] | None] = {}
+        self._waiter: asyncio.Future[None] | None = None  # of whoever waits for a client
         self._timer: asyncio.TimerHandle | None = None  # of a phase
-        self._guest: weakref.ref[Guest] | None = None  # weakly: a forgotten stream is to be collected
-        self._ended: Callable[[], Exception] | None = None  # in any phase: what whoever waits for a client gets then
+        self._ended: Callable[[], Exception] | None = None  # what whoever waits for a client gets then
 
     @property
     def refused(self) -> int:
-        """How many were turned away because they are not in `allow`, or another client was served."""
+        """How many were turned away because they are not in `allow`, or all places were taken."""
         return self._arrivals.refused
 
     @property
@@ -108,73 +110,55 @@ class Gate:
         """The port listened at, the same for every address."""
         return int(self._sockets[0].getsockname()[1])
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._guests) >= self._settings.max_connections
+
     async def next_connection(self, context: ssl.SSLContext | None, preface: Preface | None = None) -> Link:
         """Return the next client that is ready for data; warn of those that fail to get there. Call `done` after it.
 
-        Raises NoMoreClients after `stop`. When it is cancelled, who is at the door goes on getting ready.
+        Waits for a place too. Raises NoMoreClients after `stop`. When it is cancelled, those at the door go on getting
+        ready.
         """
+        self._reception.expect(context, preface)
         while self._ended is None:
-            if self._welcoming is None:
-                sock, peer = await self._accept()
-                self._welcoming = self._loop.create_task(self._welcome(sock, peer, context, preface))
-                self._welcoming.add_done_callback(functools.partial(_reset_if_lost, sock))
-            await asyncio.wait([self._welcoming])
-            task, self._welcoming = self._welcoming, None
-            if task is None:
-                continue
-            try:
-                link = task.result()
-            except BaseException:
-                self._enter(_Phase.FREE)
-                raise
-            if link is not None:
-                self._enter(_Phase.SERVING)
-                self._later(_HOLD_AFTER, self._look)
-                return link
-            self._enter(_Phase.FREE)
-        raise self._ended()
-
-    async def _welcome(
-        self, sock: socket.socket, peer: str, context: ssl.SSLContext | None, preface: Preface | None
-    ) -> Link | None:
-        """Get a client ready for data; None, with a warning, if that fails."""
-        try:
-            prepare(sock, self._settings)
-            if preface is not None:
-                peer = await preface(sock, peer)
-            if context is not None:
-                sock = await shake_hands(sock, context, self._settings, peer)
-            return Link(sock, peer)
-        except (RingmainError, OSError) as error:
-            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
-            reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
-            return None
-
-    async def _accept(self) -> tuple[socket.socket, str]:
-        while self._ended is None and not self._arrivals.waiting:
+            if (error := self._reception.failure) is not None:
+                self._reception.failure = None
+                raise error
+            if self._reception.ready and not self._is_full:
+                return self._seat(self._reception.ready.popleft())
             self._waiter = self._loop.create_future()
-            self._arrivals.watch(self._look_at_door)
+            self._watch()
+            if not self._is_full and self._arrivals.waiting:  # of whom no event tells
+                self._look_at_door()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-                self._arrivals.watch(None)
-        if self._ended is not None:  # also where somebody came in the same turn of the loop
-            raise self._ended()
-        self._enter(_Phase.GETTING_READY)
-        return self._arrivals.waiting.popleft()
+                self._watch()
+        raise self._ended()
 
-    def watch_over(self, guest: Guest) -> None:
-        """Turn away the client that was handed out last if it sends nothing while others wait."""
-        self._guest = weakref.ref(guest)
-        if self._timer is None:  # it took so long to come here that others are held already
-            self._enter(_Phase.SERVING)
+    def _seat(self, link: Link) -> Link:
+        self._guests[link] = None
+        if self._is_full:
+            self._enter(_Phase.FULL)
             self._later(_HOLD_AFTER, self._look)
+        return link
 
-    def done(self) -> None:
-        """Let the next client in; nothing is done with while one still gets ready."""
-        if self._welcoming is None:
-            self._enter(_Phase.FREE)
+    def watch_over(self, link: Link, guest: Guest) -> None:
+        """Turn a client that was handed out away if it sends nothing while others wait."""
+        if link in self._guests:
+            self._guests[link] = weakref.ref(guest)
+            if self._is_full and self._timer is None:  # it took so long to come here that others are held already
+                self._enter(_Phase.FULL)
+                self._later(_HOLD_AFTER, self._look)
+
+    def done(self, link: Link) -> None:
+        """Let the next client in, in place of one that was handed out; nothing where that was done before."""
+        if link in self._guests:
+            del self._guests[link]
+            self._enter(_Phase.OPEN)
+            self._wake()
 
     def stop(self) -> None:
         """Serve no other client: who waits for one, now or later, gets NoMoreClients."""
@@ -190,14 +174,39 @@ class Gate:
 
     def _end(self, error: Callable[[], Exception]) -> None:
         self._ended = self._ended or error
-        task, self._welcoming = self._welcoming, None
-        if task is not None and task.done():
-            _dismiss(task)
-        elif task is not None and not self._loop.is_closed():
-            task.add_done_callback(_dismiss)
-            task.cancel()
+        self._reception.close()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._loop.is_closed():
             finish(self._waiter)
+
+    def _reception_changed(self) -> None:
+        """See to those who are ready, which may be more than there are places for."""
+        if self._is_full and self._reception.ready:
+            self._look_at_door()
+        self._watch()
+        self._wake()
+
+    def _watch(self) -> None:
+        """Be called when somebody comes, where that is wanted."""
+        if self._is_full:
+            wanted = self._settings.gate == "refuse" or self._phase is _Phase.LOOKING_OUT
+        else:
+            wanted = self._waiter is not None and self._reception.has_room
+        self._arrivals.watch(self._look_at_door if wanted else None)
+
+    def _look_at_door(self) -> None:
+        """See who has come: the next clients, or somebody else while all places are taken."""
+        if not self._is_full:
+            self._reception.welcome(self._settings.max_connections - len(self._guests))
+            if self._reception.ready:
+                self._wake()
+            self._watch()
+        elif self._settings.gate == "refuse" or self._phase is _Phase.LOOKING_OUT:
+            who = self._who_waits()
+            if who is not None and self._phase is _Phase.LOOKING_OUT:
+                self._knocked(who)
 
     def _enter(self, phase: _Phase) -> None:
         """Leave the present phase with all that belongs to it, and begin another."""
@@ -215,10 +224,9 @@ class Gate:
             held = [hold_back(sock) for sock in self._sockets]
             if not all(held):
                 log.info("this kernel takes no socket filter: other clients wait connected")
-        if phase is _Phase.FREE:
-            self._guest = None
-        refuses = self._settings.gate == "refuse" and phase is not _Phase.FREE
-        self._arrivals.watch(self._look_at_door if refuses or phase is _Phase.LOOKING_OUT else None)
+        self._watch()
+        if phase is _Phase.LOOKING_OUT and any(True for _ in self._reception.waiting()):  # of whom no event tells
+            self._loop.call_soon(self._look_at_door)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         """Do something unless the phase is over by then."""
@@ -230,38 +238,34 @@ class Gate:
         self._timer = self._loop.call_later(seconds, due)
 
     def _look(self) -> None:
-        """Keep others away, or as long as the guest is silent look out for them."""
-        silent = self._is_silent()
+        """Keep others away, or as long as a guest is silent look out for them."""
+        silent = self._silent()
         if silent is None:
             self._later(_HOLD_AFTER, self._look)
         elif silent:
             self._enter(_Phase.LOOKING_OUT)
         else:
-            self._enter(_Phase.HELD if self._settings.gate == "hold" else _Phase.SERVING)
+            self._enter(_Phase.HELD if self._settings.gate == "hold" else _Phase.FULL)
 
-    def _is_silent(self) -> bool | None:
-        guest = self._guest() if self._guest is not None else None
-        return guest is not None and self._settings.handshake_timeout is not None and guest.is_silent()
-
-    def _look_at_door(self) -> None:
-        """See who has come: the next client, or somebody else while one is served."""
-        if self._phase is _Phase.FREE:
-            self._arrivals.accept(1)
-            if self._arrivals.waiting and self._waiter is not None:
-                finish(self._waiter)
-        elif (who := self._who_waits()) is not None and self._phase is _Phase.LOOKING_OUT:
-            self._knocked(who)
+    def _silent(self) -> list[Guest] | None:
+        """Return the guests that are silent, who came first first; None while that cannot be told of one."""
+        if self._settings.handshake_timeout is None:
+            return []
+        guests = [guest for it in self._guests.values() if it is not None and (guest := it()) is not None]
+        told = [guest.is_silent() for guest in guests]
+        silent = [guest for guest, is_silent in zip(guests, told, strict=True) if is_silent]
+        return silent if silent or None not in told else None
 
     def _who_waits(self) -> object | None:
-        """Return who waits longest besides the guest, or that somebody does; with "refuse" if one was refused just now.
+        """Return who waits longest for a place, or that somebody does; with "refuse" if one was refused just now.
 
         They are accepted: nothing else tells those apart who have left again.
         """
         arrivals = self._arrivals
         arrivals.accept(MOST_AT_ONCE)
         if self._settings.gate == "refuse":
-            return _SOMEBODY if arrivals.refuse("another client is being served") else None
-        for sock, _ in arrivals.waiting:
+            return _SOMEBODY if self._reception.refuse(_WHY_REFUSED[self._settings.max_connections > 1]) else None
+        for sock in self._reception.waiting():
             if not has_left(sock):
                 return sock
         if arrivals.stuck:
@@ -272,47 +276,35 @@ class Gate:
         return None
 
     def _knocked(self, who: object) -> None:
-        """Hear that somebody else waits, or has been refused, while the guest is silent."""
-        if not self._is_silent():
+        """Hear that somebody else waits, or has been refused, while a guest is silent."""
+        if not self._silent():
             self._look()
         elif self._settings.handshake_timeout is not None:
             self._enter(_Phase.KNOCKED)
             self._await_beginning(self._loop.time() + self._settings.handshake_timeout, who)
 
     def _await_beginning(self, until: float, who: object) -> None:
-        """Give the guest until then to begin."""
+        """Give the silent guests until then to begin."""
         left = until - self._loop.time()
         if left <= 0:
             self._turn_away(who)
-        elif not self._is_silent():
+        elif not self._silent():
             self._look()
         else:
             self._later(min(left, _HOLD_AFTER), functools.partial(self._await_beginning, until, who))
 
     def _turn_away(self, who: object) -> None:
-        """Turn the guest away, unless it has begun meanwhile, or whoever waited for that long has left."""
-        guest = self._guest() if self._guest is not None and self._is_silent() else None
+        """Turn silent guests away, one for each who waits; none if they have begun, or whoever waited has left."""
+        silent = self._silent()
         timeout = self._settings.handshake_timeout or 0.0
-        other = who if self._settings.gate == "refuse" or guest is None else self._who_waits()
-        if guest is not None and other is who:
-            guest.turn_away(timeout)
-        elif guest is not None and other is not None:  # who has come later, and of whom no event tells any more
+        other = who if self._settings.gate == "refuse" or not silent else self._who_waits()
+        if silent and other is who:
+            for guest in silent[: max(1, sum(not has_left(sock) for sock in self._reception.waiting()))]:
+                guest.turn_away(timeout)
+        elif silent and other is not None:  # who has come later, and of whom no event tells any more
             self._await_beginning(self._loop.time() + timeout, other)
         else:
             self._look()
-
-
-def _reset_if_lost(sock: socket.socket, task: "asyncio.Task[Link | None]") -> None:
-    """Reset a client whose task came to nothing: it may have been cancelled before its first step."""
-    if task.cancelled() or task.exception() is not None:
-        reset(sock)
-
-
-def _dismiss(task: "asyncio.Task[Link | None]") -> None:
-    """Reset the client that nobody waits for any more."""
-    link = task.result() if not task.cancelled() and task.exception() is None else None
-    if link is not None:
-        link.reset()
 
 
 class Listening:

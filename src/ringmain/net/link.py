@@ -10,6 +10,7 @@ import ssl
 import struct
 import termios
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from ringmain._tls import Session
 from ringmain.errors import reason
@@ -18,12 +19,23 @@ from ringmain.net.liveness import watch_peer
 from ringmain.net.readiness import finish
 from ringmain.net.watched import Watched
 
+if TYPE_CHECKING:
+    from ringmain.net.proxy import Told
+
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _CLOSE_TIMEOUT = 2.0
 # How long a TLS 1.3 server that has asked for our certificate gets to answer it, once its kernel has everything.
 _VERDICT = 5.0
 _TCP_CLOSE = 7  # <netinet/tcp.h>
 _SCRATCH = bytearray(1 << 16)
+
+
+class Introduced(NamedTuple):
+    """Who a peer is, by what goes before its first byte: as `told` by a PROXY header that `proxy` sent."""
+
+    peer: str
+    proxy: str | None = None
+    told: "Told | None" = None
 
 
 class Link(Watched):
@@ -35,9 +47,10 @@ class Link(Watched):
     reads finds an end afterwards, as if the peer had closed.
     """
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: socket.socket, peer: str, introduced: Introduced | None = None) -> None:
         super().__init__(sock)
         self.peer = peer
+        self.introduced = introduced or Introduced(peer)
         self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
         self.tls_version = self.session.version if self.session is not None else None
         self.cipher = self.session.cipher if self.session is not None else None

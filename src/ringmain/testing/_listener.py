@@ -99,7 +99,7 @@ async def _save(task: Task, payload: bytes) -> None:
                 outcome = outflow.outcome(Verdict.RESET, failure_of(failure, f"save to {link.peer}"))
             finally:
                 outflow.close()
-                gate.done()
+                gate.done(link)
             _tell_of(outcome)
     finally:
         gate.close()

@@ -1,0 +1,123 @@
+"""Between the door and a place: clients get ready for data (PROXY header, TLS handshake) side by side."""
+
+import asyncio
+import collections
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+from ringmain.errors import RingmainError, reason
+from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
+from ringmain.net.closing import reset
+from ringmain.net.dial import Preface, prepare, shake_hands
+from ringmain.net.link import Link
+from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
+
+
+class Reception:
+    """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
+
+    `ready` are those that are, in that order. `on_change` is called when that, or how many get ready, has changed. What
+    fails, and is no fault of a client, is `failure`.
+    """
+
+    def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
+        self.arrivals = arrivals
+        self.ready: collections.deque[Link] = collections.deque()
+        self.failure: BaseException | None = None
+        self._settings = settings
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._context: ssl.SSLContext | None = None
+        self._preface: Preface | None = None
+        self._preparing: dict[asyncio.Task[Link | None], socket.socket] = {}
+        self._closed = False
+
+    def expect(self, context: ssl.SSLContext | None, preface: Preface | None) -> None:
+        """Get those who come from now on ready for this."""
+        self._context, self._preface = context, preface
+
+    @property
+    def has_room(self) -> bool:
+        """Whether others may get ready beside those who do."""
+        return len(self._preparing) < MOST_AT_ONCE
+
+    def welcome(self, places: int) -> None:
+        """Let those in who are at the door: for so many places, or, where they have to get ready first, more."""
+        arrivals = self.arrivals
+        at_once = self._context is None and self._preface is None
+        most = places - len(self.ready) if at_once else MOST_AT_ONCE - len(self._preparing)
+        arrivals.accept(most)
+        for _ in range(min(most, len(arrivals.waiting))):
+            sock, peer = arrivals.waiting.popleft()
+            if not at_once:
+                task = self._loop.create_task(self._prepare(sock, peer))
+                self._preparing[task] = sock
+                task.add_done_callback(self._prepared)
+            elif (link := self._link_of(sock, peer)) is not None:
+                self.ready.append(link)
+
+    def waiting(self) -> Iterator[socket.socket]:
+        """Iterate over those who wait, longest first; not those who still get ready."""
+        yield from (link.sock for link in self.ready)
+        yield from (sock for sock, _ in self.arrivals.waiting)
+
+    def refuse(self, why: str) -> bool:
+        """Turn away all who wait; tell whether that is anybody."""
+        while self.ready:
+            link = self.ready.popleft()
+            self.arrivals.waiting.append((link.sock, link.peer))
+        return self.arrivals.refuse(why)
+
+    def close(self) -> None:
+        """Reset all who are ready, or get there; nobody else is let in."""
+        self._closed = True
+        for task in list(self._preparing):
+            if not self._loop.is_closed():
+                task.cancel()
+        while self.ready:
+            self.ready.popleft().reset()
+
+    def _link_of(self, sock: socket.socket, peer: str) -> Link | None:
+        try:
+            prepare(sock, self._settings)
+        except OSError as error:  # it has been reset meanwhile
+            log.warning("%s: %s", peer, reason(error))
+            reset(sock)
+            return None
+        return Link(sock, peer)
+
+    async def _prepare(self, sock: socket.socket, peer: str) -> Link | None:
+        """Get a client ready for data; None, with a warning, if that fails."""
+        introduced = None
+        try:
+            prepare(sock, self._settings)
+            if self._preface is not None:
+                introduced = await self._preface(sock, peer)
+                peer = introduced.peer
+            if self._context is not None:
+                sock = await shake_hands(sock, self._context, self._settings, peer)
+            return Link(sock, peer, introduced)
+        except (RingmainError, OSError) as error:
+            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
+            reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+            return None
+
+    def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
+        sock = self._preparing.pop(task)
+        link = None
+        if task.cancelled():
+            reset(sock)  # it may have been cancelled before its first step
+        elif task.exception() is not None:
+            reset(sock)
+            self.failure = task.exception()
+        else:
+            link = task.result()
+        if link is not None and self._closed:
+            link.reset()
+        elif link is not None:
+            self.ready.append(link)
+        self._on_change()
