@@ -140,7 +140,7 @@ def test_the_stats_file_gets_one_object_a_connection(
 
 
 def test_quiet_and_verbose_say_less_and_more(bench: peers.Bench) -> None:
-    quiet, port = bench.listening("load", "-q", "--idle-timeout", "200ms")
+    quiet, port = bench.listening("load", "-q", "--idle-timeout", "3s")
     with peers.connect(port) as sock:
         sock.sendall(b"x")
         assert sock.recv(1) == b""

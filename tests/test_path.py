@@ -298,23 +298,23 @@ def test_a_signal_ends_a_save(bench: peers.Bench, state: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_an_idle_peer_is_timed_out_and_a_stalled_reader_is_not(bench: peers.Bench, path: str) -> None:
-    options = ["-o", "--path", path, "--idle-timeout", "300ms"]
+    options = ["-o", "--path", path, "--idle-timeout", "3s"]
     loader, port = bench.listening("load", *options, stdout=subprocess.PIPE)
     data = peers.payload(20_000_000)  # more than a ring, a pipe and the kernel's buffers take
     with peers.connect(port) as sock, sending(sock, data):
-        time.sleep(0.9)
+        time.sleep(4)
         assert loader.process.poll() is None
         assert peers.sha256(read(loader.process.stdout, len(data))) == peers.sha256(data)
-        expect(loader, 28, "nothing came for 0.3 s after 20000000 bytes", "--idle-timeout")
+        expect(loader, 28, "nothing came for 3 s after 20000000 bytes", "--idle-timeout")
     saver, port = bench.listening("save", *options, stdin=subprocess.PIPE)
     with peers.connect(port) as sock:
-        time.sleep(0.9)  # an idle input is no idle peer
+        time.sleep(4)  # an idle input is no idle peer
         assert saver.process.poll() is None
         with contextlib.suppress(BrokenPipeError), sending(saver.process.stdin, data[:100]):
             assert read(sock, 100) == data[:100]
         writer = threading.Thread(target=lambda: quietly(write_all, saver.process.stdin, data), daemon=True)
         writer.start()
-        expect(saver, 28, "it took nothing for 0.3 s")
+        expect(saver, 28, "it took nothing for 3 s")
         writer.join(peers.TIMEOUT)
         quietly(saver.process.stdin.close)
 

@@ -153,9 +153,9 @@ class RingMachine(RuleBasedStateMachine):
         gc.collect(0)  # and the collector has counted nothing: a run that is repeated must be the same
         view = self.kept.pop()[0] if with_view and self.kept else None
         deeds = self.deeds()
-        # A reservation ends with the next call; and from 3.12 on what a finalizer takes may be noted here before what
-        # was taken just before it.
-        if self.broken or (fill_too and deed == 3) or (deed == 1 and sys.version_info >= (3, 12)):
+        # A reservation ends with the next call; and from 3.12 on what a finalizer takes or lets go may be noted here
+        # before what was taken just before it, or after that, as a busy machine has it.
+        if self.broken or (fill_too and deed == 3) or (deed in (1, 2) and sys.version_info >= (3, 12)):
             deed = 0
         Cycle(view, deeds[deed])
         del view, deeds

@@ -573,7 +573,7 @@ def test_a_tls_client_that_timed_out_leaves_the_next_one_just_the_rest(run: Run,
 
     async def main() -> tuple[int, bytes]:
         loop = asyncio.get_running_loop()
-        options = {"listen": True, "idle_timeout": 0.5, "certfile": str(certificates.server)}
+        options = {"listen": True, "idle_timeout": 3.0, "certfile": str(certificates.server)}
         async with ringmain.save("tcps://127.0.0.1:0", **options) as saver:
             taken: list[int] = []
             saver.on_end = lambda outcome: taken.append(outcome.size)

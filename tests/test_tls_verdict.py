@@ -258,6 +258,7 @@ def test_a_client_that_asked_for_small_records_counts_from_its_first_one(
         taken: list[int] = []
         saver.on_end = lambda outcome: taken.append(outcome.size)  # type: ignore[attr-defined]
         port, first, second = saver.port, [], []
+        lost = threading.Event()
 
         def visit() -> None:
             command = [peers.need("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", "-maxfraglen", "512"]
@@ -266,12 +267,16 @@ def test_a_client_that_asked_for_small_records_counts_from_its_first_one(
             assert client.process.stdout is not None
             first.append(client.process.stdout.read(700))
             client.process.kill()
+            client.process.wait()
+            lost.set()
             with peers.connect_tls(port, certificates.ca) as sock:
                 second.append(peers.read_all(sock))
 
         thread = threading.Thread(target=visit, daemon=True)
         thread.start()
-        saver.write(data)
+        saver.write(data[: 1 << 20])  # which the buffers of a kernel may take whole
+        assert lost.wait(peers.TIMEOUT)
+        saver.write(data[1 << 20 :])
     thread.join(peers.TIMEOUT)
     assert data.startswith(first[0])
     assert taken[0] % 512 == 0
