@@ -12,7 +12,7 @@ import peers
 import pytest
 from measuring import measured, serving
 
-from ringmain.bench.report import page
+from ringmain.bench.page import page
 
 # Runs in a page around the report, which it measures as a phone would show it.
 PROBE = """

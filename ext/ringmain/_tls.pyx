@@ -4,6 +4,7 @@
 Many records a call are read and written in a loop outside the GIL, by the SSL inside Python's object; where that cannot
 be had (_libssl tells when), Python's own calls do one record at a time. A peer that has asked for smaller records
 (max_fragment_length, RFC 6066) gets such.
+When close_notify is sent `net.link` decides; what it means that none came, _tls_receiver and `net.failures`.
 """
 
 import errno

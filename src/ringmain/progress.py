@@ -1,4 +1,4 @@
-"""Counters to one line on stderr, twice a second, while a terminal looks on."""
+"""Counters to one line on stderr, twice a second, while a terminal looks on. Those of a bench: cli.bench_output."""
 
 import asyncio
 import sys

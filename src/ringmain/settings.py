@@ -13,7 +13,7 @@ PATHS = ("auto", "kernel", "block")
 TLS_VERSIONS = ("1.2", "1.3")
 
 # What is not about a connection: how bytes are received (bytes, bytes, bytes, seconds), and moved to a descriptor; the
-# buffer of a file.
+# buffer of a file. A ring whose blocks are larger holds eight of them: flow.blocks.
 RING_SIZE = 8 << 20
 BLOCK_SIZE = 1 << 20
 MAX_RECORD = 64 << 20

@@ -138,7 +138,7 @@ def run_bench(
 ) -> int:
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     from ringmain.bench.files import try_to_write, write
-    from ringmain.bench.report import page
+    from ringmain.bench.page import page
     from ringmain.bench.run import Run
     from ringmain.cli.session import Session, uses_tls
     from ringmain.endpoint import Endpoint

@@ -13,7 +13,7 @@ from ringmain.errors import UsageError
 from ringmain.settings import Settings
 
 if TYPE_CHECKING:
-    from ringmain.bench.outcome import Test
+    from ringmain.bench.replay_result import Test
 
 _IDLE = duration("--idle-timeout", Settings.idle_timeout, "Give up a peer that stands still.")
 
@@ -111,7 +111,7 @@ def _test(
     """Run a load test over one connection; tell what got through, also when it fails or a signal ends it."""
     import contextlib
 
-    from ringmain.bench.outcome import Test
+    from ringmain.bench.replay_result import Test
     from ringmain.bench.replay import connected
     from ringmain.bench.result import about
     from ringmain.bench.table import replay_table

@@ -1,4 +1,6 @@
-"""Which signals end us, one list for the start of the command line and for its runs, and what they do to a run.
+"""Which signals end us, SIGTERM and all that can be caught, and what they do to a run.
+
+One list, for the start of the command line and for its runs.
 
 The start imports this before anything else, so asyncio and logging are imported where they are needed.
 """

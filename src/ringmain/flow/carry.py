@@ -5,7 +5,8 @@ class Carry:
     """What the lost client's kernel had not acknowledged goes to the next client, once and in order.
 
     That is, in this order: what it was sent without an answer, what was never sent, and what was due to it from others
-    before it. A sender that is given this keeps the first here while it sends; it costs a copy of every byte.
+    before it. A sender that is given this keeps the first here while it sends; it costs a copy of every byte. A sender
+    under TLS is not (`Outflow`): there what the kernel has taken is gone.
     """
 
     def __init__(self) -> None:

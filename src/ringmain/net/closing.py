@@ -1,4 +1,8 @@
-"""Close a socket so that its peer takes that for what it is: an end, or a reset."""
+"""Close a socket so that its peer takes that for what it is: an end, or a reset.
+
+Who is reset: before data `gate`, `reception`, `arrivals` and `ends` decide, later `Inflow.close` (load),
+`flow.clients` (save), `Passage` (relay), `Connection`, `bench.server`.
+"""
 
 import asyncio
 import contextlib

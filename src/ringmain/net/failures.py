@@ -1,4 +1,6 @@
-"""What becomes of a connection that breaks: what its errors, a reset above all, mean to who sends and who receives."""
+"""What becomes of a connection that breaks: what its errors, above all a reset that we get, mean to who sends and who
+receives. Whom we reset: see closing.
+"""
 
 import ssl
 
