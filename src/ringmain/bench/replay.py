@@ -16,8 +16,8 @@ from typing import Any
 from ringmain._records import after
 from ringmain._ring import Ring
 from ringmain.bench.engines import Budget
-from ringmain.bench.replay_result import Test
 from ringmain.bench.plan import Plan, interval_for
+from ringmain.bench.replay_result import Test
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
 from ringmain.flow.blocks import Flow

@@ -111,8 +111,8 @@ def _test(
     """Run a load test over one connection; tell what got through, also when it fails or a signal ends it."""
     import contextlib
 
-    from ringmain.bench.replay_result import Test
     from ringmain.bench.replay import connected
+    from ringmain.bench.replay_result import Test
     from ringmain.bench.result import about
     from ringmain.bench.table import replay_table
     from ringmain.cli.session import Session, log, uses_tls
