@@ -1,5 +1,6 @@
-"""What becomes of a connection that breaks: what its errors, above all a reset that we get, mean to who sends and who
-receives. Whom we reset: see closing.
+"""What becomes of a connection that breaks: what its errors mean to who sends and who receives.
+
+Above all a reset that we get; those that we give: closing.
 """
 
 import ssl
