@@ -12,11 +12,12 @@ PACKAGE = Path(ringmain.__file__).parent
 # Rooms, from what knows least to what knows most, and what each may import besides its own modules.
 WORDS = {"errors", "endpoint", "log", "outcome", "settings", "waiting"}
 COMPILED = {
+    *("_carry", "_member", "_merge", "_runs", "_sorter"),
     *("_blocks", "_cutter", "_delimiter", "_libssl", "_linger", "_low_water", "_plain_receiver", "_pump", "_pump_loop"),
     *("_read_ahead", "_receiver", "_records", "_ring", "_tls", "_tls_receiver", "_write_behind"),
 }
 # Of the sources: declarations only.
-DECLARED = {"_clock", "_splice", "_unraisable"}
+DECLARED = {"_clock", "_epoll", "_splice", "_unraisable"}
 MAY_IMPORT = {
     "errors": set(),
     "outcome": {"_ring", "errors"},

@@ -4,7 +4,7 @@
 Goal: hand what arrives to Python in few, large, read-only views, without a copy and without a Python object per read.
 Cost: claim and commit are a few comparisons; take makes one memoryview; no allocation in steady state.
 Invariants:
-- All blocks together never have more than `ring_size`, and with a delimiter `max_record`, bytes (`_blocks`).
+- All blocks together never have more than `ring_size`, and where they are cut `max_record`, bytes (`_blocks`).
 - A block is in exactly one place: `free`, `ready`, `current`, or out with its last bytes lent (retired).
 - `start <= filled <= capacity`; a byte below `filled` of the current block is never written again while a view lives.
 - A retired block returns to `free` when its last view dies.
@@ -62,8 +62,7 @@ cdef class Ring(BlockPool):
         self.delimiter = delimiter
         self.skips = skips and len(delimiter) > 0
         if delimiter:
-            self.budget += min(max_record, PY_SSIZE_T_MAX - ring_size)
-            self.largest = max(block_size, max_record)
+            self.grow_for(max_record)
             self.cutter = Delimiter(delimiter)
 
     def reserve(self, Py_ssize_t at_least=1):
@@ -142,6 +141,12 @@ cdef class Ring(BlockPool):
     def starved(self):
         """Whether a claim found no block and there is nothing to take: the consumer holds them all."""
         return self.starving and self.ready == NULL
+
+    cdef void grow_for(self, Py_ssize_t max_record) noexcept:
+        """Let a block grow until a record of so many bytes fits, and all blocks together have as much more."""
+        self.max_record = max_record
+        self.budget += min(max_record, PY_SSIZE_T_MAX - self.budget)
+        self.largest = max(self.block_size, max_record)
 
     cdef bint holds(self, Py_ssize_t size) noexcept:
         """Tell whether a full block waits, or at least `size` bytes of one."""

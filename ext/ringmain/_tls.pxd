@@ -24,6 +24,7 @@ cdef class Session:
 
     cdef int read_ahead(self) except -1
     cdef int read_into(self, char* window, size_t room, size_t* filled, long* records) except -1
+    cdef tuple verdict(self, bint heard_reset)
     cdef int read_by_python(self, char* window, size_t room, size_t* filled, long* records) except -1
     cdef Py_ssize_t write_by_python(self, object data) except -1
     cdef object exception_for(self, int answer, int number)

@@ -187,6 +187,19 @@ cdef class Session:
             self.error = error_of(answer, number)  # before others use OpenSSL
         return answer
 
+    cdef tuple verdict(self, bint heard_reset):
+        """Return what a read that failed means to the stream, and the exception behind it.
+
+        `heard_reset` tells that the kernel, which tells of a reset once, has told it to who sends.
+        """
+        error = self.error
+        if isinstance(error, ssl.SSLEOFError) and heard_reset:
+            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        # ssl.SSLError is an OSError: broken records and alerts are a stream that did not end as it should.
+        if isinstance(error, ssl.SSLError):
+            return "truncated", error
+        return "timed out" if isinstance(error, TimeoutError) else "reset", error
+
     cdef int read_by_python(self, char* window, size_t room, size_t* filled, long* records) except -1:
         """Read one record; else as `read_into`."""
         self.window, self.room = window, room

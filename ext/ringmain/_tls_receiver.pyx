@@ -11,10 +11,6 @@ Invariants:
 - Bytes come before the verdict; close_notify alone is a clean end.
 """
 
-import errno
-import os
-import ssl
-
 from ringmain._libssl cimport SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
 from ringmain._receiver cimport Receiver
 from ringmain._ring cimport Block
@@ -81,20 +77,10 @@ cdef class TlsReceiver(Receiver):
             self.end("ended", None)
             self.shut()
         elif answer != SSL_ERROR_WANT_READ:
-            self.fail(session.error)
+            verdict, error = session.verdict(self.link.heard_reset)
+            self.end(verdict, error)
+            self.shut()
         return 0
-
-    cdef int fail(self, object error) except -1:
-        if isinstance(error, ssl.SSLEOFError) and self.link.heard_reset:
-            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        # ssl.SSLError is an OSError: broken records and alerts are a stream that did not end as it should.
-        if isinstance(error, ssl.SSLError):
-            self.end("truncated", error)
-        elif isinstance(error, TimeoutError):
-            self.end("timed out", error)
-        else:
-            self.end("reset", error)
-        return self.shut()
 
     cdef int shut(self) except -1:
         self.session = None

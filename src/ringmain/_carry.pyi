@@ -1,0 +1,8 @@
+from typing_extensions import disjoint_base
+
+from ringmain._ring import Counters
+
+@disjoint_base
+class Carry:
+    @property
+    def counters(self) -> Counters: ...
