@@ -96,7 +96,7 @@ lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint ext
 	$(BIN)/mypy --python-executable $(BIN)/python
-	cd $(VENV) && bin/python -m mypy.stubtest ringmain._blocks ringmain._carry ringmain._cutter ringmain._delimiter ringmain._libssl ringmain._linger ringmain._low_water ringmain._member ringmain._merge ringmain._plain_receiver ringmain._pump ringmain._pump_loop ringmain._read_ahead ringmain._receiver ringmain._records ringmain._ring ringmain._runs ringmain._sorter ringmain._tls ringmain._tls_receiver ringmain._write_behind
+	cd $(VENV) && bin/python -m mypy.stubtest $(patsubst ext/ringmain/%.pyx,ringmain.%,$(sort $(wildcard ext/ringmain/*.pyx)))
 	CFLAGS="-Wall -Wextra -Werror" $(BIN)/python setup.py --quiet build_ext --force --build-lib build/lint --build-temp build/lint
 
 # CPython itself leaks at exit, and its allocator hides from the sanitizer what comes from it: neither is of use here.

@@ -27,11 +27,12 @@ cdef class Delimiter(Cutter):
         self.first_octet = octets
         self.size = len(octets)
         self.overlap = self.size - 1
+        self.least = max(1, self.size)
         # Where a delimiter may begin within another, which of them count is told from the front of a record only.
         self.ambiguous = any([octets.startswith(octets[size:]) for size in range(1, self.size)])
 
     cdef Py_ssize_t first(self, const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-        """Return the offset behind the first record that ends between two offsets, or -1; one begins at `start`."""
+        """Return the offset behind the first record that ends between two offsets, or -1."""
         cdef Py_ssize_t at = start + self.overlap
         cdef const char* found
         while at < end:
@@ -61,3 +62,10 @@ cdef class Delimiter(Cutter):
                 return end
             end -= 1
         return -1
+
+    cdef Py_ssize_t trim(self, const char* data, Py_ssize_t start, Py_ssize_t* header, Py_ssize_t* end) noexcept nogil:
+        """Return the offset behind the record that begins at `start`, or -1 if it has no end before `end`."""
+        cdef Py_ssize_t behind = self.first(data, start, end[0])
+        header[0] = 0
+        end[0] = behind - self.size
+        return behind

@@ -25,6 +25,7 @@ cdef class Receiver:
     cdef int received(self, Py_ssize_t size) except -1
     cdef int count_skipped(self) except -1
     cdef int wake(self) except -1
+    cdef int give_up(self) except -1
     cdef int end(self, str verdict, object error) except -1
     cdef void end_stall(self) noexcept
     cdef int shut(self) except -1

@@ -13,7 +13,7 @@ Invariants:
 
 from ringmain._clock cimport monotonic
 from ringmain._linger cimport Linger
-from ringmain._ring cimport CLAIMED, TOO_LONG, Claim, Counters, Ring
+from ringmain._ring cimport CLAIMED, MALFORMED, TOO_LONG, Claim, Counters, Ring
 
 
 cdef class Receiver:
@@ -22,6 +22,9 @@ cdef class Receiver:
     Verdicts: ended (FIN, or close_notify under TLS), truncated (TLS without close_notify), reset, timed out, stopped.
     The ring may serve many connections, one after another; the receiver serves one, whose link stays the caller's to
     close. After the verdict nothing touches it any more.
+
+    A proper end within a record whose size stands in front is "truncated" too, with an EOFError. Behind the cut of a ring
+    that refuses to go on it is "stopped": with an OverflowError, or a ValueError of the offset and of what is there.
     """
 
     def __init__(self, object link, Ring ring, Counters counters, double linger, Py_ssize_t min_block=1):
@@ -99,16 +102,14 @@ cdef class Receiver:
             self.end_stall()
 
     cdef bint claim_window(self) except -1:
-        """Claim room for the next read; where there is none pause, or give up on an endless record."""
+        """Claim room for the next read; where there is none pause, or give up."""
         cdef Claim claim = self.ring.claim(self.at_least)
         if self.verdict is not None:  # the collector has run meanwhile, and with it what has stopped this
             return False
         if claim == CLAIMED:
             return True
-        if claim == TOO_LONG:
-            offset = self.ring.long_at
-            error = OverflowError(f"the record at offset {offset} is longer than {self.ring.max_record} bytes")
-            self.stop("stopped", error)
+        if claim == TOO_LONG or claim == MALFORMED:
+            self.give_up()
         elif not self.paused:
             self.paused = True
             self.paused_at = monotonic()
@@ -123,9 +124,21 @@ cdef class Receiver:
         self.ring.commit_bytes(size)
         if self.ring.skipped_bytes:
             self.count_skipped()
+        if self.ring.refusal != CLAIMED:  # the peer may wait for that before it sends more
+            return self.give_up()
         if self.linger is not None and self.linger.arrived(size):
             return 0
         return self.wake()
+
+    cdef int give_up(self) except -1:
+        """End a stream that does not go on behind the ring's cut."""
+        cdef Ring ring = self.ring
+        if ring.refusal == MALFORMED:
+            error = ValueError(ring.long_at, ring.head[:ring.head_size])
+        else:
+            error = OverflowError(f"the record at offset {ring.long_at} is longer than {ring.max_record} bytes")
+        self.stop("stopped", error)
+        return 0
 
     cdef int count_skipped(self) except -1:
         """Count what the ring has thrown away, and tell of the first record."""
@@ -152,6 +165,9 @@ cdef class Receiver:
 
     cdef int end(self, str verdict, object error) except -1:
         cdef Linger linger = self.linger
+        cdef long long offset = self.ring.unfinished() if verdict == "ended" else -1
+        if offset >= 0:
+            verdict, error = "truncated", EOFError(f"it ended within the record at offset {offset}")
         if self.verdict is None:
             self.end_stall()
             self.verdict = verdict

@@ -4,11 +4,12 @@
 Goal: hand what arrives to Python in few, large, read-only views, without a copy and without a Python object per read.
 Cost: claim and commit are a few comparisons; take makes one memoryview; no allocation in steady state.
 Invariants:
-- All blocks together never have more than `ring_size`, and where they are cut `max_record`, bytes (`_blocks`).
+- All blocks together never have more than `ring_size`, and with a cutter `max_record`, bytes (`_blocks`).
 - A block is in exactly one place: `free`, `ready`, `current`, or out with its last bytes lent (retired).
 - `start <= filled <= capacity`; a byte below `filled` of the current block is never written again while a view lives.
 - A retired block returns to `free` when its last view dies.
-- With a delimiter every block taken ends at one, except the last of a stream and nothing is ever split or reordered.
+- With a cutter every block taken ends where a record does, except that the last of a stream may lack its delimiter, and
+  nothing is ever split or reordered. A record whose size stands in front is never taken in part.
 - The bytes of a block follow each other in the stream too: what is skipped is between two blocks.
 - Python code runs in three places only, each with nothing half-done: while a block is made, while a view is made (the
   collector, which lets views die and calls whatever they meant to somebody), and in `on_release`. What was read before
@@ -23,6 +24,7 @@ from cpython.object cimport PyObject
 from libc.string cimport memcpy, memmove
 
 from ringmain._blocks cimport Block, BlockPool
+from ringmain._cutter cimport BAD, UNTOLD, Cutter
 from ringmain._delimiter cimport Delimiter
 
 cdef extern from *:
@@ -32,6 +34,7 @@ cdef extern from *:
     PyObject* make_view "PyMemoryView_FromObject" (object exporter) noexcept  # NULL with an exception, to be owned too
     object own "ringmain_own" (PyObject* view)
     Py_ssize_t PY_SSIZE_T_MAX
+    long long PY_LLONG_MAX
 
 
 cdef class Counters:
@@ -43,34 +46,35 @@ cdef class Counters:
 cdef class Ring(BlockPool):
     """Hold the blocks of one loader.
 
-    ring_size, block_size and max_record are bytes. delimiter: empty, or what every taken block has to end at. A record,
-    its delimiter included, of more than max_record bytes ends the stream, or with `skips` is left out.
+    ring_size, block_size and max_record are bytes. Every taken block has to end at a delimiter, if that is not empty, or
+    where a cutter says. A record, its delimiter or size included, of more than max_record bytes ends the stream, or
+    with `skips` is left out.
     """
 
     def __cinit__(
         self, Py_ssize_t ring_size, Py_ssize_t block_size, bytes delimiter=b"", Py_ssize_t max_record=1 << 26,
-        bint skips=False
+        bint skips=False, Cutter cutter=None
     ):
         if block_size < 1 or ring_size < 4 * block_size:
             raise ValueError("a ring needs at least four blocks: to fill, to carry a partial record, and two to lend")
-        if max_record < max(1, len(delimiter)):  # what is kept of a skipped record would fill its block
-            raise ValueError("a record has at least its delimiter")
+        self.cutter = Delimiter(delimiter) if delimiter else cutter
+        if max_record < (self.cutter.least if self.cutter is not None else 1):
+            raise ValueError("a record has at least its delimiter, or its size")
         self.block_size = self.largest = block_size
         self.block_count = ring_size // block_size
         self.max_record = max_record
         self.budget = ring_size
         self.delimiter = delimiter
-        self.skips = skips and len(delimiter) > 0
-        if delimiter:
+        self.skips = skips and self.cutter is not None
+        if self.cutter is not None:
             self.grow_for(max_record)
-            self.cutter = Delimiter(delimiter)
 
     def reserve(self, Py_ssize_t at_least=1):
         """Return a writable view of at least that many bytes, or None when no block is free.
 
         It is shorter only where a record is about to outgrow `max_record`. `at_least` is `block_size` at most.
         The view borrows the ring's memory: fill it, call `commit`, and drop it before the next call of any kind.
-        May be repeated; raises OverflowError when a record has outgrown `max_record`.
+        May be repeated; raises OverflowError when a record has outgrown `max_record`, ValueError behind a malformed one.
         """
         if at_least > self.block_size:
             raise ValueError("cannot reserve more than a block")
@@ -79,6 +83,8 @@ cdef class Ring(BlockPool):
             return None
         if claim == TOO_LONG:
             raise OverflowError(f"a record is longer than {self.max_record} bytes")
+        if claim == MALFORMED:
+            raise ValueError(f"no record begins with {self.head[:self.head_size]}")
         return PyMemoryView_FromMemory(self.window, self.window_size, PyBUF_WRITE)
 
     def commit(self, Py_ssize_t size):
@@ -90,7 +96,7 @@ cdef class Ring(BlockPool):
     cpdef object take(self):
         """Return all that is filled as a read-only view that owns its block, or None when there is nothing to take.
 
-        Blocks come in order, at most one at a time; with a delimiter, up to the last one that came.
+        Blocks come in order, at most one at a time; with a cutter, up to the last record that came whole.
         """
         cdef Block block
         cdef Py_ssize_t end
@@ -115,15 +121,19 @@ cdef class Ring(BlockPool):
                 self.tell()
 
     cpdef int finish(self) except -1:
-        """Close the stream: what is left, cut or not, may be taken; what comes next starts a block of its own."""
+        """Close the stream; what comes next starts a block of its own.
+
+        What is left may be taken, cut or not, but for what came of a record whose size stands in front.
+        """
         cdef Block block = self.current
         if block is not None:
-            if self.skipping:
+            if self.skipping or self.unfinished() >= 0:
                 block.filled = self.cut
             self.current = None
             self.move_on(block)
         self.window_size = self.cut = 0
-        self.starving = self.skipping = self.too_long = False
+        self.starving = self.skipping = False
+        self.refusal = CLAIMED
         return 0
 
     def drop(self):
@@ -159,8 +169,8 @@ cdef class Ring(BlockPool):
         cdef Py_ssize_t rest
         if self.free == NULL and self.made < self.block_count:
             self.make_block()
-        if self.too_long:
-            return TOO_LONG
+        if self.refusal != CLAIMED:
+            return self.refusal
         block = self.current
         if block is None:
             block = self.fresh(self.block_size)
@@ -276,12 +286,12 @@ cdef class Ring(BlockPool):
         """Return how far a block can be lent on its way to `end`; skip a record that is too long at its start."""
         cdef Py_ssize_t good
         while self.skips and end - block.start >= self.max_record:
-            good = self.reach(block, block.start, end)
+            good = self.cutter.reach(block.data, block.start, end, self.max_record)
             if end - good < self.max_record:
                 break
             if good > block.start:
                 return good
-            good = self.cutter.first(block.data, block.start, end)
+            good = self.cutter.behind(block.data, block.start, end)
             self.long_at = block.base + block.start
             self.skipped_records += 1
             self.skipped_bytes += good - block.start
@@ -293,39 +303,52 @@ cdef class Ring(BlockPool):
         cdef Py_ssize_t end = block.filled
         cdef Py_ssize_t found
         if self.skipping:
-            found = self.cutter.first(block.data, block.start, end)
+            if self.skip_end == 0:
+                found = self.cutter.first(block.data, block.start, end)
+            else:
+                found = self.skip_end - block.base if self.skip_end <= block.base + end else -1
             self.skip_to(block.base + (end if found < 0 else found))
             if found < 0:
                 return
             self.skipping = False
             block.start = self.cut = found
         if end - self.cut >= self.max_record and not self.skips:
-            self.cut = self.reach(block, self.cut, end)
-            if end - self.cut >= self.max_record:
-                self.too_long = True
-                self.long_at = block.base + self.cut
-                block.filled = self.cut
+            self.cut = self.cutter.reach(block.data, self.cut, end, self.max_record)
+        else:
+            found = self.cutter.last(block.data, self.cut, end - size, end)
+            if found >= 0:
+                self.cut = found
+        if end - self.cut >= self.max_record or (self.cutter.counted and end > self.cut):
+            self.look_ahead(block, end)
+
+    cdef void look_ahead(self, Block block, Py_ssize_t end) noexcept:
+        """Go no further than the cut, or skip the record behind it, if that is too long or none."""
+        cdef long long size = self.cutter.size_at(block.data, self.cut, end)
+        if size != BAD and size <= self.max_record and end - self.cut < self.max_record:
             return
-        found = self.cutter.last(block.data, self.cut, end - size, end)
-        if found >= 0:
-            self.cut = found
-        if end - self.cut >= self.max_record:
+        self.long_at = block.base + self.cut
+        if size == BAD or not self.skips:
+            self.refusal = MALFORMED if size == BAD else TOO_LONG
+            self.head_size = min(end - self.cut, <Py_ssize_t>sizeof(self.head))
+            memcpy(self.head, block.data + self.cut, self.head_size)
+            block.filled = self.cut
+        else:
             self.skipping = True
-            self.long_at = self.skipped = block.base + self.cut
+            self.skipped = self.long_at
+            self.skip_end = self.long_at + min(size, PY_LLONG_MAX - self.long_at) if size > 0 else 0
             self.skipped_records += 1
             self.skip_to(block.base + end)
+
+    cdef long long unfinished(self) noexcept:
+        """Return where the record begins that has not come whole though its size stands in front, or -1."""
+        cdef Block block = self.current
+        if self.skipping:
+            return self.long_at if self.skip_end > 0 else -1
+        if block is None or block.filled == self.cut or self.cutter is None or not self.cutter.counted:
+            return -1
+        return block.base + self.cut if self.cutter.size_at(block.data, self.cut, block.filled) != UNTOLD else -1
 
     cdef void skip_to(self, long long offset) noexcept:
         """Count what is thrown away of a record that is too long."""
         self.skipped_bytes += offset - self.skipped
         self.skipped = offset
-
-    cdef Py_ssize_t reach(self, Block block, Py_ssize_t start, Py_ssize_t end) noexcept:
-        """Return how far one can get from `start` by whole records, none longer than `max_record`."""
-        cdef Py_ssize_t found
-        while start < end:
-            found = self.cutter.last(block.data, start, start, start + min(end - start, self.max_record))
-            if found < 0:
-                break
-            start = found
-        return start

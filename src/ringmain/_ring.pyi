@@ -3,6 +3,7 @@ from typing import Self, final
 from typing_extensions import disjoint_base
 
 from ringmain._blocks import BlockPool
+from ringmain._cutter import Cutter
 
 @disjoint_base
 class Counters:
@@ -26,13 +27,21 @@ class Ring(BlockPool):
     @property
     def delimiter(self) -> bytes: ...
     @property
+    def cutter(self) -> Cutter | None: ...
+    @property
     def skips(self) -> bool: ...
     @property
     def skipped_records(self) -> int: ...
     @property
     def skipped_bytes(self) -> int: ...
     def __new__(
-        cls, ring_size: int, block_size: int, delimiter: bytes = b"", max_record: int = 67108864, skips: bool = False
+        cls,
+        ring_size: int,
+        block_size: int,
+        delimiter: bytes = b"",
+        max_record: int = 67108864,
+        skips: bool = False,
+        cutter: Cutter | None = None,
     ) -> Self: ...
     def reserve(self, at_least: int = 1) -> memoryview | None: ...
     def commit(self, size: int) -> None: ...

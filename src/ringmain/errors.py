@@ -47,7 +47,7 @@ class ConnectError(RingmainError, ConnectionError):  # type: ignore[override]  #
 
 
 class TruncatedError(RingmainError):
-    """A TLS stream ended without close_notify, or broke: bytes may be missing."""
+    """A TLS stream ended without close_notify, or broke, or a stream ended within a frame: bytes may be missing."""
 
     exit_code = 18
 
@@ -122,7 +122,7 @@ class UntrustedError(TlsError):
 
 
 class RecordTooLongError(RingmainError):
-    """A record has no delimiter within `max_record` bytes."""
+    """A record has no delimiter within `max_record` bytes, or says that it is longer."""
 
     exit_code = 63
 
@@ -134,11 +134,13 @@ class CaFileError(RingmainError):
 
 
 class ParseError(RingmainError):
-    """What arrived is not what a feed was told to expect.
+    """What arrived is not what a feed, or `framing=`, was told to expect.
 
     `connection` is the peer that sent it, as "192.0.2.1:51234"; `offset` is how many bytes of its stream lie before the
     record at fault. The parser's own error is the `__cause__`.
     """
+
+    exit_code = 8
 
     def __init__(self, connection: str, offset: int, why: str, remedy: str = "") -> None:
         self.connection, self.offset = connection, offset

@@ -13,11 +13,12 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.flow.inflow import Inflow
+from ringmain.flow.records import Records
 from ringmain.net.dial import context_for, dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome
-from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Options, Settings, settings_for
+from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Framing, Options, Settings, settings_for
 from ringmain.stream import Stream
 from ringmain.waiting import Turn, unless
 
@@ -30,6 +31,7 @@ def load(
     connect: bool = False,
     listen_once: bool = False,
     delimiter: bytes = b"",
+    framing: Framing | None = None,
     ring_size: int | None = None,
     block_size: int = BLOCK_SIZE,
     max_record: int = MAX_RECORD,
@@ -73,6 +75,7 @@ def load(
     """
     flow = flow_for(
         delimiter=delimiter,
+        framing=framing,
         ring_size=ring_size,
         block_size=block_size,
         max_record=max_record,
@@ -186,6 +189,17 @@ class Loader(Listening, Blocking):
                 parse(connection.peer, block)
         """
         return Connections(self)
+
+    def records(self, *, headers: bool = False) -> Records:
+        """Iterate over single records instead, those of all connections, for a loader with a delimiter or framing.
+
+        for record in loader.records():
+            handle(record)
+
+        A record is a read-only memoryview without its delimiter or length, or with `headers` all that came of it. It
+        is a part of its block, which it keeps: let it go, or copy it (`bytes(record)`), before you take many more.
+        """
+        return Records(self, lambda: self._inflow.verdict if self._inflow is not None else None, headers=headers)
 
     @property
     def ring(self) -> Ring:

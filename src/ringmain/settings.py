@@ -4,12 +4,26 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
 
 from ringmain.errors import UsageError
 
 GATES = ("hold", "queue", "refuse")
 PATHS = ("auto", "kernel", "block")
+Framing: TypeAlias = Literal[
+    "octet-counting",
+    "length:1be",
+    "length:1le",
+    "length:2be",
+    "length:2le",
+    "length:4be",
+    "length:4le",
+    "length:8be",
+    "length:8le",
+    "nul",
+    "crlf",
+]
+FRAMINGS: tuple[str, ...] = get_args(Framing)
 TLS_VERSIONS = ("1.2", "1.3")
 
 # What is not about a connection: how bytes are received (bytes, bytes, bytes, seconds), and moved to a descriptor; the

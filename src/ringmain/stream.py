@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ringmain._ring import Counters, Ring
 from ringmain.errors import RingmainError
 from ringmain.flow.inflow import Inflow
+from ringmain.flow.records import Records
 
 Result = TypeVar("Result")
 
@@ -78,6 +79,10 @@ class Stream:
     def close(self) -> None:
         """Close the connection, wherever it is; what was not taken is lost."""
         self.inflow.close()
+
+    def records(self, *, headers: bool = False) -> Records:
+        """Iterate over single records instead, as `Loader.records` does."""
+        return Records(self, lambda: self.verdict, headers=headers)
 
     def __aiter__(self) -> Self:
         return self

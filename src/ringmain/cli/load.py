@@ -7,6 +7,7 @@ import click
 import ringmain
 from ringmain.cli.options import linger, one_end
 from ringmain.errors import UsageError
+from ringmain.settings import FRAMINGS
 
 if TYPE_CHECKING:
     from ringmain.cli.session import Session
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
 @click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
+@click.option(
+    "--framing",
+    type=click.Choice(FRAMINGS),
+    metavar="KIND",
+    help="Check that what arrives has frames of this kind, and write whole ones only: octet-counting (syslog), "
+    "length:4be (or 1, 2, 8 bytes; or le), nul or crlf.",
+)
 @linger
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
     """Receive at ENDPOINT and write what arrives to standard output.
@@ -50,7 +58,7 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     with contextlib.closing(open_output(output, option)) as sink:
-        kernel.may_pump(path, sink, tls=tls)
+        kernel.may_pump(path, sink, tls=tls, cut=loader.ring.cutter is not None)
         return _load_into(sink, path, loader, session, tls=tls)
 
 

@@ -2,9 +2,15 @@
 
 from typing import NamedTuple
 
+from ringmain._cutter import Cutter
+from ringmain._delimiter import Delimiter
+from ringmain._frames import Frames
 from ringmain._ring import Ring
 from ringmain.errors import UsageError
-from ringmain.settings import RING_SIZE
+from ringmain.settings import FRAMINGS, RING_SIZE
+
+# The framings that are a delimiter by another name.
+_DELIMITERS = {"nul": b"\0", "crlf": b"\r\n"}
 
 
 class Flow(NamedTuple):
@@ -19,6 +25,7 @@ class Flow(NamedTuple):
 def flow_for(
     *,
     delimiter: bytes,
+    framing: str | None = None,
     ring_size: int | None,
     block_size: int,
     max_record: int,
@@ -31,9 +38,25 @@ def flow_for(
     if min_block > 1:
         block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
     _check_sizes(delimiter, block_size, ring_size, min_block, linger)
-    _check_records(delimiter, max_record, long_records)
+    if framing is not None:
+        _check_framing(framing, delimiter)
+        delimiter = _DELIMITERS.get(framing, b"")
+    cutter = _cutter_for(delimiter, framing)
+    _check_records(cutter, max_record, long_records)
     size = ring_size or max(RING_SIZE, 8 * block_size)
-    return Flow(Ring(size, block_size, delimiter, max_record, long_records == "skip"), linger, min_block, copy)
+    ring = Ring(size, block_size, delimiter, max_record, long_records == "skip", cutter)
+    return Flow(ring, linger, min_block, copy)
+
+
+def _cutter_for(delimiter: bytes, framing: str | None) -> Cutter | None:
+    if delimiter:
+        return Delimiter(delimiter)
+    if framing is None:
+        return None
+    if framing == "octet-counting":
+        return Frames()
+    width, order = framing.removeprefix("length:")[:1], framing[-2:]
+    return Frames(int(width), order == "le")
 
 
 def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
@@ -47,11 +70,20 @@ def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_b
         raise UsageError("min_block", "nothing may wait for more bytes without linger", "give linger in seconds")
 
 
-def _check_records(delimiter: bytes, max_record: int, long_records: str) -> None:
-    least = max(1, len(delimiter))  # a record has that at its end
+def _check_framing(framing: str, delimiter: bytes) -> None:
+    if delimiter:
+        raise UsageError("framing= with delimiter=", "both say where records end", "leave one of them out")
+    if framing not in FRAMINGS:
+        raise UsageError(f"framing={framing!r}", "not known", f"choose one of {', '.join(FRAMINGS)}")
+
+
+def _check_records(cutter: Cutter | None, max_record: int, long_records: str) -> None:
+    least = cutter.least if cutter is not None else 1
     if max_record < least:
         raise UsageError("max_record", f"{max_record} bytes", f"give at least {least}")
     if long_records not in ("raise", "skip"):
         raise UsageError(f"long_records {long_records!r}", "not known", "choose one of raise, skip")
-    if long_records == "skip" and not delimiter:
-        raise UsageError("long_records", "without a delimiter there are no records", "give the delimiter they end at")
+    if long_records == "skip" and cutter is None:
+        raise UsageError(
+            "long_records", "without a delimiter or framing there are no records", "give delimiter= or framing="
+        )

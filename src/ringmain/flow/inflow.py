@@ -14,7 +14,7 @@ from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import Receiver
 from ringmain._ring import Counters
 from ringmain._tls_receiver import TlsReceiver
-from ringmain.errors import BlocksHeldError, RecordTooLongError, RingmainError, TimedOutError
+from ringmain.errors import BlocksHeldError, ParseError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow
 from ringmain.flow.deadline import Watch
@@ -117,7 +117,8 @@ class Inflow:
 
     async def copy_to(self, output: Sink, path: str) -> None:
         """Write all that comes to an output; raise what that makes of a failure."""
-        if kernel.may_pump(path, output, tls=self.link.tls_version is not None) and await self._pump(output, path):
+        tls, cut = self.link.tls_version is not None, self.ring.cutter is not None
+        if kernel.may_pump(path, output, tls=tls, cut=cut) and await self._pump(output, path):
             return
         while (block := await self.next_block()) is not None:
             with block:  # given back also when the write fails, however long its traceback lives
@@ -193,7 +194,9 @@ class Inflow:
         if broken_off or self._kept_waiting is not None:
             self.link.reset()
         else:
-            self.link.close(goodbye=self.verdict in (Verdict.ENDED, Verdict.STOPPED))
+            # A peer that left a record unfinished has ended properly all the same.
+            ended = self.verdict in (Verdict.ENDED, Verdict.STOPPED) or isinstance(self._cause, EOFError)
+            self.link.close(goodbye=ended)
         self.ring.drop()
         log_ended(self.outcome())
 
@@ -209,15 +212,22 @@ class Inflow:
 
     def failure(self) -> RingmainError | None:
         """Return the error that the verdict stands for, or None where all is well."""
-        verdict, cause = self.verdict, self._engine.error if self._engine is not None else None
+        verdict, cause = self.verdict, self._cause
         if verdict is Verdict.TIMED_OUT and (cause is None or self._kept_waiting is not None):
             return self._late()
         if isinstance(cause, OverflowError):
-            remedy = 'raise max_record=, check the delimiter, or skip such records with long_records="skip"'
-            error = RecordTooLongError(self._what, str(cause), remedy)
+            remedy = 'raise max_record=, check the delimiter or framing=, or skip such records with long_records="skip"'
+            error: RingmainError = RecordTooLongError(self._what, str(cause), remedy)
             error.__cause__ = cause
             return error
+        if type(cause) is ValueError:  # of the receiver's: a certificate's error is one as well
+            offset, head = cause.args
+            return ParseError(self.link.peer, offset, f"it begins with {head}, as no frame does", "check framing=")
         return loss_of(verdict, cause, self._what, self.counters.bytes_in) if verdict is not None else None
+
+    @property
+    def _cause(self) -> Exception | None:
+        return self._engine.error if self._engine is not None else None
 
     def _late(self) -> TimedOutError:
         if self._kept_waiting is not None:

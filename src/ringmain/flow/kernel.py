@@ -19,16 +19,19 @@ class Spliceable(Protocol):
     obstacle: str
 
 
-def may_pump(path: str, descriptor: Spliceable | None = None, *, tls: bool) -> bool:
+def may_pump(path: str, descriptor: Spliceable | None = None, *, tls: bool, cut: bool = False) -> bool:
     """Tell whether bytes may go by the kernel path; raise UsageError when `path` insists on it and they may not.
 
-    path: "auto", "kernel" or "block". TLS has to be decrypted here, and the descriptor at the other side may have an
-    `obstacle`; what else cannot be spliced is found out by the pump itself, before a byte moves.
+    path: "auto", "kernel" or "block". TLS has to be decrypted here, what is `cut` at records has to be looked at, and
+    the descriptor at the other side may have an `obstacle`; what else cannot be spliced is found out by the pump
+    itself, before a byte moves.
     """
     if path == "block":
         return False
     if tls:
         return _refuse(path, "TLS is encrypted and decrypted in blocks")
+    if cut:
+        return _refuse(path, "frames are checked and cut in blocks")
     if not HAS_SPLICE:
         return _refuse(path, "this system has no splice")
     if descriptor is not None and descriptor.obstacle:

@@ -1,0 +1,7 @@
+from typing import Self, final
+
+from ringmain._cutter import Cutter
+
+@final
+class Frames(Cutter):
+    def __new__(cls, width: int = 0, little: bool = False) -> Self: ...

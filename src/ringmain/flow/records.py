@@ -1,0 +1,54 @@
+"""The records of what comes, instead of its blocks."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, Self
+
+from ringmain._ring import Ring
+from ringmain._walk import Walk
+from ringmain.errors import UsageError
+from ringmain.outcome import Verdict
+
+
+class Blocks(Protocol):
+    """What gives blocks, asynchronously and plainly."""
+
+    @property
+    def ring(self) -> Ring:
+        """Where they are from."""
+
+    def __aiter__(self) -> AsyncIterator[memoryview]: ...
+    async def __anext__(self) -> memoryview: ...
+    def __next__(self) -> memoryview: ...
+
+
+class Records(Walk):
+    """Iterate over single records, asynchronously or in a plain `with`: views, each of which keeps its block.
+
+    Of a record all that came is handed out with `headers`, else what is between its header and its delimiter. `verdict`
+    tells how the stream of the last block has ended, None while it goes on: a last record without its delimiter counts
+    only after a proper end. Ends and raises as the iteration over the blocks does.
+    """
+
+    def __init__(self, blocks: Blocks, verdict: Callable[[], str | None], *, headers: bool) -> None:
+        cutter = blocks.ring.cutter
+        if cutter is None:
+            why = "without a delimiter or framing there are no records"
+            raise UsageError("records()", why, "give load delimiter= or framing=")
+        super().__init__(cutter, headers)
+        self._blocks = blocks
+        self._verdict = verdict
+
+    async def __anext__(self) -> memoryview:
+        while (record := self.take()) is None:
+            self._enter(await anext(self._blocks))
+        return record
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def fetch(self) -> None:
+        """Go on with the next block, or raise StopIteration."""
+        self._enter(next(self._blocks))
+
+    def _enter(self, block: memoryview) -> None:
+        self.enter(block, self._verdict() in (None, Verdict.ENDED))
