@@ -15,6 +15,7 @@ class Counters:
     stalls: int
     skipped_records: int
     skipped_bytes: int
+    dropped_bytes: int
     stalled_seconds: float
     started: float
     ended: float

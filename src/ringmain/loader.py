@@ -1,8 +1,10 @@
 """Load: bytes from one connection at a time, as blocks."""
 
 import asyncio
+import functools
 import logging
 import ssl
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self, Unpack
@@ -12,13 +14,16 @@ from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
+from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
+from ringmain.flow.many import Many
 from ringmain.flow.records import Records
+from ringmain.iterators import Connections, Tagged
 from ringmain.net.dial import context_for, dial
-from ringmain.net.gate import Listening, NoMoreClients, listen
+from ringmain.net.gate import Gate, Listening, NoMoreClients, listen
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome
-from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Framing, Options, Settings, settings_for
+from ringmain.settings import BLOCK_SIZE, LINGER, Framing, Options, Settings, settings_for
 from ringmain.stream import Stream
 from ringmain.waiting import Turn, unless
 
@@ -34,11 +39,12 @@ def load(
     framing: Framing | None = None,
     ring_size: int | None = None,
     block_size: int = BLOCK_SIZE,
-    max_record: int = MAX_RECORD,
+    max_record: int | None = None,
     long_records: Literal["raise", "skip"] = "raise",
     min_block: int = 1,
     linger: float = LINGER,
     copy: bool = False,
+    max_connections: int = 1,
     **options: Unpack[Options],
 ) -> "Loader":
     r"""Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
@@ -73,7 +79,9 @@ def load(
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
-    flow = flow_for(
+    settings = settings_for(load, Options, options, max_connections=max_connections)
+    new_flow = functools.partial(
+        flow_for,
         delimiter=delimiter,
         framing=framing,
         ring_size=ring_size,
@@ -84,9 +92,7 @@ def load(
         min_block=min_block,
         copy=copy,
     )
-    return Loader(
-        Endpoint.parse(url), settings_for(load, Options, options), flow, connect=connect, listen_once=listen_once
-    )
+    return Loader(Endpoint.parse(url), settings, new_flow, connect=connect, listen_once=listen_once)
 
 
 class Loader(Listening, Blocking):
@@ -95,10 +101,23 @@ class Loader(Listening, Blocking):
     `addresses` and `port` tell where it listens.
     """
 
-    _inflow: Inflow | None = None  # of the connection that is served
+    _inflow: Inflow | None = None  # of the connection that is served, where that is one at a time
+    _many: Many | None = None  # those that are served, where that is many at once
     _stopped: asyncio.Event | None = None  # while it dials
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow, *, connect: bool, listen_once: bool) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        new_flow: Callable[..., Flow],
+        *,
+        connect: bool,
+        listen_once: bool,
+    ) -> None:
+        if settings.max_connections > 1 and (connect or listen_once):
+            other = "connect=True" if connect else "listen_once=True"
+            what = f"max_connections={settings.max_connections} with {other}"
+            raise UsageError(what, "there is but one connection", "leave one of them out")
         if connect and listen_once:
             raise UsageError(
                 "listen_once=True", "it needs a listener", "leave out connect=True, which always ends after one"
@@ -108,7 +127,8 @@ class Loader(Listening, Blocking):
         self.connect = connect
         self.listen_once = listen_once
         self.on_end: Callable[[Outcome], None] | None = None
-        self._flow = flow
+        self._new_flow = new_flow
+        self._flow = new_flow(merges=settings.max_connections > 1)
         self._context: ssl.SSLContext | None = None
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
@@ -125,6 +145,8 @@ class Loader(Listening, Blocking):
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
             self._gate = await listen(self.endpoint, self.settings)
+            if self.settings.max_connections > 1:
+                self._many = self._many_at(self._gate)
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
@@ -145,12 +167,16 @@ class Loader(Listening, Blocking):
         self._finished = True
         if self._inflow is not None:
             self._release(self._inflow, broken_off=kind is not None)
+        if self._many is not None:
+            self._many.close(broken_off=kind is not None)
         if self._gate is not None:
             self._gate.close()
             self._gate = None
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._inflow.abandon] if self._inflow is not None else []
+        if self._many is not None:
+            closers.append(self._many.abandon)
         return [*closers, self._gate.close] if self._gate is not None else closers
 
     def __aiter__(self) -> Self:
@@ -159,6 +185,10 @@ class Loader(Listening, Blocking):
     async def __anext__(self) -> memoryview:
         inflow = self._inflow
         if inflow is not None and (block := inflow.take()) is not None:
+            return block
+        if self._many is not None:
+            if (block := await self._many.next_of(self._many.take)) is None:
+                raise StopAsyncIteration
             return block
         with self._turn:
             while (inflow := self._inflow or await self._next_inflow()) is not None:
@@ -201,6 +231,13 @@ class Loader(Listening, Blocking):
         """
         return Records(self, lambda: self._inflow.verdict if self._inflow is not None else None, headers=headers)
 
+    def tagged(self) -> Tagged:
+        """Iterate over (peer, block) instead: each block has whole records of one peer, "192.0.2.1:51234".
+
+        For a loader with `max_connections` above 1.
+        """
+        return Tagged(self)
+
     @property
     def ring(self) -> Ring:
         """The blocks that all connections are received into."""
@@ -208,12 +245,16 @@ class Loader(Listening, Blocking):
 
     @property
     def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two."""
+        """The counters of the connection being served, or None between two; of many the bytes of all together."""
+        if self._many is not None:
+            return self._many.crowd.counters()
         return self._inflow.counters if self._inflow is not None else None
 
     @property
     def fullness(self) -> float:
         """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
+        if self._many is not None:
+            return self.ring.fullness
         return self._inflow.fullness if self._inflow is not None else 0.0
 
     def stop(self) -> bool:
@@ -225,13 +266,15 @@ class Loader(Listening, Blocking):
         self._finished = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hang_up)
-        return self._inflow is not None
+        return self._inflow is not None or (self._many is not None and len(self._many.crowd) > 0)
 
     def _hang_up(self) -> None:
         if self._stopped is not None:
             self._stopped.set()
         if self._inflow is not None:
             self._inflow.hang_up()
+        if self._many is not None:
+            self._many.crowd.stop()
         if self._gate is not None:
             self._gate.stop()
 
@@ -247,6 +290,14 @@ class Loader(Listening, Blocking):
 
     async def next_connection(self) -> Stream | None:
         """Leave the present connection, wherever it is, and return the next one; None when there is none to come."""
+        if self._many is not None:
+            inflow = await self._many.next_inflow(functools.partial(self._new_flow, small=True))
+            if inflow is None:
+                return None
+            crowd = self._many.crowd
+            stream = Stream(inflow, crowd.retire, self.run, crowd.leave)
+            weakref.finalize(stream, crowd.forget, inflow)
+            return stream
         with self._turn:
             inflow = self._inflow
             if inflow is None or self._given is not None:
@@ -255,6 +306,26 @@ class Loader(Listening, Blocking):
                 inflow = await self._next_inflow()
             self._given = None if inflow is None else Stream(inflow, self._retire, self.run)
             return self._given
+
+    def _many_at(self, gate: Gate) -> Many:
+        """Return those that are to be served at once."""
+        hear = weakref.WeakMethod(self._one_ended)  # their tasks must not keep a forgotten loader
+
+        def ended(outcome: Outcome) -> None:
+            if (method := hear()) is not None:
+                method(outcome)
+
+        return Many(Crowd(gate, self._context, self.settings, ended), self._flow)
+
+    def _one_ended(self, outcome: Outcome) -> None:
+        if self.on_end is not None:
+            self.on_end(outcome)
+
+    async def next_tagged(self) -> tuple[str, memoryview] | None:
+        """Return the next block of one peer, and its address; None when there is none to come."""
+        if self._many is None:
+            raise UsageError("tagged()", "one connection at a time is served", "give load max_connections=")
+        return await self._many.next_of(self._many.take_tagged)
 
     async def _next_inflow(self) -> Inflow | None:
         """Begin with the next client, if there is to be one."""
@@ -296,28 +367,3 @@ class Loader(Listening, Blocking):
             self._gate.done(inflow.link)  # first: what `on_end` raises is not to keep the next client away
         if self.on_end is not None:
             self.on_end(inflow.outcome(error))
-
-
-class Connections:
-    """What `Loader.connections` returns: an iterator of streams, plain or asynchronous."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Stream:
-        stream = await self._loader.next_connection()
-        if stream is None:
-            raise StopAsyncIteration
-        return stream
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Stream:
-        try:
-            return self._loader.run(self.__anext__())
-        except StopAsyncIteration:
-            raise StopIteration from None

@@ -31,6 +31,11 @@ TLS_VERSIONS = ("1.2", "1.3")
 RING_SIZE = 8 << 20
 BLOCK_SIZE = 1 << 20
 MAX_RECORD = 64 << 20
+# Where many connections are served at once: what their records end at and how long one may be, and the blocks, four of
+# them, of one that has a ring of its own.
+DELIMITER = b"\n"
+MERGED_RECORD = 1 << 20
+SMALL_BLOCK = 256 << 10
 LINGER = 0.001
 PATH = "auto"
 BUFFER_SIZE = 64 << 10

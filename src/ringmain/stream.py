@@ -26,11 +26,18 @@ class Stream:
     raises the error of a stream that ended in any way but a proper end, after its last byte.
     """
 
-    def __init__(self, inflow: Inflow, retire: Callable[[Inflow], RingmainError | None], run: Run) -> None:
+    def __init__(
+        self,
+        inflow: Inflow,
+        retire: Callable[[Inflow], RingmainError | None],
+        run: Run,
+        on_close: Callable[[Inflow], object] = Inflow.close,
+    ) -> None:
         """Iterate over an inflow. `retire` closes it at its end and returns what became of it if that is an error."""
         self.inflow = inflow
         self.run = run
         self._retire = retire
+        self._on_close = on_close
 
     @property
     def verdict(self) -> str | None:
@@ -78,7 +85,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection, wherever it is; what was not taken is lost."""
-        self.inflow.close()
+        self._on_close(self.inflow)
 
     def records(self, *, headers: bool = False) -> Records:
         """Iterate over single records instead, as `Loader.records` does."""

@@ -7,7 +7,7 @@ from ringmain._delimiter import Delimiter
 from ringmain._frames import Frames
 from ringmain._ring import Ring
 from ringmain.errors import UsageError
-from ringmain.settings import FRAMINGS, RING_SIZE
+from ringmain.settings import DELIMITER, FRAMINGS, MAX_RECORD, MERGED_RECORD, RING_SIZE, SMALL_BLOCK
 
 # The framings that are a delimiter by another name.
 _DELIMITERS = {"nul": b"\0", "crlf": b"\r\n"}
@@ -20,6 +20,11 @@ class Flow(NamedTuple):
     linger: float
     min_block: int
     copy: bool
+    # Where streams are merged, whose ring cuts nothing: where records end, what the last one of a stream is completed
+    # with, and whether one that is too long is left out.
+    cutter: Cutter | None = None
+    terminator: bytes = b""
+    skips: bool = False
 
 
 def flow_for(
@@ -28,13 +33,25 @@ def flow_for(
     framing: str | None = None,
     ring_size: int | None,
     block_size: int,
-    max_record: int,
+    max_record: int | None,
     linger: float,
     long_records: str = "raise",
     min_block: int = 1,
     copy: bool = False,
+    merges: bool = False,
+    small: bool = False,
 ) -> Flow:
-    """Return what the keywords of `ringmain.load` ask for; raise UsageError."""
+    """Return what the keywords of `ringmain.load` ask for; raise UsageError.
+
+    merges: for a ring that many connections share. small: for one of many rings, unless sizes are given.
+    """
+    if merges and not delimiter and framing is None:
+        delimiter = DELIMITER
+    if max_record is None:
+        max_record = MERGED_RECORD if merges else MAX_RECORD
+    if small and ring_size is None:
+        block_size = min(block_size, SMALL_BLOCK)
+        ring_size = 4 * block_size
     if min_block > 1:
         block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
     _check_sizes(delimiter, block_size, ring_size, min_block, linger)
@@ -44,6 +61,9 @@ def flow_for(
     cutter = _cutter_for(delimiter, framing)
     _check_records(cutter, max_record, long_records)
     size = ring_size or max(RING_SIZE, 8 * block_size)
+    if merges:
+        ring = Ring(size, block_size, b"", max_record)
+        return Flow(ring, linger, min_block, copy, cutter, delimiter, long_records == "skip")
     ring = Ring(size, block_size, delimiter, max_record, long_records == "skip", cutter)
     return Flow(ring, linger, min_block, copy)
 

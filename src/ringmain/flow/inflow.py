@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ringmain._low_water import CAP, LowWater
+from ringmain._member import Member
+from ringmain._merge import Merger
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import Receiver
-from ringmain._ring import Counters
+from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import BlocksHeldError, ParseError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
@@ -70,7 +72,7 @@ class Inflow:
         self._idle_timeout = idle_timeout
         self._what = f"{verb} from {link.peer}"  # what errors say was being done
         self._pumping = pumping or kernel.Pumping()
-        self._engine: Receiver | Pump | None = None
+        self._engine: Receiver | Pump | Member | None = None
         self._stopped: Verdict | None = None
         self._hung_up = False
         self._kept_waiting: float | None = None  # what it was turned away for, in seconds
@@ -98,7 +100,7 @@ class Inflow:
     @property
     def taken(self) -> int:
         """How many bytes the blocks had that were taken."""
-        return self._engine.taken if isinstance(self._engine, Receiver) else 0
+        return self._engine.taken if isinstance(self._engine, Receiver | Member) else 0
 
     async def next_block(self) -> memoryview | None:
         """Return the next block, or None once there is a verdict and all that came before it was taken."""
@@ -110,7 +112,7 @@ class Inflow:
                 return None
             waiter = receiver.wait()
             if receiver.paused and self.ring.starved:
-                await self._until_given_back(waiter)
+                await until_given_back(self.ring, waiter)
             else:
                 await waiter
         return block
@@ -129,6 +131,8 @@ class Inflow:
         if self._hung_up or self._closed or self.verdict is not None:
             return
         self._hung_up = True
+        if isinstance(self._engine, Member):
+            self._engine.hang_up()
         self.link.hang_up()
 
     def is_silent(self) -> bool | None:
@@ -178,7 +182,7 @@ class Inflow:
         if not self._loop.is_closed():
             self.stop()
         self.link.close()
-        self.ring.drop()
+        self._drop()
 
     def _let_go(self) -> None:
         self._closed = True
@@ -197,7 +201,7 @@ class Inflow:
             # A peer that left a record unfinished has ended properly all the same.
             ended = self.verdict in (Verdict.ENDED, Verdict.STOPPED) or isinstance(self._cause, EOFError)
             self.link.close(goodbye=ended)
-        self.ring.drop()
+        self._drop()
         log_ended(self.outcome())
 
     def outcome(self, error: RingmainError | None = None) -> Outcome:
@@ -238,7 +242,7 @@ class Inflow:
 
     def _receive(self) -> Receiver:
         """Begin to receive into the ring."""
-        ring, linger, min_block, _ = self._flow
+        ring, linger, min_block = self.ring, self._flow.linger, self._flow.min_block
         receiver_class: type[Receiver] = PlainReceiver if self.link.tls_version is None else TlsReceiver
         receiver = receiver_class(self.link, ring, self.counters, linger, min_block)
         receiver.on_skip = functools.partial(_warn_of_skipped, self.link.peer, ring.max_record)
@@ -265,7 +269,17 @@ class Inflow:
             raise output.failure(pump.error)
         return True
 
-    def _begin(self, engine: Receiver | Pump) -> None:
+    def merge_into(self, merger: Merger, on_end: Callable[[], None]) -> None:
+        """Begin to receive whole records into the ring that others share; `on_end` is called after the last of them.
+
+        Raises OSError where the system has no room to watch it.
+        """
+        member = merger.add(self.link, self.counters)
+        member.on_skip = functools.partial(_warn_of_skipped, self.link.peer, self.ring.max_record)
+        member.on_end = on_end
+        self._begin(member)
+
+    def _begin(self, engine: Receiver | Pump | Member) -> None:
         self._engine = engine
         counters = self.counters  # not self: the timer must not keep what was forgotten alive
         self._cancel_idle()
@@ -276,19 +290,26 @@ class Inflow:
             lambda: engine.stop(Verdict.TIMED_OUT.value),
         )
 
+    def _drop(self) -> None:
+        """Forget what was not taken, unless it is mixed with what others brought."""
+        if isinstance(self._engine, Member):
+            self.counters.dropped_bytes = self._engine.dropped
+        else:
+            self.ring.drop()
+
     def _cancel_idle(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
 
-    async def _until_given_back(self, waiter: "asyncio.Future[None]") -> None:
-        held = f"the ring's {self.ring.block_count} blocks"
-        try:
-            async with asyncio.timeout(_HELD_TIMEOUT):
-                await waiter
-        except TimeoutError as error:
-            raise BlocksHeldError(
-                held, "too many are still held", "release or copy blocks, or raise ring_size="
-            ) from error
+
+async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
+    """Wait for a ring whose consumer holds all its blocks; raise BlocksHeldError."""
+    held = f"the ring's {ring.block_count} blocks"
+    try:
+        async with asyncio.timeout(_HELD_TIMEOUT):
+            await waiter
+    except TimeoutError as error:
+        raise BlocksHeldError(held, "too many are still held", "release or copy blocks, or raise ring_size=") from error
 
 
 def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:

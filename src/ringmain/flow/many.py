@@ -1,0 +1,118 @@
+"""Many connections at once, for a loader: their whole records as the blocks of one ring, or each by itself."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from ringmain._merge import Merger
+from ringmain.errors import UsageError
+from ringmain.flow.blocks import Flow
+from ringmain.flow.crowd import Crowd
+from ringmain.flow.inflow import Inflow, until_given_back
+from ringmain.net.readiness import finish
+from ringmain.waiting import Turn
+
+Item = TypeVar("Item")
+
+
+class Many:
+    """Take whole records of whoever is in a crowd (`next_of`), or each connection by itself (`next_inflow`).
+
+    Which of the two is settled by the first call. To merge, a task lets clients in from then on, which goes on when
+    whoever takes the records is cancelled.
+    """
+
+    def __init__(self, crowd: Crowd, flow: Flow) -> None:
+        assert flow.cutter is not None
+        self.crowd = crowd
+        self._flow = flow
+        self._merger = Merger(crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips)
+        self._admitting: asyncio.Task[None] | None = None
+        self._apart = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._turn = Turn("another task is already waiting for this loader")
+
+    def take(self) -> memoryview | None:
+        """Return the next block of whole records if there is one already."""
+        block = self._merger.take()
+        return self._given(block) if block is not None else None
+
+    def take_tagged(self) -> tuple[str, memoryview] | None:
+        """Return the same of one peer, with its address."""
+        taken = self._merger.take_tagged()
+        return (taken[0].link.peer, self._given(taken[1])) if taken is not None else None
+
+    async def next_of(self, take: Callable[[], Item | None]) -> Item | None:
+        """Return what one of these two returns next; None when there is none to come."""
+        if (taken := take()) is not None:
+            return taken
+        with self._turn:
+            while (taken := take()) is None and await self._until_more():
+                pass
+        return taken
+
+    async def next_inflow(self, new_flow: Callable[[], Flow]) -> Inflow | None:
+        """Return the next connection, once there is a place for it; None when there is none to come."""
+        if self._admitting is not None:
+            raise UsageError("connections()", "blocks of this loader are merged already", "use another loader")
+        self._apart = True
+        with self._turn:
+            return await self.crowd.next_inflow(new_flow)
+
+    def close(self, *, broken_off: bool) -> None:
+        """Let nobody in any more; close all who are there, with a reset if they are `broken_off`."""
+        self._end()
+        self.crowd.close(broken_off=broken_off)
+        self._merger.close()
+
+    def abandon(self) -> None:
+        """Close all at once, without a word to the peers."""
+        self._end()
+        self.crowd.abandon()
+        self._merger.close()
+
+    def _given(self, block: memoryview) -> memoryview:
+        if not self._flow.copy:
+            return block
+        with block:
+            return memoryview(bytes(block))
+
+    async def _until_more(self) -> bool:
+        """Return once there may be more to take; False if there is to be none."""
+        if self._admitting is None:
+            if self._apart:
+                raise UsageError("blocks", "this loader's connections are iterated over already", "use another loader")
+            self._admitting = self.crowd.loop.create_task(self._admit())
+            self._admitting.add_done_callback(lambda _: self._wake())
+        if self._admitting.done() and len(self.crowd) == 0:
+            if not self._admitting.cancelled():
+                self._admitting.result()
+            return False
+        self._waiter = self._merger.wait()
+        if self._merger.paused and self._merger.ring.starved:
+            await until_given_back(self._merger.ring, self._waiter)
+        else:
+            await self._waiter
+        return True
+
+    async def _admit(self) -> None:
+        """Let clients in, until no other is to be."""
+        while (inflow := await self.crowd.next_inflow(lambda: self._flow)) is not None:
+            inflow.merge_into(self._merger, self._on_end_of(inflow))
+            del inflow  # while the next one is waited for
+
+    def _on_end_of(self, inflow: Inflow) -> Callable[[], None]:
+        def ended() -> None:
+            self.crowd.warn_of(self.crowd.retire(inflow), inflow)
+            self._wake()
+
+        return ended
+
+    def _end(self) -> None:
+        if self._admitting is not None and not self.crowd.loop.is_closed():
+            self._admitting.cancel()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self.crowd.loop.is_closed():
+            finish(self._waiter)

@@ -1,0 +1,63 @@
+"""What a loader can be iterated over besides its blocks: its connections, and the blocks of one peer each."""
+
+from collections.abc import Coroutine
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from ringmain.stream import Result, Stream
+
+Item = TypeVar("Item")
+
+
+class Source(Protocol):
+    """A loader, as these see it."""
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run the private loop of a plain `with` until the work is done."""
+
+    def next_connection(self) -> Coroutine[Any, Any, Stream | None]:
+        """Return the next connection, or None."""
+
+    def next_tagged(self) -> Coroutine[Any, Any, tuple[str, memoryview] | None]:
+        """Return the next block of one peer, or None."""
+
+
+class _Items(Generic[Item]):
+    """An iterator, plain or asynchronous, that ends at None."""
+
+    def __init__(self, loader: Source) -> None:
+        self._loader = loader
+
+    async def _next(self) -> Item | None:
+        raise NotImplementedError
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        item = await self._next()
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        try:
+            return self._loader.run(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+
+class Connections(_Items[Stream]):
+    """What `Loader.connections` returns: an iterator of streams, plain or asynchronous."""
+
+    async def _next(self) -> Stream | None:
+        return await self._loader.next_connection()
+
+
+class Tagged(_Items[tuple[str, memoryview]]):
+    """What `Loader.tagged` returns: an iterator of (peer, block), plain or asynchronous."""
+
+    async def _next(self) -> tuple[str, memoryview] | None:
+        return await self._loader.next_tagged()
