@@ -91,9 +91,10 @@ class Blocking:
         finally:
             work.close()  # an interrupt may come before it has begun
 
-    def _described(self, where: str, state: str, sizes: Sequence[int]) -> str:
-        """Return what `repr` tells; `sizes` are the bytes of the present connection, each way, if there is one."""
-        clients = (", 1 connection" if sizes else ", no connection") if state == "listening" else ""
+    def _described(self, where: str, state: str, sizes: Sequence[int], count: int = 1) -> str:
+        """Return what `repr` tells; `sizes` are the bytes of the present connections, each way, if there are any."""
+        some = f", {count} connection{'s' if count > 1 else ''}"
+        clients = (some if sizes and count else ", no connection") if state == "listening" else ""
         moved = f", {' and '.join(map(str, sizes))} bytes" if sizes else ""
         return f"<{type(self).__name__} {where} {state}{clients}{moved}>"
 

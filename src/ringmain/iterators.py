@@ -1,7 +1,7 @@
 """What a loader can be iterated over besides its blocks: its connections, and the blocks of one peer each."""
 
 from collections.abc import Coroutine
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from ringmain.stream import Result, Stream
 
@@ -19,6 +19,26 @@ class Source(Protocol):
 
     def next_tagged(self) -> Coroutine[Any, Any, tuple[str, memoryview] | None]:
         """Return the next block of one peer, or None."""
+
+
+class Iterated:
+    """What a loader has of these: it is a `Source`."""
+
+    def connections(self) -> "Connections":
+        """Iterate over the connections instead, each a `Stream` of blocks, for those who must not join them.
+
+        async for connection in loader.connections():
+            async for block in connection:
+                parse(connection.peer, block)
+        """
+        return Connections(cast(Source, self))
+
+    def tagged(self) -> "Tagged":
+        """Iterate over (peer, block) instead: each block has whole records of one peer, "192.0.2.1:51234".
+
+        For a loader with `max_connections` above 1.
+        """
+        return Tagged(cast(Source, self))
 
 
 class _Items(Generic[Item]):

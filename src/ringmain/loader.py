@@ -18,9 +18,9 @@ from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
 from ringmain.flow.records import Records
-from ringmain.iterators import Connections, Tagged
+from ringmain.iterators import Iterated
 from ringmain.net.dial import context_for, dial
-from ringmain.net.gate import Gate, Listening, NoMoreClients, listen
+from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome
 from ringmain.settings import BLOCK_SIZE, LINGER, Framing, Options, Settings, settings_for
@@ -57,11 +57,18 @@ def load(
     read-only memoryview that owns its memory: keep it as long as you like, release it (or let it go) and the memory is
     received into again. With `copy` it is a copy instead, for those who keep many.
 
-    No block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
+    With `max_connections` that many clients are served at once, and their records are merged: a block has whole records
+    of any of them, which end at the `delimiter` (b"\n" by default) or as `framing` says, those of each in order.
+    `loader.tagged()` tells whose they are, `loader.connections()` hands out each connection by itself. The last record
+    of a connection that ends properly is completed with a delimiter; one that is cut off is dropped and warned of, as
+    is an error of a connection. Besides `ring_size` each may keep what it has of a record.
+
+    Else no block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
     bytes every block ends at one, except the last of a connection. A record longer than a block makes it grow, up to
-    `max_record` bytes, the delimiter included. A longer one ends the stream with RecordTooLongError once all before it
-    was taken, or with `long_records="skip"` is left out: the blocks around it stay whole and in order, `counters` tells
-    of `skipped_records` and `skipped_bytes`, and the first of a connection is warned of.
+    `max_record` bytes (64 MiB, of many connections 1 MiB), the delimiter included. A longer one ends the stream with
+    RecordTooLongError once all before it was taken, or with `long_records="skip"` is left out: the blocks around it
+    stay whole and in order, `counters` tells of `skipped_records` and `skipped_bytes`, and the first of a connection is
+    warned of.
 
     `ring_size` bytes (8 MiB, or as much as 8 blocks need) wait at most, in blocks of `block_size`; then the peer waits.
     With a `delimiter` one record may be added to that: all blocks, those that you keep included, never have more than
@@ -80,6 +87,12 @@ def load(
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
     settings = settings_for(load, Options, options, max_connections=max_connections)
+    if connect and listen_once:
+        remedy = "leave out connect=True, which always ends after one"
+        raise UsageError("listen_once=True", "it needs a listener", remedy)
+    if (connect or listen_once) and settings.max_connections > 1:
+        what = f"max_connections={max_connections} with {'connect=True' if connect else 'listen_once=True'}"
+        raise UsageError(what, "there is but one connection", "leave one of them out")
     new_flow = functools.partial(
         flow_for,
         delimiter=delimiter,
@@ -95,7 +108,7 @@ def load(
     return Loader(Endpoint.parse(url), settings, new_flow, connect=connect, listen_once=listen_once)
 
 
-class Loader(Listening, Blocking):
+class Loader(Listening, Iterated, Blocking):
     """What `load` returns: a context manager and an iterator of blocks, plain or asynchronous. One consumer at a time.
 
     `addresses` and `port` tell where it listens.
@@ -106,29 +119,15 @@ class Loader(Listening, Blocking):
     _stopped: asyncio.Event | None = None  # while it dials
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        settings: Settings,
-        new_flow: Callable[..., Flow],
-        *,
-        connect: bool,
-        listen_once: bool,
+        self, endpoint: Endpoint, settings: Settings, new_flow: Callable[..., Flow], *, connect: bool, listen_once: bool
     ) -> None:
-        if settings.max_connections > 1 and (connect or listen_once):
-            other = "connect=True" if connect else "listen_once=True"
-            what = f"max_connections={settings.max_connections} with {other}"
-            raise UsageError(what, "there is but one connection", "leave one of them out")
-        if connect and listen_once:
-            raise UsageError(
-                "listen_once=True", "it needs a listener", "leave out connect=True, which always ends after one"
-            )
         self.endpoint = endpoint
         self.settings = settings
         self.connect = connect
         self.listen_once = listen_once
         self.on_end: Callable[[Outcome], None] | None = None
         self._new_flow = new_flow
-        self._flow = new_flow(merges=settings.max_connections > 1)
+        self._flow = new_flow(merges=self.merges)
         self._context: ssl.SSLContext | None = None
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
@@ -138,15 +137,18 @@ class Loader(Listening, Blocking):
         tls = self.endpoint.tls or self.settings.tls
         where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
         state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
-        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_in])
+        count = 1 if self._many is None else len(self._many.crowd)
+        sizes = [] if self.counters is None or not count else [self.counters.bytes_in]
+        return self._described(where, state, sizes, count)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
             self._gate = await listen(self.endpoint, self.settings)
-            if self.settings.max_connections > 1:
-                self._many = self._many_at(self._gate)
+            if self.merges:
+                hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
+                self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self._flow)
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
@@ -211,15 +213,6 @@ class Loader(Listening, Blocking):
         except StopAsyncIteration:
             raise StopIteration from None
 
-    def connections(self) -> "Connections":
-        """Iterate over the connections instead, each a `Stream` of blocks, for those who must not join them.
-
-        async for connection in loader.connections():
-            async for block in connection:
-                parse(connection.peer, block)
-        """
-        return Connections(self)
-
     def records(self, *, headers: bool = False) -> Records:
         """Iterate over single records instead, those of all connections, for a loader with a delimiter or framing.
 
@@ -231,12 +224,10 @@ class Loader(Listening, Blocking):
         """
         return Records(self, lambda: self._inflow.verdict if self._inflow is not None else None, headers=headers)
 
-    def tagged(self) -> Tagged:
-        """Iterate over (peer, block) instead: each block has whole records of one peer, "192.0.2.1:51234".
-
-        For a loader with `max_connections` above 1.
-        """
-        return Tagged(self)
+    @property
+    def merges(self) -> bool:
+        """Whether many connections are served at once."""
+        return self.settings.max_connections > 1
 
     @property
     def ring(self) -> Ring:
@@ -246,16 +237,14 @@ class Loader(Listening, Blocking):
     @property
     def counters(self) -> Counters | None:
         """The counters of the connection being served, or None between two; of many the bytes of all together."""
-        if self._many is not None:
-            return self._many.crowd.counters()
-        return self._inflow.counters if self._inflow is not None else None
+        single = self._inflow.counters if self._inflow is not None else None
+        return single if self._many is None else self._many.crowd.counters()
 
     @property
     def fullness(self) -> float:
         """The part of what lies between the peer and the consumer that is filled, from 0 to 1."""
-        if self._many is not None:
-            return self.ring.fullness
-        return self._inflow.fullness if self._inflow is not None else 0.0
+        single = self._inflow.fullness if self._inflow is not None else 0.0
+        return single if self._many is None else self.ring.fullness
 
     def stop(self) -> bool:
         """Receive no more: what our kernel has acknowledged can still be taken, then the iteration ends.
@@ -306,16 +295,6 @@ class Loader(Listening, Blocking):
                 inflow = await self._next_inflow()
             self._given = None if inflow is None else Stream(inflow, self._retire, self.run)
             return self._given
-
-    def _many_at(self, gate: Gate) -> Many:
-        """Return those that are to be served at once."""
-        hear = weakref.WeakMethod(self._one_ended)  # their tasks must not keep a forgotten loader
-
-        def ended(outcome: Outcome) -> None:
-            if (method := hear()) is not None:
-                method(outcome)
-
-        return Many(Crowd(gate, self._context, self.settings, ended), self._flow)
 
     def _one_ended(self, outcome: Outcome) -> None:
         if self.on_end is not None:

@@ -6,8 +6,9 @@ import click
 
 import ringmain
 from ringmain.cli.options import linger, one_end
+from ringmain.cli.values import Octets, Size
 from ringmain.errors import UsageError
-from ringmain.settings import FRAMINGS
+from ringmain.settings import FRAMINGS, MAX_RECORD, MERGED_RECORD, Settings
 
 if TYPE_CHECKING:
     from ringmain.cli.session import Session
@@ -21,14 +22,42 @@ if TYPE_CHECKING:
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
 @click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
 @click.option(
+    "--max-connections",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=Settings.max_connections,
+    show_default=True,
+    help="Serve so many clients at once, and merge their records.",
+)
+@click.option(
+    "--delimiter",
+    metavar="TEXT",
+    type=Octets(),
+    default=b"",
+    help=r"Write whole records only, which end at this, as \n or \x1e. With several clients \n is the default.",
+)
+@click.option(
     "--framing",
     type=click.Choice(FRAMINGS),
     metavar="KIND",
     help="Check that what arrives has frames of this kind, and write whole ones only: octet-counting (syslog), "
     "length:4be (or 1, 2, 8 bytes; or le), nul or crlf.",
 )
+@click.option(
+    "--max-record",
+    metavar="SIZE",
+    type=Size(),
+    help=f"The longest record: {Size.words(MAX_RECORD)}, with several clients {Size.words(MERGED_RECORD)}.",
+)
+@click.option(
+    "--long-records",
+    type=click.Choice(["reset", "skip"]),
+    default="reset",
+    show_default=True,
+    help="Reset the sender of a longer one, or leave it out.",
+)
 @linger
-def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
+def load(connect: bool, listen_once: bool, keep_listening: bool, long_records: str, **options: Any) -> int:
     """Receive at ENDPOINT and write what arrives to standard output.
 
     \b
@@ -36,12 +65,14 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     ringmain load --listen-once tcp://:8000 | zstd > dump.zst
     ringmain load --connect tcps://example.org:4000 | head -1
     ringmain load tcp://127.0.0.1:4000 --tls --certfile key_and_cert.pem
+    ringmain load --max-connections 100 tcp://:8000 > events.ndjson
     """
     if connect and listen_once:
         raise UsageError("--connect with --listen-once", "there is nothing to listen at", "leave one of them out")
     if keep_listening and (connect or listen_once):
         other = "--connect" if connect else "--listen-once"
         raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
+    options["long_records"] = "skip" if long_records == "skip" else "raise"
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 
@@ -58,13 +89,14 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     with contextlib.closing(open_output(output, option)) as sink:
-        kernel.may_pump(path, sink, tls=tls, cut=loader.ring.cutter is not None)
+        kernel.may_pump(path, sink, tls=tls, cut=loader.merges or loader.ring.cutter is not None)
         return _load_into(sink, path, loader, session, tls=tls)
 
 
 def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:
     import asyncio
 
+    from ringmain._ring import Counters
     from ringmain.cli.stats import figures
     from ringmain.flow import copying
     from ringmain.outcome import Outcome
@@ -73,14 +105,20 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
     def on_end(outcome: Outcome) -> None:
         session.record(figures(outcome, loader.refused), outcome.counters.bytes_in, outcome.counters.bytes_out)
 
+    written = Counters()  # of all connections, where they are merged
+
     def look() -> tuple[int, int, float]:
-        return *session.moved(loader.counters), loader.fullness
+        bytes_in, bytes_out = session.moved(loader.counters)
+        return bytes_in, bytes_out + written.bytes_out, loader.fullness
 
     async def move() -> None:
         async with loader:
             with session.announced((loader, loader.endpoint, tls)):
                 sink.begin()
-                await copying.to_output(loader, sink, path)
+                if loader.merges:
+                    await copying.merged_to_output(loader, sink, written)
+                else:
+                    await copying.to_output(loader, sink, path)
 
     async def work() -> None:
         loader.on_end = on_end

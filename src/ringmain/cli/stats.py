@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ringmain.errors import OutputError, reason
 
 if TYPE_CHECKING:
+    from ringmain._ring import Counters
     from ringmain.outcome import Outcome, RelayOutcome
 
 log = logging.getLogger("ringmain")
@@ -34,7 +35,18 @@ def _figures(outcome: "Outcome") -> dict[str, Any]:
         "writes": counters.writes,
         "stalls": counters.stalls,
         "stalled_seconds": round(counters.stalled_seconds, 6),
+        **_left_out(counters),
     }
+
+
+def _left_out(counters: "Counters") -> dict[str, int]:
+    """Return what was thrown away, where that is anything."""
+    figures = {
+        "skipped_records": counters.skipped_records,
+        "skipped_bytes": counters.skipped_bytes,
+        "dropped_bytes": counters.dropped_bytes,
+    }
+    return {name: figure for name, figure in figures.items() if figure}
 
 
 def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The types of the values that options have: durations, sizes, percentages, counts."""
 
+import os
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -60,6 +61,29 @@ class Size(click.ParamType[int]):
     def words(size: int) -> str:
         """Return how a whole number of mebibytes is written."""
         return f"{size >> 20}M"
+
+
+class Octets(click.ParamType[bytes]):
+    r"""Octets; \n, \r, \t, \0, \\ and \xHH stand for what they do in C."""
+
+    name = "octets"
+    _ESCAPES: ClassVar[dict[str, bytes]] = {"n": b"\n", "r": b"\r", "t": b"\t", "0": b"\0", "\\": b"\\"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """Return the octets."""
+        if isinstance(value, bytes):
+            return value
+        octets = b""
+        for piece in re.findall(r"\\x[0-9A-Fa-f]{2}|\\.?|[^\\]+", value, re.DOTALL):
+            if not piece.startswith("\\"):
+                octets += os.fsencode(piece)
+            elif len(piece) == 4:
+                octets += bytes.fromhex(piece[2:])
+            elif piece[1:] in self._ESCAPES:
+                octets += self._ESCAPES[piece[1:]]
+            else:
+                self.fail(f"{piece} is no escape: write \\n, \\r, \\t, \\0, \\\\ or \\x1e", param, ctx)
+        return octets
 
 
 class Percentage(click.ParamType[float]):

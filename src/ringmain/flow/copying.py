@@ -70,6 +70,13 @@ async def to_output(loader: Loading, output: Output, path: str) -> None:
         loader.end(inflow)
 
 
+async def merged_to_output(blocks: AsyncIterator[memoryview], output: Output, written: Counters) -> None:
+    """Write the whole records of many connections to an output, counting what is written."""
+    async for block in blocks:
+        with block:
+            await output.write(block, written)
+
+
 async def from_input(saver: Saving, source: Input, path: str) -> None:
     """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
 

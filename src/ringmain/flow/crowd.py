@@ -13,17 +13,18 @@ from ringmain.net.gate import Gate, NoMoreClients
 from ringmain.outcome import Outcome
 from ringmain.settings import Settings
 
+OnEnd = Callable[[Outcome], None]
 log = logging.getLogger("ringmain")
 
 
 class Crowd:
     """The clients that a gate has let in and that have not left.
 
-    One that fails is warned of (`retire`): the others go on. `on_end` hears of each.
+    One that fails is warned of (`retire`): the others go on. `on_end` is a weak reference to what hears of each.
     """
 
     def __init__(
-        self, gate: Gate, context: ssl.SSLContext | None, settings: Settings, on_end: Callable[[Outcome], None]
+        self, gate: Gate, context: ssl.SSLContext | None, settings: Settings, on_end: Callable[[], OnEnd | None]
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._gate = gate
@@ -119,4 +120,5 @@ class Crowd:
         del self._inflows[inflow]
         inflow.close(broken_off=broken_off)
         self._gate.done(inflow.link)  # first: what `on_end` raises is not to keep the next client away
-        self._on_end(inflow.outcome(error))
+        if (on_end := self._on_end()) is not None:
+            on_end(inflow.outcome(error))
