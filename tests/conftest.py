@@ -127,3 +127,11 @@ def net(request: pytest.FixtureRequest, certificates: Certificates) -> "conformi
     import conforming  # which needs what is defined here
 
     return conforming.Net(certificates, tls=request.param)
+
+
+@pytest.fixture
+def tls_net(certificates: Certificates) -> "conforming.Net":
+    """Give a test TLS only."""
+    import conforming
+
+    return conforming.Net(certificates, tls=True)
