@@ -138,6 +138,24 @@ SAVE_TLS = Bench(
     ],
 )
 
+
+def _merging(connections: int) -> Bench:
+    return Bench(
+        f"many-{connections}",
+        f"Merge the lines of {connections} connections, 400 bytes each",
+        "C epoll merge",
+        Shape(),
+        [
+            Contender("C epoll merge", "{c}/merge {port} {connections}", _SAVED, connections=connections),
+            Contender(
+                "ringmain", f"{_PYTHON}ringmain-merged {{port}} {{connections}}", _SAVED, connections=connections
+            ),
+        ],
+    )
+
+
+MANY = [_merging(connections) for connections in (16, 256, 1000)]
+
 SLOW = Bench(
     "slow",
     "Pass a slow stream on to a pipe: 100 MB/s in writes of 4 KiB",
@@ -350,5 +368,5 @@ IPERF = Bench(
 )
 
 _ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SAVE_TLS, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
-_ALL += [RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
+_ALL += [*MANY, RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
 BENCHES = {bench.name: bench for bench in [*_ALL, MESSAGES, GROW_PLOT, IPERF]}

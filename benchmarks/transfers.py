@@ -29,7 +29,8 @@ class Contender:
     {ringmain}, {port}, {to} the port that a relay connects to, {cert} a file with key and certificate, {config} a file
     with the text of `config`, {report} where to write JSON with `bytes` and `reads`. A contender with a configuration
     is a server that runs until it is told to end. `size` is in GB. `message` is the size of the source's writes, `rate`
-    its limit in bytes a second (0: none).
+    its limit in bytes a second (0: none). Each of many `connections` ({connections}) brings lines of 400 bytes in large
+    writes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Contender:
     message: int = 256 << 10
     rate: float = 0
     config: str = ""
+    connections: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def measure(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
 
 def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -> None:
     """Move `size` bytes and compare their SHA-256 at both ends; raise BenchError if they differ."""
-    expected = _digest_of_pattern(workshop, size)
+    expected = _digest_of_pattern(workshop, size) if contender.connections == 1 else ""
     with Processes(workshop) as processes:
         if shape.saves or shape.relays:
             with listening_socket() as listener:
@@ -96,6 +98,9 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
             port = free_port()
             _start_loader(processes, shape, contender, port, compared=True)
             _start_source(processes, shape, contender, size, port)
+            if contender.connections > 1:
+                _check_lines(processes.stdout("contender"), contender, size)
+                return
             digest = _digest(processes.stdout("contender"))
         if digest != expected:
             raise BenchError(f"{contender.name}: other bytes came than were sent; {processes.complaint('contender')}")
@@ -104,7 +109,7 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
 def command_line(processes: Processes, contender: Contender, port: int, to: int = 0) -> list[str]:
     """Fill in the words in braces, and write the configuration; see `Contender`."""
     words = processes.workshop.words | {"port": str(port), "report": str(processes.report_path("contender"))}
-    words |= {"to": str(to), "config": str(processes.config_path)}
+    words |= {"to": str(to), "connections": str(contender.connections), "config": str(processes.config_path)}
     processes.config_path.write_text(contender.config.format_map(words))
     return [word.format_map(words) for word in contender.command.split()]
 
@@ -155,6 +160,8 @@ def _start_source(processes: Processes, shape: Shape, contender: Contender, size
     folder = processes.workshop.folder
     if shape.tls:
         command = [str(folder / "tls"), "send", str(port), str(size)]
+    elif contender.connections > 1:
+        command = [str(folder / "crowd"), str(port), str(size), str(contender.connections)]
     else:
         command = [str(folder / "send"), str(port), str(size), str(contender.message), str(contender.rate)]
     processes.start("source", command, cores=OTHER_CORES)
@@ -183,6 +190,22 @@ def _sample(processes: Processes, shape: Shape, size: int, started: float) -> Sa
     if own.get("reads"):
         sample |= {"reads/GB": own["reads"] / gigabytes, "read KiB": size / own["reads"] / 1024}
     return sample
+
+
+def _check_lines(fd: int, contender: Contender, size: int) -> None:
+    """Read the lines of many connections, which must be all, and those of each in order."""
+    came = 0
+    following = [0] * contender.connections
+    with os.fdopen(os.dup(fd), "rb") as lines:
+        for line in lines:
+            came += len(line)
+            if len(line) == 400:  # but the last of all is shorter
+                connection, number = int(line[:4], 16), int(line[5:15], 16)
+                if line[15:] != b"." * 384 + b"\n" or number != following[connection]:
+                    raise BenchError(f"{contender.name}: {line[:20]!r} came, not number {following[connection]}")
+                following[connection] += 1
+    if came != size:
+        raise BenchError(f"{contender.name}: {size} bytes were sent, {came} came")
 
 
 def _digest_of_pattern(workshop: Workshop, size: int) -> str:

@@ -9,11 +9,8 @@ Invariants:
 No I/O, no Python: it is called between reading a state and writing it.
 """
 
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.string cimport memcpy, memmove
-
-from ringmain._cutter cimport Cutter
-from ringmain._ring cimport Counters
 
 cdef Py_ssize_t SMALL = 512  # bytes that are had at least
 
@@ -91,7 +88,7 @@ cdef class Carry:
         return True
 
     cdef bint make_room(self, Py_ssize_t size) noexcept:
-        """Have memory for that many bytes more; False without. It doubles, so that a record does not move all the time."""
+        """Have memory for that many bytes more, twice what there was, if it is to grow; False without."""
         cdef Py_ssize_t capacity = max(SMALL, self.size + size, min(2 * self.capacity, self.max_record))
         cdef char* data
         if self.size + size <= self.capacity:

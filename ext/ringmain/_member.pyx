@@ -58,7 +58,7 @@ cdef class Member(Carry):
 
     def stop(self, str verdict="stopped", object error=None):
         """End the stream from our side, keeping the whole records that came. Does nothing after a verdict."""
-        if self.verdict is None and self.host is not None:
+        if self.verdict is None and self.host is not None and self.host.loop is not None:
             self.host.let_go(self, verdict, error)
 
     def hang_up(self):

@@ -138,10 +138,11 @@ cdef class Merger(Sorter):
         finally:
             for member in list(self.members):
                 (<Member>member).whole = 0
-                self.let_go(member, "stopped", None)
+                if (<Member>member).verdict is None:
+                    self.let_go(member, "stopped", None)
             self.members.clear()
-            self.runs, self.round, self.queue, self.stuck = Runs(), [], [], None
             self.at = 0
+            self.runs, self.round, self.queue, self.stuck = Runs(), [], [], None
             self.ring.drop()
             close(self.epoll_fd)
             self.epoll_fd = -1

@@ -7,6 +7,8 @@ Cost: some instructions a read. No I/O, no Python: it is called between reading 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 
+cdef size_t FEW = 64
+
 
 cdef class Runs:
     """A queue of bytes that are one owner's each, who is kept alive by others."""
@@ -18,7 +20,7 @@ cdef class Runs:
         """Add bytes, which are of the last run where they go on with it; False without memory."""
         cdef Run* last
         cdef Run* items
-        cdef size_t index
+        cdef size_t index, capacity
         if self.count:
             last = &self.items[(self.head + self.count - 1) & (self.capacity - 1)]
             if last.owner == owner and last.end + size == end:
@@ -26,14 +28,15 @@ cdef class Runs:
                 last.end = end
                 return True
         if self.count == self.capacity:
-            items = <Run*>PyMem_RawMalloc(max(64, 2 * self.capacity) * sizeof(Run))
+            capacity = 2 * self.capacity if self.capacity else FEW
+            items = <Run*>PyMem_RawMalloc(capacity * sizeof(Run))
             if items == NULL:
                 return False
             for index in range(self.count):
                 items[index] = self.items[(self.head + index) & (self.capacity - 1)]
             PyMem_RawFree(self.items)
             self.items = items
-            self.capacity = max(64, 2 * self.capacity)
+            self.capacity = capacity
             self.head = 0
         last = &self.items[(self.head + self.count) & (self.capacity - 1)]
         last.owner, last.size, last.end = owner, size, end

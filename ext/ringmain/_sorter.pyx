@@ -29,7 +29,8 @@ cdef class Sorter(Host):
     """Sort what streams bring into a ring that does not cut; see `Merger`."""
 
     def __init__(
-        self, object loop, Ring ring not None, Cutter cutter not None, Py_ssize_t max_record, bytes terminator, bint skips
+        self, object loop, Ring ring not None, Cutter cutter not None, Py_ssize_t max_record, bytes terminator not None,
+        bint skips
     ):
         if ring.cutter is not None:
             raise ValueError("records are cut before they are in the ring, which must not have a delimiter")
@@ -126,7 +127,9 @@ cdef class Sorter(Host):
             return False
         if member.heard is None or member.verdict is not None:
             return True
-        if member.heard == "ended":
+        if member.hung_up:
+            member.heard = "stopped"
+        elif member.heard == "ended":
             self.complete(member)
             if member.whole and not self.flush(member):
                 return False
@@ -136,9 +139,7 @@ cdef class Sorter(Host):
 
     cdef int complete(self, Member member) except -1:
         """Make a record of what is left at a proper end."""
-        if member.hung_up:
-            member.heard = "stopped"
-        elif member.size and self.terminator and not member.skipping:
+        if member.size and self.terminator and not member.skipping:
             if member.size + len(self.terminator) > self.max_record:
                 member.refuse(0, member.size)
                 self.judge(member)

@@ -8,7 +8,7 @@ from ringmain._cutter import Cutter
 from ringmain._ring import Counters, Ring
 from ringmain._tls import Session
 
-class Link(Protocol):  # ringmain.net.link.Link
+class _Link(Protocol):  # ringmain.net.link.Link
     @property
     def fd(self) -> int: ...
     @property
@@ -32,7 +32,7 @@ class Host:
 @disjoint_base
 class Member(Carry):
     @property
-    def link(self) -> Link: ...
+    def link(self) -> _Link: ...
     @property
     def verdict(self) -> str | None: ...
     @property
@@ -46,7 +46,7 @@ class Member(Carry):
     on_end: Callable[[], object] | None
     on_skip: Callable[[int], object] | None
     def __init__(
-        self, host: Host, link: Link, counters: Counters, cutter: Cutter, max_record: int, skips: bool
+        self, host: Host, link: _Link, counters: Counters, cutter: Cutter, max_record: int, skips: bool
     ) -> None: ...
     def stop(self, verdict: str = "stopped", error: Exception | None = None) -> None: ...
     def hang_up(self) -> None: ...
