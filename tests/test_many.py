@@ -459,3 +459,19 @@ def test_the_command_takes_another_delimiter(bench: peers.Bench) -> None:
         assert loader.process.stdout.read(5) == b"one\n\x1e"
         peers.send_no_more(sock)
         assert loader.process.stdout.read(4) == b"two\x1e"
+
+
+def test_a_feed_wants_one_connection_at_a_time(run: Run) -> None:
+    pytest.importorskip("msgspec")
+    from ringmain.feeds import msgspec as feed
+
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", max_connections=2, delimiter=b"\n") as loader:
+            with pytest.raises(ringmain.UsageError, match="feed each stream of loader.connections"):
+                feed.decode_lines(loader, int)
+            with peers.connect(loader.port) as sock:
+                sock.sendall(b"1\n2\n")
+                stream = await anext(loader.connections())
+                assert await anext(feed.decode_lines(stream, int)) == [1, 2]
+
+    run(main())

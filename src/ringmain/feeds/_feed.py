@@ -37,6 +37,7 @@ class Cursor:
     """
 
     def __init__(self, source: Loader | Stream, *, lines: bool = False) -> None:
+        check_single(source)
         self.source = source
         self._lines = lines
         self._stream = source if isinstance(source, Stream) else None
@@ -182,8 +183,16 @@ def broke(stream: Stream) -> bool:
     return stream.verdict not in (None, "ended")
 
 
+def check_single(source: Loader | Stream) -> None:
+    """Raise UsageError if the source mixes what many connections bring."""
+    if isinstance(source, Loader) and source.merges:
+        why = "an error could not tell whose record it was"
+        raise UsageError("a loader of many connections", why, "feed each stream of loader.connections() by itself")
+
+
 def check_whole(source: Loader | Stream) -> None:
     """Raise UsageError if the source leaves out records of its own, of which the parser knows nothing."""
+    check_single(source)
     if source.ring.skips:
         why = "what it leaves out is no whole number of the records that are read here"
         raise UsageError('a loader with long_records="skip"', why, "leave out long_records=, and delimiter= with it")
@@ -191,5 +200,6 @@ def check_whole(source: Loader | Stream) -> None:
 
 def check_lines(source: Loader | Stream) -> None:
     """Raise UsageError unless the source cuts its blocks at the end of lines."""
+    check_single(source)
     if not source.ring.delimiter.endswith(b"\n"):
         raise UsageError("a loader without lines", "its blocks end anywhere", r'give it delimiter=b"\n"')
