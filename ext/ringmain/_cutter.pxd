@@ -8,7 +8,7 @@ cdef enum:
 
 
 cdef class Cutter:
-    cdef Py_ssize_t overlap                 # bytes at the end of what was searched that the end of a record may begin in
+    cdef Py_ssize_t overlap                 # bytes at the end of what was searched where the end of a record may begin
     cdef readonly Py_ssize_t least          # what max_record has to be: a size that stands in front, or a delimiter
     cdef bint counted                       # sizes may stand in front of records
 

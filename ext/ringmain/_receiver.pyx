@@ -23,8 +23,8 @@ cdef class Receiver:
     The ring may serve many connections, one after another; the receiver serves one, whose link stays the caller's to
     close. After the verdict nothing touches it any more.
 
-    A proper end within a record whose size stands in front is "truncated" too, with an EOFError. Behind the cut of a ring
-    that refuses to go on it is "stopped": with an OverflowError, or a ValueError of the offset and of what is there.
+    A proper end within a record whose size stands in front is "truncated" too, with an EOFError. Where the ring refuses
+    to go on it is "stopped": with an OverflowError, or a ValueError of the offset and of what stands there.
     """
 
     def __init__(self, object link, Ring ring, Counters counters, double linger, Py_ssize_t min_block=1):

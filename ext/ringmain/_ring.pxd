@@ -27,6 +27,7 @@ cdef class Ring(BlockPool):
     cdef readonly Py_ssize_t max_record
     cdef readonly bytes delimiter           # empty: blocks are not cut
     cdef readonly Cutter cutter             # tells where records end; None: blocks are not cut
+    cdef bint counted                       # sizes may stand in front of records
     cdef readonly bint skips                # records that outgrow max_record are thrown away
     cdef Py_ssize_t room                    # a block lent to its last byte is filled on only if it has this left, or 0
     cdef PyObject* ready                    # full blocks, in order

@@ -8,8 +8,8 @@ Invariants:
 - A block is in exactly one place: `free`, `ready`, `current`, or out with its last bytes lent (retired).
 - `start <= filled <= capacity`; a byte below `filled` of the current block is never written again while a view lives.
 - A retired block returns to `free` when its last view dies.
-- With a cutter every block taken ends where a record does, except that the last of a stream may lack its delimiter, and
-  nothing is ever split or reordered. A record whose size stands in front is never taken in part.
+- With a cutter every block taken ends where a record does, but for a last one without its delimiter, and nothing is
+  ever split or reordered. A record whose size stands in front is never taken in part.
 - The bytes of a block follow each other in the stream too: what is skipped is between two blocks.
 - Python code runs in three places only, each with nothing half-done: while a block is made, while a view is made (the
   collector, which lets views die and calls whatever they meant to somebody), and in `on_release`. What was read before
@@ -46,8 +46,8 @@ cdef class Counters:
 cdef class Ring(BlockPool):
     """Hold the blocks of one loader.
 
-    ring_size, block_size and max_record are bytes. Every taken block has to end at a delimiter, if that is not empty, or
-    where a cutter says. A record, its delimiter or size included, of more than max_record bytes ends the stream, or
+    ring_size, block_size and max_record are bytes. Every taken block has to end at the delimiter, if that is not empty,
+    or where a cutter says. A record, its delimiter or size included, of more than max_record bytes ends the stream, or
     with `skips` is left out.
     """
 
@@ -67,6 +67,7 @@ cdef class Ring(BlockPool):
         self.delimiter = delimiter
         self.skips = skips and self.cutter is not None
         if self.cutter is not None:
+            self.counted = self.cutter.counted
             self.grow_for(max_record)
 
     def reserve(self, Py_ssize_t at_least=1):
@@ -74,18 +75,18 @@ cdef class Ring(BlockPool):
 
         It is shorter only where a record is about to outgrow `max_record`. `at_least` is `block_size` at most.
         The view borrows the ring's memory: fill it, call `commit`, and drop it before the next call of any kind.
-        May be repeated; raises OverflowError when a record has outgrown `max_record`, ValueError behind a malformed one.
+        May be repeated; raises OverflowError when a record has outgrown `max_record`, ValueError where none begins.
         """
         if at_least > self.block_size:
             raise ValueError("cannot reserve more than a block")
         cdef Claim claim = self.claim(at_least)
-        if claim == NO_BLOCK:
-            return None
+        if claim == CLAIMED:
+            return PyMemoryView_FromMemory(self.window, self.window_size, PyBUF_WRITE)
         if claim == TOO_LONG:
             raise OverflowError(f"a record is longer than {self.max_record} bytes")
         if claim == MALFORMED:
             raise ValueError(f"no record begins with {self.head[:self.head_size]}")
-        return PyMemoryView_FromMemory(self.window, self.window_size, PyBUF_WRITE)
+        return None
 
     def commit(self, Py_ssize_t size):
         """Declare the first `size` bytes of the last reservation filled."""
@@ -127,7 +128,7 @@ cdef class Ring(BlockPool):
         """
         cdef Block block = self.current
         if block is not None:
-            if self.skipping or self.unfinished() >= 0:
+            if self.skipping or (self.counted and self.unfinished() >= 0):
                 block.filled = self.cut
             self.current = None
             self.move_on(block)
@@ -318,7 +319,7 @@ cdef class Ring(BlockPool):
             found = self.cutter.last(block.data, self.cut, end - size, end)
             if found >= 0:
                 self.cut = found
-        if end - self.cut >= self.max_record or (self.cutter.counted and end > self.cut):
+        if end - self.cut >= self.max_record or (self.counted and end > self.cut):
             self.look_ahead(block, end)
 
     cdef void look_ahead(self, Block block, Py_ssize_t end) noexcept:
@@ -344,7 +345,7 @@ cdef class Ring(BlockPool):
         cdef Block block = self.current
         if self.skipping:
             return self.long_at if self.skip_end > 0 else -1
-        if block is None or block.filled == self.cut or self.cutter is None or not self.cutter.counted:
+        if block is None or block.filled == self.cut or not self.counted:
             return -1
         return block.base + self.cut if self.cutter.size_at(block.data, self.cut, block.filled) != UNTOLD else -1
 

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The records of blocks, one after another, as views that keep their block.
 
-Goal: a loop over short records should cost little. Cost: where a record ends is found when it is asked for, and its view
-is made in the memory of the one that the loop has just dropped. No I/O, no event loop: whoever inherits brings the
-blocks.
+Goal: a loop over short records should cost little. Cost: where a record ends is found when it is asked for, and its
+view is made in the memory of the one that the loop has just dropped. No I/O, no event loop: whoever inherits brings
+the blocks.
 """
 
 from cpython.memoryview cimport PyMemoryView_Check, PyMemoryView_GET_BUFFER
@@ -35,6 +35,10 @@ cdef class Walk:
         self.at, self.size = 0, PyMemoryView_GET_BUFFER(block).len
         self.keeps_rest = keeps_rest
         self.block = block
+
+    def fetch(self):
+        """Go on with the next block."""
+        raise NotImplementedError
 
     def __iter__(self):
         return self

@@ -46,6 +46,20 @@ class ConnectError(RingmainError, ConnectionError):  # type: ignore[override]  #
     exit_code = 7
 
 
+class ParseError(RingmainError):
+    """What arrived is not what a feed, or `framing=`, was told to expect.
+
+    `connection` is the peer that sent it, as "192.0.2.1:51234"; `offset` is how many bytes of its stream lie before the
+    record at fault. The parser's own error is the `__cause__`.
+    """
+
+    exit_code = 8
+
+    def __init__(self, connection: str, offset: int, why: str, remedy: str = "") -> None:
+        self.connection, self.offset = connection, offset
+        super().__init__(f"the record at offset {offset} from {connection}", why, remedy)
+
+
 class TruncatedError(RingmainError):
     """A TLS stream ended without close_notify, or broke, or a stream ended within a frame: bytes may be missing."""
 
@@ -131,20 +145,6 @@ class CaFileError(RingmainError):
     """The file of certificate authorities cannot be used."""
 
     exit_code = 77
-
-
-class ParseError(RingmainError):
-    """What arrived is not what a feed, or `framing=`, was told to expect.
-
-    `connection` is the peer that sent it, as "192.0.2.1:51234"; `offset` is how many bytes of its stream lie before the
-    record at fault. The parser's own error is the `__cause__`.
-    """
-
-    exit_code = 8
-
-    def __init__(self, connection: str, offset: int, why: str, remedy: str = "") -> None:
-        self.connection, self.offset = connection, offset
-        super().__init__(f"the record at offset {offset} from {connection}", why, remedy)
 
 
 class BlocksHeldError(RingmainError):

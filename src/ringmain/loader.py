@@ -58,22 +58,27 @@ def load(
     received into again. With `copy` it is a copy instead, for those who keep many.
 
     With `max_connections` that many clients are served at once, and their records are merged: a block has whole records
-    of any of them, which end at the `delimiter` (b"\n" by default) or as `framing` says, those of each in order.
-    `loader.tagged()` tells whose they are, `loader.connections()` hands out each connection by itself. The last record
-    of a connection that ends properly is completed with a delimiter; one that is cut off is dropped and warned of, as
-    is an error of a connection. Besides `ring_size` each may keep what it has of a record.
+    of any of them, those of each in order. `loader.tagged()` tells whose they are, `loader.connections()` hands out
+    each connection by itself. The last record of a connection that ends properly is completed with a delimiter; one
+    that is cut off is dropped and warned of, as is an error of a connection.
 
     Else no block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
-    bytes every block ends at one, except the last of a connection. A record longer than a block makes it grow, up to
-    `max_record` bytes (64 MiB, of many connections 1 MiB), the delimiter included. A longer one ends the stream with
-    RecordTooLongError once all before it was taken, or with `long_records="skip"` is left out: the blocks around it
-    stay whole and in order, `counters` tells of `skipped_records` and `skipped_bytes`, and the first of a connection is
-    warned of.
+    bytes (b"\n" where many are merged) every block ends at one, except the last of a connection. `framing` is for
+    records that say how long they are: "octet-counting" is syslog's (RFC 6587; where a "<" stands instead of the count
+    a line begins), "length:4be" a length of 1, 2, 4 or 8 bytes, highest first or "le", that counts what follows it;
+    "nul" and "crlf" are delimiters. Every block then holds whole frames as they came, and none is handed out in part: a
+    connection that ends within one raises TruncatedError, one that sends what no frame begins with ParseError.
+
+    A record longer than a block makes it grow, up to `max_record` bytes (64 MiB; of many 1 MiB), all included. A longer
+    one ends the stream with RecordTooLongError once all before it was taken, or with `long_records="skip"` is left out:
+    the blocks around it stay whole and in order, `counters` tells of `skipped_records` and `skipped_bytes`, and the
+    first of a connection is warned of.
 
     `ring_size` bytes (8 MiB, or as much as 8 blocks need) wait at most, in blocks of `block_size`; then the peer waits.
-    With a `delimiter` one record may be added to that: all blocks, those that you keep included, never have more than
-    `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for`
-    keeps its last block while it waits: release it before (`with block:`) where two records may be longer than that.
+    With a `delimiter` or `framing` one record may be added to that: all blocks, those that you keep included, never
+    have more than `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets
+    BlocksHeldError. A `for` keeps its last block while it waits: release it before (`with block:`) where two records
+    may be longer than that.
 
     While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
     switches that off. A block has at least `min_block` bytes, unless that takes longer than `linger` or the connection

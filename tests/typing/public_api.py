@@ -23,6 +23,8 @@ async def asynchronous() -> None:
         assert_type(loader.counters, ringmain.Counters | None)
         async for block in loader:
             assert_type(block, memoryview)
+        async for record in loader.records(headers=True):
+            assert_type(record, memoryview)
         async for connection in loader.connections():
             assert_type(connection, ringmain.Stream)
             assert_type(connection.peer, str)

@@ -1,6 +1,6 @@
 """The records of what comes, instead of its blocks."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from ringmain._ring import Ring
@@ -16,7 +16,6 @@ class Blocks(Protocol):
     def ring(self) -> Ring:
         """Where they are from."""
 
-    def __aiter__(self) -> AsyncIterator[memoryview]: ...
     async def __anext__(self) -> memoryview: ...
     def __next__(self) -> memoryview: ...
 
