@@ -95,7 +95,7 @@ class Blocking:
         """Return what `repr` tells; `sizes` are the bytes of the present connections, each way, if there are any."""
         some = f", {count} connection{'s' if count > 1 else ''}"
         clients = (some if sizes and count else ", no connection") if state == "listening" else ""
-        moved = f", {' and '.join(map(str, sizes))} bytes" if sizes else ""
+        moved = f", {' and '.join(map(str, sizes))} bytes" if sizes and count else ""
         return f"<{type(self).__name__} {where} {state}{clients}{moved}>"
 
     def _awaited_or_done(self, work: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:

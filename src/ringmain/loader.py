@@ -141,10 +141,9 @@ class Loader(Listening, Iterated, Blocking):
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
         where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
-        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
-        count = 1 if self._many is None else len(self._many.crowd)
-        sizes = [] if self.counters is None or not count else [self.counters.bytes_in]
-        return self._described(where, state, sizes, count)
+        state = "listening" if self._gate is not None else "closed" if self._inflow is None else "connected"
+        count = len(self._many.crowd) if self._many is not None else int(self._inflow is not None)
+        return self._described(where, state, [self.counters.bytes_in] if self.counters is not None else [], count)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -181,9 +180,8 @@ class Loader(Listening, Iterated, Blocking):
             self._gate = None
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        closers: list[Callable[[], object]] = [self._inflow.abandon] if self._inflow is not None else []
-        if self._many is not None:
-            closers.append(self._many.abandon)
+        held = (self._inflow, self._many)
+        closers: list[Callable[[], object]] = [it.abandon for it in held if it is not None]
         return [*closers, self._gate.close] if self._gate is not None else closers
 
     def __aiter__(self) -> Self:
@@ -324,8 +322,7 @@ class Loader(Listening, Iterated, Blocking):
         if self._finished:  # since it was found, in this very turn of the loop
             link.reset()
             return None
-        inflow = self._begin(link)
-        self._gate.watch_over(link, inflow)
+        self._gate.watch_over(link, inflow := self._begin(link))
         return inflow
 
     def _begin(self, link: Link) -> Inflow:
