@@ -146,6 +146,27 @@ def test_an_unfinished_frame_is_a_truncated_stream(run: Run, net: Net, kind: str
         assert client.end in PROPER  # it has ended properly itself
 
 
+def test_a_loader_that_is_stopped_within_a_frame_ends_behind_those_that_are_whole(run: Run, net: Net) -> None:
+    whole = framed("length:4be", b"whole")
+
+    async def main() -> None:
+        got = bytearray()
+        async with ringmain.load(net.url(), framing="length:4be", **net.listening) as loader:
+            client = await witness.connect(loader.port, net.client())
+            shaking = asyncio.ensure_future(client.shake_hands())
+            stream = await anext(loader.connections())
+            await shaking
+            await client.send(whole + whole[:-1])
+            got += await anext(stream)
+            loader.stop()
+            async for block in stream:
+                got += block
+            assert (got, stream.verdict) == (whole, "stopped")
+            client.sock.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("kind", [*DELIMITERS, "octet-counting"])
 def test_a_last_record_without_its_delimiter_is_handed_out(run: Run, net: Net, kind: str) -> None:
     data = framed(kind, b"<1>one") + b"<2>two"
