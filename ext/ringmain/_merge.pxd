@@ -16,6 +16,7 @@ cdef class Merger(Sorter):
     cdef bint news                      # a member has ended since a consumer waited last
     cdef list round                     # members that were ready when it began
     cdef Py_ssize_t at                  # whose turn it is
+    cdef long long stalls_then          # how many stalls there had been when it began
     cdef list queue                     # members that have something that epoll does not tell of, for the next round
     cdef Py_ssize_t queued              # how many of those there are, in the round too
 

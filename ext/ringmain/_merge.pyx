@@ -43,11 +43,14 @@ from ringmain._sorter cimport STALLED, Sorter
 cdef enum:
     EVENTS = 1024           # that one call brings; the kernel begins with the others next time
 
-# Bytes a turn of the loop, so that timers and consumers run. To decrypt is about four times the work of a copy.
-cdef Py_ssize_t TURN = 2 << 20
+# Bytes a turn of the loop, so that timers and consumers run, and what is read is still in a cache when they do. To
+# decrypt is about four times the work of a copy.
+cdef Py_ssize_t TURN = 1 << 20
 cdef Py_ssize_t TLS_FACTOR = 4
-# Bytes that one stream is read at most in a round: its part of the ring, within these.
-cdef Py_ssize_t LEAST_QUANTUM = 64 << 10
+# Bytes that one stream is read at most in a round: its part of the ring, within these. Where the consumer is slower,
+# the others wait for each of them; where it is not, short reads would only cost more, a tenth at 256 streams.
+cdef Py_ssize_t SLOW_QUANTUM = 64 << 10
+cdef Py_ssize_t LEAST_QUANTUM = 256 << 10
 cdef Py_ssize_t MOST_QUANTUM = 1 << 20
 
 
@@ -217,7 +220,8 @@ cdef class Merger(Sorter):
             if member is not None and not member.queued:
                 self.round.append(member)
         share = self.ring.block_size * self.ring.block_count // max(1, len(self.round))
-        self.quantum = min(max(share, LEAST_QUANTUM), MOST_QUANTUM)
+        self.quantum = min(max(share, LEAST_QUANTUM if self.stalls == self.stalls_then else SLOW_QUANTUM), MOST_QUANTUM)
+        self.stalls_then = self.stalls
         return 0
 
     cdef Py_ssize_t serve(self, Member member) except? -2:
@@ -233,7 +237,7 @@ cdef class Merger(Sorter):
             self.await_more(member)
         if member.session is None or size == STALLED:
             return size
-        return TLS_FACTOR * (max(size, LEAST_QUANTUM) if member.unread else size)
+        return TLS_FACTOR * (max(size, SLOW_QUANTUM) if member.unread else size)
 
     cdef int await_more(self, Member member) except -1:
         """See to it that a stream that was read is read again."""
