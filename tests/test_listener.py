@@ -352,7 +352,7 @@ def test_a_client_that_has_outlived_its_partner_and_still_shakes_hands_keeps_nob
     async def main() -> None:
         tls = ringmain.TlsSettings(certfile=str(certificates.server))
         urls = "tcp://127.0.0.1:0", "tcps://127.0.0.1:0"
-        options: dict[str, Any] = {"listen": True, "gate": "refuse", "destination_tls": tls, "handshake_timeout": None}
+        options: dict[str, Any] = {"listen": True, "gate": "queue", "destination_tls": tls, "handshake_timeout": None}
         async with ringmain.relay(*urls, **options) as relayer:
             serving = asyncio.ensure_future(relayer.serve())
             gone = await asyncio.to_thread(peers.connect, relayer.source.port)
