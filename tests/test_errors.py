@@ -88,7 +88,7 @@ def test_allow_takes_one_network_as_it_is_written() -> None:
         ("add listen_once=True, or see allow=;", "add --listen-once, or see --allow;"),
         ("give it with source_tls.client_ca=", "give it with --source-client-ca"),
         ("destination_tls.certfile=/x: why", "--destination-certfile /x: why"),
-        ("raise max_record=; nonsense=1 source_tls.path=", "raise max_record=; nonsense=1 source_tls.path="),
+        ("raise min_block=; nonsense=1 source_tls.path=", "raise min_block=; nonsense=1 source_tls.path="),
     ],
 )
 def test_the_command_line_names_flags_where_the_library_names_keywords(line: str, flags: str) -> None:

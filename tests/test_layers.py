@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "net": WORDS | COMPILED,
     "flow": WORDS | COMPILED | {"net"},
     "stream": {"_ring", "errors", "flow"},
+    "iterators": {"stream"},
     "blocking": {"_ring", "endpoint", "errors", "outcome", "settings"},
     # The verbs for Python; none imports another.
-    "loader": WORDS | COMPILED | {"net", "flow", "blocking", "stream"},
+    "loader": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
     "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "file": {"errors", "loader", "saver", "settings"},

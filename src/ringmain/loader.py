@@ -23,7 +23,7 @@ from ringmain.net.dial import context_for, dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome
-from ringmain.settings import BLOCK_SIZE, LINGER, Framing, Options, Settings, settings_for
+from ringmain.settings import BLOCK_SIZE, LINGER, LONG_RECORDS, Framing, Options, Settings, settings_for
 from ringmain.stream import Stream
 from ringmain.waiting import Turn, unless
 
@@ -40,7 +40,7 @@ def load(
     ring_size: int | None = None,
     block_size: int = BLOCK_SIZE,
     max_record: int | None = None,
-    long_records: Literal["raise", "skip"] = "raise",
+    long_records: Literal["raise", "skip"] = LONG_RECORDS,
     min_block: int = 1,
     linger: float = LINGER,
     copy: bool = False,

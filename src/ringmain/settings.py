@@ -31,6 +31,7 @@ TLS_VERSIONS = ("1.2", "1.3")
 RING_SIZE = 8 << 20
 BLOCK_SIZE = 1 << 20
 MAX_RECORD = 64 << 20
+LONG_RECORDS: Literal["raise", "skip"] = "raise"
 # Where many connections are served at once: what their records end at and how long one may be, and the blocks, four of
 # them, of one that has a ring of its own.
 DELIMITER = b"\n"

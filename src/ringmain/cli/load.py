@@ -6,9 +6,9 @@ import click
 
 import ringmain
 from ringmain.cli.options import linger, one_end
-from ringmain.cli.values import Octets, Size
+from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
-from ringmain.settings import FRAMINGS, MAX_RECORD, MERGED_RECORD, Settings
+from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, Settings
 
 if TYPE_CHECKING:
     from ringmain.cli.session import Session
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--long-records",
-    type=click.Choice(["reset", "skip"]),
-    default="reset",
+    type=LongRecords(),
+    default=LongRecords.words(LONG_RECORDS),
     show_default=True,
     help="Reset the sender of a longer one, or leave it out.",
 )
 @linger
-def load(connect: bool, listen_once: bool, keep_listening: bool, long_records: str, **options: Any) -> int:
+def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
     """Receive at ENDPOINT and write what arrives to standard output.
 
     \b
@@ -72,7 +72,6 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, long_records: s
     if keep_listening and (connect or listen_once):
         other = "--connect" if connect else "--listen-once"
         raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
-    options["long_records"] = "skip" if long_records == "skip" else "raise"
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 

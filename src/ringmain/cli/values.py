@@ -86,6 +86,23 @@ class Octets(click.ParamType[bytes]):
         return octets
 
 
+class LongRecords(click.Choice[str]):
+    """What becomes of records that are too long; what raises in the library resets its sender here."""
+
+    def __init__(self) -> None:
+        super().__init__(["reset", "skip"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the library's word."""
+        word = super().convert(value, param, ctx)
+        return "raise" if word == "reset" else word
+
+    @staticmethod
+    def words(word: str) -> str:
+        """Return the command line's word."""
+        return "reset" if word == "raise" else word
+
+
 class Percentage(click.ParamType[float]):
     """5%, which converts to 0.05."""
 
