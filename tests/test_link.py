@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from ringmain.flow.inflow import Flow, Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import dial
 from ringmain.net.link import Link
+from ringmain.net.readiness import until_gone
 from ringmain.outcome import Verdict
 from ringmain.settings import Settings
 
@@ -97,3 +100,71 @@ def test_nothing_is_read_inside_what_is_not_exactly_an_ssl_socket_of_python() ->
             raise AssertionError("it was taken for one of Python's")
 
     bound(cast(Any, SimpleNamespace(_sslobj=Foreign(), fileno=lambda: -1)))
+
+
+@pytest.mark.parametrize("fails", ["epoll", "register", "add_reader"])
+def test_a_hang_up_that_cannot_be_watched_is_left_to_the_next_write(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """As beyond epoll(7)'s max_user_watches."""
+
+    class Epoll:
+        def __init__(self) -> None:
+            if fails == "epoll":
+                raise OSError(errno.EMFILE, "")
+            self._file = socket.socket()
+
+        def register(self, *_: object) -> None:
+            if fails == "register":
+                raise OSError(errno.ENOSPC, "")
+
+        def fileno(self) -> int:
+            return self._file.fileno()
+
+        def close(self) -> None:
+            self._file.close()
+
+    async def main() -> None:
+        with connection() as (peer, ours):
+            link = Link(ours, "the peer")
+            with monkeypatch.context() as patch:
+                patch.setattr("ringmain.net.watched.select", SimpleNamespace(epoll=Epoll))
+                if fails == "add_reader":
+                    patch.setattr(link, "loop", Forgetful(link.loop))
+                link.read_to_end()
+            peers.close_with_reset(peer)
+            with pytest.raises(OSError, match="reset"):
+                await Outflow(link, duplex=True).send(memoryview(b"x"))
+            link.close()
+
+    class Forgetful:
+        def __init__(self, loop: Any) -> None:
+            self.remove_reader = loop.remove_reader
+
+        def add_reader(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "")
+
+    run(main())
+
+
+@pytest.mark.parametrize("fails", ["epoll", "register"])
+def test_until_gone_never_returns_where_it_cannot_watch(run: Run, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    class Epoll(contextlib.nullcontext[Any]):
+        def __init__(self) -> None:
+            if fails == "epoll":
+                raise OSError(errno.EMFILE, "")
+            super().__init__(self)
+
+        def register(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "")
+
+    async def main() -> None:
+        monkeypatch.setattr("ringmain.net.readiness.select", SimpleNamespace(epoll=Epoll))
+        waiting = asyncio.ensure_future(until_gone(0))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    run(main())

@@ -1,8 +1,10 @@
 """One connection that is read from and written to; and `connect`, which dials one."""
 
 import asyncio
+import contextlib
 import errno
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, TimedOutError, UsageError
+from ringmain.errors import RingmainError, SendError, TimedOutError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.flow.deadline import Deadline
 from ringmain.flow.inflow import Inflow
@@ -49,7 +51,7 @@ def connect(
     In a running event loop only: there is no plain `with`. Leaving the block sends FIN (and close_notify under TLS),
     drops what was not read and what still comes, and waits as `ringmain.save` does: until the peer's kernel has
     acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving it by an
-    exception, or after a write that left a hole, resets the peer.
+    exception, after a write that left a hole, or while another task still writes, resets the peer.
 
     `delimiter`, `ring_size`, `block_size`, `max_record` and `linger` are those of `ringmain.load`, for what is read;
     for the other keywords see `ringmain.Options`. A call that waits while for `idle_timeout` seconds nothing moves
@@ -98,6 +100,9 @@ class Connection:
         finished = False
         try:
             if kind is None:
+                if self._writing.taken:  # also by one that was cancelled and has yet to hear of that
+                    why, remedy = "another task has not ended its write", "await that before the block is left"
+                    raise SendError(f"write to {self.peer}", why, remedy)
                 with self._writing:
                     self._check_whole()
                     # The wait for the peer's answer to our certificate has a limit of its own: only bytes count here.
@@ -175,18 +180,46 @@ class Connection:
         """End it for a listener's client that was silent for so long while others waited: reading raises."""
         self._inflow.turn_away(seconds)
 
+    def break_off(self) -> None:
+        """Reset the peer, for a server that is left: what came can still be read, then reading and writing raise."""
+        self._outflow.abort()
+        self._inflow.stop()
+
     async def _half_close(self) -> None:
-        self._ended = self._torn = True
-        await self._outflow.end()
-        self._torn = False
+        self._check_link()
+        self._ended = True
+        try:
+            await self._outflow.end()
+        except asyncio.CancelledError:
+            self._torn = True
+            raise
+        self._check_link()
+
+    def _check_link(self) -> None:
+        if self._link.failure is not None:
+            raise self._link.failure
 
     async def _finish(self) -> None:
         self._inflow.stop()
+        self._check_accepted()
         if self._link.failure is None and self._inflow.verdict is not Verdict.RESET:  # uvloop's handle dies of one
             self._link.discard_from_now_on(heard=self.counters.bytes_in > 0)
         if not self._ended:
             await self._outflow.end()
         await self._link.drain()
+
+    def _check_accepted(self) -> None:
+        """Raise how the peer has broken off, read or not: by an alert, or before it has accepted us."""
+        session, error = self._link.session, self._inflow.failure()
+        cause = None if error is None else error.__cause__
+        if session is None or not isinstance(cause, OSError) or isinstance(cause, ssl.SSLEOFError):
+            return
+        unjudged = self.counters.bytes_in == 0 and session.may_reject_us() and not session.has_ticket
+        try:
+            if unjudged or was_alerted(cause):
+                raise cause
+        finally:
+            del cause, error  # whose traceback holds this frame: a cycle would keep what is the connection's
 
     async def _sent(self, work: Awaitable[None]) -> None:
         """Await what sends; note whether it leaves a hole."""
@@ -210,8 +243,8 @@ class Connection:
                 return await work
         except TimedOutError:
             self._torn = True
-            self._link.fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
-            self._link.reset()
+            self._link.failure = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            self.break_off()
             raise
         except RingmainError:
             raise
@@ -237,6 +270,12 @@ class Connection:
         error = inflow.failure()
         if link.closed or (error is None and inflow.verdict is Verdict.STOPPED):
             error = inflow.lost(link.failure or ConnectionAbortedError(errno.ECONNABORTED, "it is being closed"))
+        elif (
+            isinstance(link.failure, TimeoutError)
+            and not link.peer_ended
+            and (error is None or isinstance(error.__cause__, ssl.SSLEOFError))  # the end of what our kernel had
+        ):
+            error = inflow.vanished(link.failure)
         if error is None:
             inflow.tell_end()
             return
@@ -249,20 +288,36 @@ class Connection:
 
     def _link_failed(self) -> None:
         if isinstance(self._link.failure, TimeoutError):  # of any other failure those who read hear themselves
-            self._inflow.stop()
+            with contextlib.suppress(OSError):  # the kernel itself has given up
+                self._link.cut()
 
 
 class _Dialled:
-    """What `connect` returns: the connection is dialled when the block is entered."""
+    """What `connect` returns: the connection is dialled when the block is entered, by one task at a time."""
 
     def __init__(self, endpoint: Endpoint, settings: Settings, flow: Flow) -> None:
         self._endpoint, self._settings, self._flow = endpoint, settings, flow
+        self._entered = False
 
     async def __aenter__(self) -> Connection:
-        context = context_for(self._endpoint, self._settings, listening=False)
-        link = await dial(self._endpoint, self._settings, context)
-        self._connection = Connection(link, self._flow, self._settings)
+        if self._entered:
+            raise UsageError("a connection", "it is open already", "call ringmain.connect for each")
+        self._entered = True
+        try:
+            context = context_for(self._endpoint, self._settings, listening=False)
+            link = await dial(self._endpoint, self._settings, context)
+            try:
+                self._connection = Connection(link, self._flow, self._settings)
+            except BaseException:
+                link.reset()
+                raise
+        except BaseException:
+            self._entered = False
+            raise
         return self._connection
 
     async def __aexit__(self, *error: Any) -> None:
-        await self._connection.__aexit__(*error)
+        try:
+            await self._connection.__aexit__(*error)
+        finally:
+            self._entered = False

@@ -4,15 +4,17 @@ import asyncio
 import functools
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Generator
+import traceback
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Self, Unpack
 
 from ringmain.connection import Connection
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, UsageError
+from ringmain.errors import RingmainError, UsageError, printable
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, Listening, NoMoreClients, listen
+from ringmain.net.link import Link
 from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Options, Settings, settings_for
 from ringmain.waiting import let_go
 
@@ -44,9 +46,12 @@ def serve(
 
     As with `asyncio.start_server` clients are served from when the block is entered, in a task of the server's;
     `await ringmain.serve(url, echo)` is the same in one. When the handler returns its connection ends properly, when
-    it raises the peer is reset: see `ringmain.connect`, also for the keywords. A `RingmainError` that it raises is
-    logged as a warning, and the next client is served. Any other exception ends the server and comes out of `serve()`,
-    or of the block, as from a task group. Raises a `RingmainError` when the endpoint cannot be opened.
+    it raises the peer is reset: see `ringmain.connect`, also for the keywords.
+
+    A `RingmainError` that it raises, or a group of nothing else, is logged as warnings, and the next client is served;
+    so is a `CancelledError` that is not the server's doing. Any other exception is logged as an error and ends the
+    server, which listens no more; it comes out of `serve()`, or of the block, as from a task group. What comes out of
+    the block instead tells of it in a note. Raises a `RingmainError` when the endpoint cannot be opened.
     """
     settings = settings_for(serve, Options, options)
     new_flow = functools.partial(
@@ -60,7 +65,8 @@ class Server(Listening):
     """What `serve` returns: a listener that serves from when its `async with` is entered; or await it.
 
     `addresses` and `port` tell where it listens. Leaving the block ends what is under way: the handler is cancelled,
-    and its peer reset. To let it finish, call `stop()` and await `serve()` before.
+    and its peer reset, so that one that goes on all the same fails at its next read or write. To let it finish, call
+    `stop()` and await `serve()` before.
     """
 
     def __init__(self, endpoint: Endpoint, settings: Settings, handler: Handler, new_flow: Callable[[], Flow]) -> None:
@@ -68,10 +74,11 @@ class Server(Listening):
         self.settings = settings
         self._handler = handler
         self._new_flow = new_flow
-        self._stopped = False
+        self._stopped = self._entered = False
         self._heard = False  # what a handler raised has come out of `serve`
         self._loop: asyncio.AbstractEventLoop | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None  # the handler's
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve_all().__await__()
@@ -81,28 +88,39 @@ class Server(Listening):
             await self.serve()
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        context = context_for(self.endpoint, self.settings, listening=True)
-        self._gate = gate = await listen(self.endpoint, self.settings)
+        if self._entered:
+            raise UsageError("a server", "it is open already", "call ringmain.serve for each")
+        self._entered, self._heard = True, False
+        try:
+            self._loop = asyncio.get_running_loop()
+            context = context_for(self.endpoint, self.settings, listening=True)
+            self._gate = gate = await listen(self.endpoint, self.settings)
+        except BaseException:
+            self._entered = False
+            raise
         if self._stopped:
             gate.stop()
         self._serving = self._loop.create_task(self._serve(gate, context))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        serving, gate = self._serving, self._gate
-        if serving is None or gate is None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        serving, self._serving = self._serving, None
+        if serving is None:
             return
-        self._serving = None
+        self._stop()  # first: a handler may lose its cancellation, as by Python 3.11's asyncio.wait_for
         serving.cancel()
+        if self._connection is not None:
+            self._connection.break_off()
         try:
             await let_go([serving])
         finally:
-            gate.close()
-            self._gate = None
-            failed = not serving.cancelled() and serving.exception() is not None
-        if failed and kind is None and not self._heard:
-            serving.result()
+            self._close()
+            self._entered = False
+            failure = None if serving.cancelled() else serving.exception()
+        if failure is not None and not self._heard:
+            if error is None:
+                raise failure
+            error.add_note("The server had failed before:\n" + "".join(traceback.format_exception(failure)))
 
     async def serve(self) -> None:
         """Return once no other client is to be served, after `stop` or a leave; raise what a handler raised.
@@ -127,17 +145,55 @@ class Server(Listening):
         if self._gate is not None:
             self._gate.stop()
 
+    def _close(self) -> None:
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
+
     async def _serve(self, gate: Gate, context: ssl.SSLContext | None) -> None:
-        while True:
-            try:
-                link = await gate.next_connection(context)
-            except NoMoreClients:
-                return
-            try:
-                async with Connection(link, self._new_flow(), self.settings) as connection:
-                    gate.watch_over(link, connection)
-                    await self._handler(connection)
-            except RingmainError as error:
-                log.warning("%s", str(error))  # who keeps records keeps no connection
-            finally:
-                gate.done(link)
+        try:
+            while True:
+                await self._serve_one(gate, await gate.next_connection(context))
+        except NoMoreClients:
+            pass
+        except BaseException as error:
+            self._close()  # now, and not when the block is left: whoever came until then would hear nothing
+            if not isinstance(error, asyncio.CancelledError):
+                log.error("the server ends: %s", printable(repr(error)))
+            raise
+
+    async def _serve_one(self, gate: Gate, link: Link) -> None:
+        """Give one client to the handler; warn of what became of it, if that is a matter of this connection alone."""
+        try:
+            async with Connection(link, self._new_flow(), self.settings) as self._connection:
+                gate.watch_over(link, self._connection)
+                await self._handler(self._connection)
+        except (RingmainError, BaseExceptionGroup) as error:
+            if not _warned_of(error):
+                raise
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            log.warning("%s: reset, since its handler ended by a CancelledError that is not the server's", link.peer)
+        finally:
+            self._connection = None
+            link.reset()  # unless it is closed: where there was no connection made of it
+            gate.done(link)
+
+
+def _warned_of(error: BaseException) -> bool:
+    """Warn of each error of a connection, where there are no others among them."""
+    if not all(isinstance(it, RingmainError) for it in _leaves(error)):
+        return False
+    for leaf in _leaves(error):
+        log.warning("%s", str(leaf))  # who keeps records keeps no connection
+    return True
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over what an exception group is made of, or over the one exception."""
+    if isinstance(error, BaseExceptionGroup):
+        for it in error.exceptions:
+            yield from _leaves(it)
+    else:
+        yield error

@@ -275,7 +275,11 @@ class Clients:
             if (method := broke()) is not None:
                 method()
 
-        self.outflow = Outflow(link, tell, carry=self._carry if self.goes_on else None)
+        try:
+            self.outflow = Outflow(link, tell, carry=self._carry if self.goes_on else None)
+        except BaseException:
+            link.reset()
+            raise
         log_connected(link.peer, link.tls_version, link.cipher)
 
     def _broke(self) -> None:

@@ -21,7 +21,7 @@ from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow
 from ringmain.flow.deadline import Watch
 from ringmain.log import log_connected, log_ended
-from ringmain.net.failures import loss_of, reset_of, was_alerted
+from ringmain.net.failures import loss_of, reset_of, vanished_of, was_alerted
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 
@@ -213,6 +213,10 @@ class Inflow:
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a link that broke."""
         return reset_of(cause, self._what, self.counters.bytes_in)
+
+    def vanished(self, cause: OSError) -> RingmainError:
+        """Return the error of a peer that answers nothing any more, as whoever sends has heard."""
+        return vanished_of(cause, self._what, self.counters.bytes_in)
 
     def failure(self) -> RingmainError | None:
         """Return the error that the verdict stands for, or None where all is well."""

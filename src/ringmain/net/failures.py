@@ -31,8 +31,7 @@ def loss_of(verdict: Verdict, cause: BaseException | None, what: str, size: int)
     elif verdict is Verdict.RESET:
         failed = reset_of(cause or ConnectionResetError(), what, size)
     elif verdict is Verdict.TIMED_OUT and cause is not None:
-        why = f"{reason(cause)} after {size} bytes"
-        failed = TimedOutError(what, why, "is the peer still alive?", limit="keepalive")
+        failed = vanished_of(cause, what, size)
     if failed is not None:
         failed.__cause__ = cause
     return failed
@@ -41,6 +40,13 @@ def loss_of(verdict: Verdict, cause: BaseException | None, what: str, size: int)
 def reset_of(cause: BaseException, what: str, size: int) -> ReceiveError:
     """Return what a reset, or another error of the socket, means to who has received so many bytes before it."""
     return ReceiveError(what, f"{reason(cause)} after {size} bytes", _LOST)
+
+
+def vanished_of(cause: BaseException, what: str, size: int) -> TimedOutError:
+    """Return what it means to who has received so many bytes that the peer answers nothing any more."""
+    failed = TimedOutError(what, f"{reason(cause)} after {size} bytes", "is the peer still alive?", limit="keepalive")
+    failed.__cause__ = cause
+    return failed
 
 
 def failure_of(error: OSError, what: str) -> RingmainError:

@@ -1,6 +1,7 @@
 """Wait until a descriptor is ready for something."""
 
 import asyncio
+import contextlib
 import select
 
 
@@ -22,15 +23,15 @@ async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None]
 async def until_gone(fd: int) -> None:
     """Return when the other side of a socket or pipe is gone, also while nothing is read or written.
 
-    A half-close does not count. Without a descriptor left to watch by it never returns: the next use finds out.
+    A half-close does not count. Where there is nothing left to watch by it never returns: the next use finds out.
     """
-    try:
-        watch = select.epoll()
-    except OSError:
-        await asyncio.get_running_loop().create_future()
-        return
-    with watch:  # an epoll of our own that asks for no event still hears of errors, and is itself readable then
-        watch.register(fd, 0)
+    with contextlib.ExitStack() as stack:
+        try:
+            # An epoll of our own that asks for no event still hears of errors, and is itself readable then.
+            watch = stack.enter_context(select.epoll())
+            watch.register(fd, 0)
+        except OSError:
+            await asyncio.get_running_loop().create_future()
         await until(watch.fileno())
 
 

@@ -82,11 +82,17 @@ class Watched:
             return False
         # An epoll of our own that asks for no event still hears of errors, and is itself readable then.
         try:
-            self._hang_up = select.epoll()
+            hang_up = select.epoll()
         except OSError:  # no descriptor left: the next write finds out
             return True
-        self._hang_up.register(self.fd, 0)
-        self.loop.add_reader(self._hang_up.fileno(), self._hung_up, call)
+        try:
+            hang_up.register(self.fd, 0)
+            self.loop.add_reader(hang_up.fileno(), self._hung_up, call)
+        except OSError:  # the user may watch no more (epoll(7), max_user_watches)
+            self.loop.remove_reader(hang_up.fileno())
+            hang_up.close()
+        else:
+            self._hang_up = hang_up
         return True
 
     def _hung_up(self, call: Callable[[], object]) -> None:
