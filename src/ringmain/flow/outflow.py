@@ -1,7 +1,6 @@
 """Send on one connection, plain or TLS: back-pressure by await, half-close, and a close that loses no byte."""
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import time
@@ -20,7 +19,6 @@ _PAUSE = 0.01
 # What is no longer than the first is copied, to go out with its like in one system call of the second at most.
 _SMALL = 16 << 10
 _GATHER = 64 << 10
-_RECORD = 16 << 10
 _TURN = 4 << 20
 
 
@@ -129,22 +127,6 @@ class Outflow:
             self._flushing = None
 
     async def _send(self, view: memoryview) -> None:
-        # Each record is a write of its own: corked, many leave in one segment, and the last at once when uncorked.
-        corked = self.link.session is not None and len(view) > _RECORD
-        if corked:
-            self._cork(True)
-        try:
-            await self._send_all(view)
-        finally:
-            if corked:
-                self._cork(False)
-
-    def _cork(self, on: bool) -> None:
-        if hasattr(socket, "TCP_CORK"):
-            with contextlib.suppress(OSError):
-                self.link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
-
-    async def _send_all(self, view: memoryview) -> None:
         write = self.link.sock.send if self.link.session is None else self.link.session.write
         offset = 0
         while offset < len(view):
