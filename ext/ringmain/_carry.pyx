@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """What one of many streams has begun of a record, while the whole ones go into a ring that all share.
 
-Goal: whole records only, however they come. Cost: a search of what is new; a copy of what is left.
+Goal: whole records only, however they come. Cost: a search of what is new; a copy of what is left. A record whose size
+stands in front is refused by that, and left out by that, before its bytes are there.
 Invariants:
 - `data` has the rest of the stream that is in no block yet, less than `max_record` bytes of one record, and in front of
   it at most `whole` bytes that wait for room. Of a record that is left out it has `cutter.overlap` bytes at most.
@@ -11,6 +12,12 @@ No I/O, no Python: it is called between reading a state and writing it.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.string cimport memcpy, memmove
+
+from ringmain._cutter cimport BAD, UNTOLD
+from ringmain._ring cimport MALFORMED, TOO_LONG
+
+cdef extern from *:
+    long long PY_LLONG_MAX
 
 cdef Py_ssize_t SMALL = 512  # bytes that are had at least
 
@@ -25,12 +32,15 @@ cdef class Carry:
         """Return how far one gets by whole records, none of them too long; `start` is moved behind what is left out.
 
         data: bytes of the stream from `offset` on. Where that is `start` itself there is none, and what is behind it is
-        to be kept, unless it is `too_long`. No record between `start` and `seen` has an end.
+        to be kept, unless there is a `refusal`. No record between `start` and `seen` has an end.
         """
         cdef Py_ssize_t found
         while True:
             if self.skipping:
-                found = self.cutter.first(data, start[0], end)
+                if self.skip_end == 0:
+                    found = self.cutter.first(data, start[0], end)
+                else:
+                    found = self.skip_end - self.offset if self.skip_end <= self.offset + end else -1
                 self.count_skipped(self.offset + (end if found < 0 else found))
                 if found < 0:
                     start[0] = max(start[0], end - self.cutter.overlap)
@@ -38,40 +48,51 @@ cdef class Carry:
                 self.skipping = False
                 start[0] = found
             if end - start[0] < self.max_record:
-                return max(start[0], self.cutter.last(data, start[0], max(start[0], seen), end))
-            found = self.reach(data, start[0], end)
-            if found > start[0] or end - found < self.max_record:
+                found = max(start[0], self.cutter.last(data, start[0], max(start[0], seen), end))
+            else:
+                found = self.cutter.reach(data, start[0], end, self.max_record)
+            if found > start[0] or not (self.counted or end - found >= self.max_record):
                 return found
-            self.refuse(found, end)
-            if self.too_long:
+            if not self.refuses(data, found, end) or not self.skipping:
                 return found
-            start[0] = found
 
-    cdef Py_ssize_t reach(self, const char* data, Py_ssize_t start, Py_ssize_t end) noexcept:
-        """Return how far one can get from `start` by whole records, none longer than `max_record`."""
-        cdef Py_ssize_t found
-        while start < end:
-            found = self.cutter.last(data, start, start, start + min(end - start, self.max_record))
-            if found < 0:
-                break
-            start = found
-        return start
-
-    cdef void refuse(self, Py_ssize_t start, Py_ssize_t end) noexcept:
-        """Take note that the record between two offsets of the data is too long."""
-        if not self.skipped:
-            self.long_at = self.offset + start
-        if self.skips:
-            self.skipping = self.skipped = True
-            self.counters.skipped_records += 1
-            self.counted = self.offset + start
-            self.count_skipped(self.offset + end)
+    cdef bint refuses(self, const char* data, Py_ssize_t start, Py_ssize_t end) noexcept:
+        """Take note if what begins between two offsets, and is not whole, is too long or no record; tell whether."""
+        cdef long long size = self.cutter.size_at(data, start, end)
+        if size == BAD:
+            self.refused_at = self.offset + start
+            self.refusal = MALFORMED
+        elif size > self.max_record or end - start >= self.max_record:
+            self.leave_out(start, end, size)
         else:
-            self.too_long = True
+            return False
+        return True
+
+    cdef void leave_out(self, Py_ssize_t start, Py_ssize_t end, long long size) noexcept:
+        """Take note that the record of which that has come is too long; `size` as `Cutter.size_at` returns it."""
+        self.refused_at = self.offset + start
+        if not self.skips:
+            self.refusal = TOO_LONG
+            return
+        if not self.skipped:
+            self.first_skipped = self.refused_at
+        self.skipping = self.skipped = True
+        self.skip_end = self.refused_at + min(size, PY_LLONG_MAX - self.refused_at) if size > 0 else 0
+        self.counters.skipped_records += 1
+        self.left_out = self.refused_at
+        self.count_skipped(self.offset + end)
+
+    cdef long long unfinished(self) noexcept:
+        """Return where the record begins that has not come whole though its size stands in front, or -1."""
+        if self.skipping:
+            return self.refused_at if self.skip_end > 0 else -1
+        if self.size == 0 or not self.counted:
+            return -1
+        return self.offset if self.cutter.size_at(self.data, 0, self.size) != UNTOLD else -1
 
     cdef void count_skipped(self, long long offset) noexcept:
-        self.counters.skipped_bytes += offset - self.counted
-        self.counted = offset
+        self.counters.skipped_bytes += offset - self.left_out
+        self.left_out = offset
 
     cdef bint keep(self, const char* data, Py_ssize_t size) noexcept:
         """Have these bytes, which are not in `data`, instead of those that there were; False without memory."""

@@ -46,6 +46,7 @@ cdef class Member(Carry):
         self.session = link.session
         self.counters = counters
         self.cutter = cutter
+        self.counted = cutter.counted
         self.max_record = max_record
         self.skips = skips
         self.stalls_before = host.stalls

@@ -58,8 +58,10 @@ cdef class Merger(Sorter):
     """Feed the records of many connections to a ring of its own, which must not cut.
 
     `cutter` tells where records end. One of more than max_record bytes stops its stream with an OverflowError, or with
-    `skips` is left out. A last record without an end gets `terminator`, or where that is empty is dropped. Memory: the
-    ring, one record, and for each stream what it has of a record. Raises OSError where there is no descriptor left.
+    `skips` is left out; what is none with a ValueError of the offset and of what stands there. A last record without an
+    end gets `terminator`, or where that is empty is dropped; one that is shorter than its size says makes a proper end
+    "truncated", with an EOFError. Memory: the ring, one record, and for each stream what it has of a record. Raises
+    OSError where there is no descriptor left.
     """
 
     def __cinit__(self):

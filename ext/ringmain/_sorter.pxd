@@ -28,6 +28,7 @@ cdef class Sorter(Host):
     cdef Py_ssize_t read_behind(self, Member member) except? -2
     cdef Py_ssize_t read_apart(self, Member member) except? -2
     cdef int sort(self, Member member, char* data, Py_ssize_t seen, Py_ssize_t end) except -1
+    cdef int cut(self, Member member, Py_ssize_t seen) except -1
     cdef int judge(self, Member member) except -1
     cdef bint wind_up(self, Member member) except -1
     cdef int complete(self, Member member) except -1

@@ -15,14 +15,17 @@ from cpython.object cimport PyObject
 from libc.string cimport memcpy, memmove
 
 from ringmain._clock cimport monotonic
-from ringmain._cutter cimport Cutter
+from ringmain._cutter cimport UNTOLD, Cutter
 from ringmain._member cimport Host, Member
-from ringmain._ring cimport CLAIMED, Block, Ring
+from ringmain._ring cimport CLAIMED, MALFORMED, Block, Ring
 from ringmain._runs cimport Run, Runs
 
 # A carry of so many bytes is large: to copy it to the window and back for each read would cost more than a copy at the
 # end does.
 cdef Py_ssize_t LARGE = 64 << 10
+
+cdef enum:
+    HEAD = 16  # bytes that are told of what is no record
 
 
 cdef class Sorter(Host):
@@ -34,8 +37,8 @@ cdef class Sorter(Host):
     ):
         if ring.cutter is not None:
             raise ValueError("records are cut before they are in the ring, which must not have a delimiter")
-        if max_record < max(1, cutter.overlap + 1, len(terminator)):
-            raise ValueError("a record has at least its delimiter")
+        if max_record < max(1, cutter.least, len(terminator)):
+            raise ValueError("a record has at least its delimiter, or its size")
         self.loop, self.ring, self.cutter = loop, ring, cutter
         self.max_record, self.terminator, self.skips = max_record, terminator, skips
         self.members, self.gone, self.runs = set(), [], Runs()
@@ -71,19 +74,23 @@ cdef class Sorter(Host):
         """Read behind what there is of a large record; return how much."""
         cdef Py_ssize_t room = min(self.max_record - member.size, self.quantum)
         cdef Py_ssize_t seen = member.size
-        cdef Py_ssize_t at = 0
-        cdef Py_ssize_t got, end
+        cdef Py_ssize_t got
         if not member.make_room(min(room, seen)):
             self.let_go(member, "stopped", MemoryError())
             return 0
         got = member.receive(None, member.data + seen, min(room, member.capacity - seen))
         if got:
             member.size += got
-            end = member.piece(member.data, &at, seen, member.size)
-            member.drop_front(at)
-            member.whole = end - at
-            self.judge(member)
+            self.cut(member, seen)
         return got
+
+    cdef int cut(self, Member member, Py_ssize_t seen) except -1:
+        """Find what is whole of that which a stream carries."""
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t end = member.piece(member.data, &at, seen, member.size)
+        member.drop_front(at)
+        member.whole = end - at
+        return self.judge(member)
 
     cdef int sort(self, Member member, char* data, Py_ssize_t seen, Py_ssize_t end) except -1:
         """Commit the whole records that are in the window, and let the stream carry the rest."""
@@ -99,7 +106,7 @@ cdef class Sorter(Host):
                 memmove(data + done, data + at, stop - at)
             done += stop - at
             at = stop
-            if end - at < self.max_record:
+            if end - at < self.max_record and not member.counted:
                 break
         self.ring.commit_bytes(done)
         member.untaken += done
@@ -111,20 +118,28 @@ cdef class Sorter(Host):
         return self.judge(member)
 
     cdef int judge(self, Member member) except -1:
-        """Do what is to be done about records that are too long."""
+        """Do what is to be done about records that are too long, and what is none."""
         if member.skipped and not member.told_skip:
             member.told_skip = True
             if member.on_skip is not None:
-                self.loop.call_soon(member.on_skip, member.long_at)
-        if member.too_long and member.verdict is None:
-            why = f"the record at offset {member.long_at} is longer than {self.max_record} bytes"
-            self.let_go(member, "stopped", OverflowError(why))
+                self.loop.call_soon(member.on_skip, member.first_skipped)
+        if member.refusal == CLAIMED or member.verdict is not None:
+            return 0
+        if member.refusal == MALFORMED:
+            error = ValueError(member.refused_at, member.data[:min(member.size, HEAD)])
+        else:
+            error = OverflowError(f"the record at offset {member.refused_at} is longer than {self.max_record} bytes")
+        if member.verdict is None:  # since memory was had
+            self.let_go(member, "stopped", error)
         return 0
 
     cdef bint wind_up(self, Member member) except -1:
         """Commit what waits, and then, where the stream has ended, do that; False where there is no room."""
-        if member.whole and not self.flush(member):
-            return False
+        if member.whole:
+            if not self.flush(member):
+                return False
+            if member.counted and member.verdict is None:  # what is behind it tells at once whether it may go on
+                self.cut(member, member.size)
         if member.heard is None or member.verdict is not None:
             return True
         if member.hung_up:
@@ -138,10 +153,13 @@ cdef class Sorter(Host):
         return True
 
     cdef int complete(self, Member member) except -1:
-        """Make a record of what is left at a proper end."""
-        if member.size and self.terminator and not member.skipping:
+        """Make a record of what is left at a proper end, or say that it is a part of one."""
+        cdef long long offset = member.unfinished()
+        if offset >= 0:
+            member.heard, member.heard_error = "truncated", EOFError(f"it ended within the record at offset {offset}")
+        elif member.size and self.terminator and not member.skipping:
             if member.size + len(self.terminator) > self.max_record:
-                member.refuse(0, member.size)
+                member.leave_out(0, member.size, UNTOLD)
                 self.judge(member)
             elif member.append(self.terminator, len(self.terminator)):
                 member.whole = member.size

@@ -60,7 +60,7 @@ def load(
     With `max_connections` that many clients are served at once, and their records are merged: a block has whole records
     of any of them, those of each in order. `loader.tagged()` tells whose they are, `loader.connections()` hands out
     each connection by itself. The last record of a connection that ends properly is completed with a delimiter; one
-    that is cut off is dropped and warned of, as is an error of a connection.
+    that is cut off, or a frame, is dropped and warned of, as is an error of a connection.
 
     Else no block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
     bytes (b"\n" where many are merged) every block ends at one, except the last of a connection. `framing` is for
@@ -81,8 +81,7 @@ def load(
     may be longer than that.
 
     While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
-    switches that off. A block has at least `min_block` bytes, unless that takes longer than `linger` or the connection
-    ends.
+    switches that off. A block has at least `min_block` bytes, unless `linger` passes or the connection ends.
 
     Leaving the block ends a connection properly (close_notify under TLS, FIN); left by an exception it resets the peer.
     `loader.stop()` ends the iteration.
@@ -225,7 +224,8 @@ class Loader(Listening, Iterated, Blocking):
         A record is a read-only memoryview without its delimiter or length, or with `headers` all that came of it. It
         is a part of its block, which it keeps: let it go, or copy it (`bytes(record)`), before you take many more.
         """
-        return Records(self, lambda: self._inflow.verdict if self._inflow is not None else None, headers=headers)
+        ends = self._flow.cutter
+        return Records(self, ends, lambda: self._inflow.verdict if self._inflow is not None else None, headers=headers)
 
     @property
     def merges(self) -> bool:

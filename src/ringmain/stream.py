@@ -89,7 +89,7 @@ class Stream:
 
     def records(self, *, headers: bool = False) -> Records:
         """Iterate over single records instead, as `Loader.records` does."""
-        return Records(self, lambda: self.verdict, headers=headers)
+        return Records(self, self.ring.cutter, lambda: self.verdict, headers=headers)
 
     def __aiter__(self) -> Self:
         return self

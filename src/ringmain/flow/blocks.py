@@ -20,9 +20,9 @@ class Flow(NamedTuple):
     linger: float
     min_block: int
     copy: bool
-    # Where streams are merged, whose ring cuts nothing: where records end, what the last one of a stream is completed
-    # with, and whether one that is too long is left out.
-    cutter: Cutter | None = None
+    cutter: Cutter | None = None  # tells where records end, also where streams are merged, whose ring cuts nothing
+    # Where they are: what the last record of a stream is completed with, unless its size stands in front, and whether
+    # one that is too long is left out.
     terminator: bytes = b""
     skips: bool = False
 
@@ -63,9 +63,10 @@ def flow_for(
     size = ring_size or max(RING_SIZE, 8 * block_size)
     if merges:
         ring = Ring(size, block_size, b"", max_record)
-        return Flow(ring, linger, min_block, copy, cutter, delimiter, long_records == "skip")
+        terminator = DELIMITER if framing == "octet-counting" else delimiter
+        return Flow(ring, linger, min_block, copy, cutter, terminator, long_records == "skip")
     ring = Ring(size, block_size, delimiter, max_record, long_records == "skip", cutter)
-    return Flow(ring, linger, min_block, copy)
+    return Flow(ring, linger, min_block, copy, cutter)
 
 
 def _cutter_for(delimiter: bytes, framing: str | None) -> Cutter | None:

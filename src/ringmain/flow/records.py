@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol, Self
 
-from ringmain._ring import Ring
+from ringmain._cutter import Cutter
 from ringmain._walk import Walk
 from ringmain.errors import UsageError
 from ringmain.outcome import Verdict
@@ -12,10 +12,6 @@ from ringmain.outcome import Verdict
 class Blocks(Protocol):
     """What gives blocks, asynchronously and plainly."""
 
-    @property
-    def ring(self) -> Ring:
-        """Where they are from."""
-
     async def __anext__(self) -> memoryview: ...
     def __next__(self) -> memoryview: ...
 
@@ -23,13 +19,15 @@ class Blocks(Protocol):
 class Records(Walk):
     """Iterate over single records, asynchronously or in a plain `with`: views, each of which keeps its block.
 
-    Of a record all that came is handed out with `headers`, else what is between its header and its delimiter. `verdict`
-    tells how the stream of the last block has ended, None while it goes on: a last record without its delimiter counts
-    only after a proper end. Ends and raises as the iteration over the blocks does.
+    `cutter` tells where they end. Of a record all that came is handed out with `headers`, else what is between its
+    header and its delimiter. `verdict` tells how the stream of the last block has ended, None while it goes on, and
+    where streams are merged: a last record without its delimiter counts only after a proper end. Ends and raises as the
+    iteration over the blocks does.
     """
 
-    def __init__(self, blocks: Blocks, verdict: Callable[[], str | None], *, headers: bool) -> None:
-        cutter = blocks.ring.cutter
+    def __init__(
+        self, blocks: Blocks, cutter: Cutter | None, verdict: Callable[[], str | None], *, headers: bool
+    ) -> None:
         if cutter is None:
             why = "without a delimiter or framing there are no records"
             raise UsageError("records()", why, "give load delimiter= or framing=")
