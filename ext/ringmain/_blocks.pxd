@@ -44,6 +44,7 @@ cdef class BlockPool:
     cdef Block fresh(self, Py_ssize_t capacity)
     cdef bint fit(self, Block block, Py_ssize_t capacity) except -1
     cdef void shrink(self, Block block, Py_ssize_t capacity) noexcept
+    cdef void grow_for(self, Py_ssize_t record) noexcept
     cdef Py_ssize_t enough(self, Py_ssize_t size) noexcept
     cdef void recycle(self, Block block) noexcept
     cdef void came_back(self, Block block) noexcept

@@ -20,6 +20,9 @@ from cpython.object cimport PyObject
 
 from ringmain._unraisable cimport call_unraisably
 
+cdef extern from *:
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef Py_ssize_t SPARE = 64  # SIMD parsers (simdjson, msgspec) read whole vectors past the end
 
 
@@ -121,6 +124,11 @@ cdef class BlockPool:
         self.memory -= block.capacity - capacity
         block.data = data
         block.capacity = capacity
+
+    cdef void grow_for(self, Py_ssize_t record) noexcept:
+        """Let a block grow until a record of so many bytes fits, and all blocks together have as much more."""
+        self.budget += min(record, PY_SSIZE_T_MAX - self.budget)
+        self.largest = max(self.block_size, record)
 
     cdef Py_ssize_t enough(self, Py_ssize_t size) noexcept:
         """Return what a block should have so that `size` bytes fit, and a growing record does not move all the time."""

@@ -46,7 +46,6 @@ cdef class Ring(BlockPool):
     cdef char* window
     cdef Py_ssize_t window_size
 
-    cdef void grow_for(self, Py_ssize_t max_record) noexcept
     cdef Claim claim(self, Py_ssize_t at_least) except CLAIM_FAILED
     cdef bint go_on(self, Block block, Py_ssize_t at_least) except -1
     cdef void commit_bytes(self, Py_ssize_t size) noexcept

@@ -33,7 +33,6 @@ cdef extern from *:
     """
     PyObject* make_view "PyMemoryView_FromObject" (object exporter) noexcept  # NULL with an exception, to be owned too
     object own "ringmain_own" (PyObject* view)
-    Py_ssize_t PY_SSIZE_T_MAX
     long long PY_LLONG_MAX
 
 
@@ -152,12 +151,6 @@ cdef class Ring(BlockPool):
     def starved(self):
         """Whether a claim found no block and there is nothing to take: the consumer holds them all."""
         return self.starving and self.ready == NULL
-
-    cdef void grow_for(self, Py_ssize_t max_record) noexcept:
-        """Let a block grow until a record of so many bytes fits, and all blocks together have as much more."""
-        self.max_record = max_record
-        self.budget += min(max_record, PY_SSIZE_T_MAX - self.budget)
-        self.largest = max(self.block_size, max_record)
 
     cdef bint holds(self, Py_ssize_t size) noexcept:
         """Tell whether a full block waits, or at least `size` bytes of one."""
