@@ -63,7 +63,8 @@ cdef class Sorter(Host):
         kept = member.size
         got = member.receive(ring.current, ring.window + kept, min(ring.window_size - kept, self.quantum))
         if got:
-            memcpy(ring.window, member.data, kept)
+            if kept:
+                memcpy(ring.window, member.data, kept)
             self.sort(member, ring.window, kept, kept + got)
         return got
 
