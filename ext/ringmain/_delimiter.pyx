@@ -50,6 +50,7 @@ cdef class Delimiter(Cutter):
         cdef Py_ssize_t found = -1
         cdef const char* hit
         if self.ambiguous:
+            start = stop - self.overlap
             while (start := self.first(data, start, end)) >= 0:
                 found = start
             return found

@@ -66,7 +66,8 @@ cdef class Sorter(Host):
         kept = member.size
         got = member.receive(ring.current, ring.window + kept, min(ring.window_size - kept, self.quantum))
         if got:
-            memcpy(ring.window, member.data, kept)
+            if kept:
+                memcpy(ring.window, member.data, kept)
             self.sort(member, ring.window, kept, kept + got)
         return got
 
@@ -162,7 +163,8 @@ cdef class Sorter(Host):
                 member.leave_out(0, member.size, UNTOLD)
                 self.judge(member)
             elif member.append(self.terminator, len(self.terminator)):
-                member.whole = member.size
+                # What is left may have had a part of its delimiter: what is behind the first would be another's record.
+                member.size = member.whole = self.cutter.first(member.data, 0, member.size)
             else:
                 member.heard, member.heard_error = "stopped", MemoryError()
         return 0

@@ -48,7 +48,7 @@ def flow_for(
     if merges and not delimiter and framing is None:
         delimiter = DELIMITER
     if max_record is None:
-        max_record = MERGED_RECORD if merges else MAX_RECORD
+        max_record = MERGED_RECORD if merges or small else MAX_RECORD
     if small and ring_size is None:
         block_size = min(block_size, SMALL_BLOCK)
         ring_size = 4 * block_size

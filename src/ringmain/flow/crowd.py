@@ -74,9 +74,10 @@ class Crowd:
     def forget(self, inflow: Inflow) -> None:
         """Reset an inflow that nobody reads any more; the collector calls this, in any thread."""
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._reset, inflow)
+            self.loop.call_soon_threadsafe(self.reset, inflow)
 
-    def _reset(self, inflow: Inflow) -> None:
+    def reset(self, inflow: Inflow) -> None:
+        """Close an inflow with a reset, if that was not done."""
         if inflow in self._inflows:
             self._release(inflow, broken_off=True)
 

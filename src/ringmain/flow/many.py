@@ -1,16 +1,19 @@
 """Many connections at once, for a loader: their whole records as the blocks of one ring, or each by itself."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 from ringmain._merge import Merger
-from ringmain.errors import UsageError
+from ringmain.errors import UsageError, reason
 from ringmain.flow.blocks import Flow
 from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow, until_given_back
 from ringmain.net.readiness import finish
 from ringmain.waiting import Turn
+
+log = logging.getLogger("ringmain")
 
 Item = TypeVar("Item")
 
@@ -84,10 +87,11 @@ class Many:
                 raise UsageError("blocks", "this loader's connections are iterated over already", "use another loader")
             self._admitting = self.crowd.loop.create_task(self._admit())
             self._admitting.add_done_callback(lambda _: self._wake())
-        if self._admitting.done() and len(self.crowd) == 0:
+        if self._admitting.done():
             if not self._admitting.cancelled():
-                self._admitting.result()
-            return False
+                self._admitting.result()  # nobody is let in any more: not to be found out when the last one has left
+            if len(self.crowd) == 0:
+                return False
         self._waiter = self._merger.wait()
         if self._merger.paused and self._merger.ring.starved:
             await until_given_back(self._merger.ring, self._waiter)
@@ -98,7 +102,11 @@ class Many:
     async def _admit(self) -> None:
         """Let clients in, until no other is to be."""
         while (inflow := await self.crowd.next_inflow(lambda: self._flow)) is not None:
-            inflow.merge_into(self._merger, self._on_end_of(inflow))
+            try:
+                inflow.merge_into(self._merger, self._on_end_of(inflow))
+            except OSError as error:
+                log.warning("%s: cannot be served: %s", inflow.link.peer, reason(error))
+                self.crowd.reset(inflow)
             del inflow  # while the next one is waited for
 
     def _on_end_of(self, inflow: Inflow) -> Callable[[], None]:

@@ -235,12 +235,15 @@ class Gate:
             self._timer = None
             call()
 
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_later(seconds, due)
 
     def _look(self) -> None:
         """Keep others away, or as long as a guest is silent look out for them."""
         silent = self._silent()
         if silent is None:
+            self._enter(_Phase.FULL)  # look out for nobody meanwhile
             self._later(_HOLD_AFTER, self._look)
         elif silent:
             self._enter(_Phase.LOOKING_OUT)
