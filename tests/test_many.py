@@ -211,70 +211,25 @@ def test_a_record_that_is_too_long_costs_its_sender_only(
     assert told in caplog.text
 
 
+def test_a_stream_of_its_own_has_a_small_ring(run: Run) -> None:
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", max_connections=2, delimiter=b"\n") as loader:
+            with peers.connect(loader.port):
+                stream = await anext(loader.connections())
+                assert (stream.ring.max_record, stream.ring.block_size, stream.ring.block_count) == (
+                    1 << 20,
+                    1 << 18,
+                    4,
+                )
+
+    run(main())
+
+
 def _until_reset(sock: socket.socket) -> None:
     with pytest.raises(ConnectionResetError):
         while sock.recv(100):
             pass
         raise AssertionError("it ended properly")
-
-
-@pytest.mark.parametrize("most", [1, 2])
-def test_a_stranger_who_does_not_shake_hands_keeps_nobody_waiting(run: Run, tls_net: Net, most: int) -> None:
-    async def main() -> None:
-        options: dict[str, Any] = {"handshake_timeout": peers.TIMEOUT, "max_connections": most, **tls_net.listening}
-        async with ringmain.load(tls_net.url(), **options) as loader:
-            waiting = asyncio.ensure_future(anext(loader))
-            strangers = [await asyncio.to_thread(peers.connect, loader.port) for _ in range(5)]
-            client = await witness.connect(loader.port, tls_net.client())
-            await client.shake_hands()
-            await client.send(b"served at once\n")
-            assert bytes(await waiting) == b"served at once\n"
-            client.sock.close()
-            for stranger in strangers:
-                stranger.close()
-
-    run(main())
-
-
-def test_who_shook_hands_while_another_was_served_counts_as_waiting(run: Run, tls_net: Net) -> None:
-    """It is no stranger that may have left: the silent one that is served has to make room for it."""
-
-    async def main() -> None:
-        options: dict[str, Any] = {"handshake_timeout": 5.0, "gate": "queue", **tls_net.listening}
-        async with ringmain.load(tls_net.url(), **options) as loader:
-            silent, patient = [await witness.connect(loader.port, tls_net.client()) for _ in range(2)]
-            waiting = asyncio.ensure_future(anext(loader))
-            await asyncio.gather(silent.shake_hands(), patient.shake_hands())
-            await patient.send(b"at last\n")
-            assert bytes(await waiting) == b"at last\n"
-            silent.sock.close()
-            patient.sock.close()
-
-    run(main())
-
-
-def test_with_refuse_client_n_plus_1_is_reset(run: Run) -> None:
-    async def main() -> None:
-        async with ringmain.load("127.0.0.1:0", max_connections=2, gate="refuse") as loader:
-            got, waiting = b"", asyncio.ensure_future(anext(loader))
-            with peers.connect(loader.port) as one, peers.connect(loader.port) as two:
-                one.sendall(b"one\n")
-                two.sendall(b"two\n")
-                got += await waiting
-                while set(got.split()) != {b"one", b"two"}:
-                    got += await anext(loader)
-                waiting = asyncio.ensure_future(anext(loader))
-                await asyncio.to_thread(_is_refused, loader.port)
-                assert loader.refused == 1
-                two.sendall(b"still served\n")
-                assert bytes(await waiting) == b"still served\n"
-
-    run(main())
-
-
-def _is_refused(port: int) -> None:
-    with pytest.raises(ConnectionResetError), peers.connect(port) as sock:  # the reset may be faster than connect
-        sock.recv(1)
 
 
 def test_stop_takes_what_has_come_of_all_and_ends(run: Run, net: Net) -> None:

@@ -51,7 +51,7 @@ def test_one_loader_is_read_in_one_way(run: Run) -> None:
             with pytest.raises(ringmain.UsageError, match="merged already"):
                 await anext(loader.connections())
         async with ringmain.load("127.0.0.1:0") as loader:
-            with pytest.raises(ringmain.UsageError, match="give load max_connections="):
+            with pytest.raises(ringmain.UsageError, match="one connection at a time is served"):
                 await anext(loader.tagged())
 
     run(main())

@@ -306,7 +306,8 @@ class Loader(Listening, Iterated, Blocking):
     async def next_tagged(self) -> tuple[str, memoryview] | None:
         """Return the next block of one peer, and its address; None when there is none to come."""
         if self._many is None:
-            raise UsageError("tagged()", "one connection at a time is served", "give load max_connections=")
+            why = "the loader is not open" if self.merges else "one connection at a time is served"
+            raise UsageError("tagged()", why, "use it inside `async with load(..., max_connections=...)`")
         return await self._many.next_of(self._many.take_tagged)
 
     async def _next_inflow(self) -> Inflow | None:
@@ -332,9 +333,9 @@ class Loader(Listening, Iterated, Blocking):
     def end(self, inflow: Inflow) -> None:
         """Close an inflow whose last byte was taken; raise what became of it, or warn and let the next one in."""
         error = self._retire(inflow)
+        if error is not None and self._counts(inflow, error):
+            raise error
         if error is not None:
-            if self._counts(inflow, error):
-                raise error
             log.warning("%s", error)
 
     def _counts(self, inflow: Inflow, error: RingmainError | None) -> bool:

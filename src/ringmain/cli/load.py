@@ -1,5 +1,6 @@
 """ringmain load."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,12 @@ from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD,
 if TYPE_CHECKING:
     from ringmain.cli.session import Session
     from ringmain.flow.descriptor import Output
+
+
+log = logging.getLogger("ringmain")
+
+# What a listener has open besides its connections, and some to spare.
+_OTHER_DESCRIPTORS = 64
 
 
 @click.command()
@@ -85,11 +92,26 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
+    _allow_descriptors(options.get("max_connections", 1))
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     with contextlib.closing(open_output(output, option)) as sink:
         kernel.may_pump(path, sink, tls=tls, cut=loader.merges or loader.ring.cutter is not None)
         return _load_into(sink, path, loader, session, tls=tls)
+
+
+def _allow_descriptors(connections: int) -> None:
+    """Raise the soft limit on descriptors as far as so many connections need; warn where it stays below."""
+    import resource
+
+    needed = connections + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
 
 
 def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:

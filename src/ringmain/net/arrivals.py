@@ -129,10 +129,8 @@ class Arrivals:
 
 
 def has_left(sock: socket.socket) -> bool:
-    """Tell whether a client has ended its side, or reset the connection, without a byte."""
+    """Tell whether a client has ended its side without a byte; OSError: it has reset the connection, told once."""
     try:
         return socket.socket.recv(sock, 1, socket.MSG_PEEK) == b""  # of the bytes below TLS, if there is any
     except BlockingIOError:
         return False
-    except OSError:
-        return True

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
-from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
+from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
 from ringmain.net.closing import reset
 from ringmain.net.dial import Preface
 from ringmain.net.link import Link
@@ -225,7 +225,7 @@ class Gate:
             if not all(held):
                 log.info("this kernel takes no socket filter: other clients wait connected")
         self._watch()
-        if phase is _Phase.LOOKING_OUT and any(True for _ in self._reception.waiting()):  # of whom no event tells
+        if phase is _Phase.LOOKING_OUT and self._reception.waiting():  # of whom no event tells
             self._loop.call_soon(self._look_at_door)
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -268,9 +268,8 @@ class Gate:
         arrivals.accept(MOST_AT_ONCE)
         if self._settings.gate == "refuse":
             return _SOMEBODY if self._reception.refuse(_WHY_REFUSED[self._settings.max_connections > 1]) else None
-        for sock in self._reception.waiting():
-            if not has_left(sock):
-                return sock
+        if waiting := self._reception.waiting():
+            return waiting[0]
         if arrivals.stuck:
             return _SOMEBODY
         # Who has left is served in turn all the same: it may have ended one way only. But not any number of them.
@@ -302,7 +301,7 @@ class Gate:
         timeout = self._settings.handshake_timeout or 0.0
         other = who if self._settings.gate == "refuse" or not silent else self._who_waits()
         if silent and other is who:
-            for guest in silent[: max(1, sum(not has_left(sock) for sock in self._reception.waiting()))]:
+            for guest in silent[: max(1, len(self._reception.waiting()))]:
                 guest.turn_away(timeout)
         elif silent and other is not None:  # who has come later, and of whom no event tells any more
             self._await_beginning(self._loop.time() + timeout, other)

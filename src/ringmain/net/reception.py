@@ -5,10 +5,10 @@ import collections
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ringmain.errors import RingmainError, reason
-from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
+from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
 from ringmain.net.closing import reset
 from ringmain.net.dial import Preface, prepare, shake_hands
 from ringmain.net.link import Link
@@ -60,10 +60,30 @@ class Reception:
             elif (link := self._link_of(sock, peer)) is not None:
                 self.ready.append(link)
 
-    def waiting(self) -> Iterator[socket.socket]:
-        """Iterate over those who wait, longest first; not those who still get ready."""
-        yield from (link.sock for link in self.ready)
-        yield from (sock for sock, _ in self.arrivals.waiting)
+    def waiting(self) -> list[socket.socket]:
+        """Return those who wait and have not left, longest first; not those who still get ready.
+
+        Who has reset the connection is let go here: the kernel tells that once, and it would be served as if it had
+        ended properly.
+        """
+        waiting = []
+        for link in list(self.ready):
+            try:
+                if not has_left(link.sock):
+                    waiting.append(link.sock)
+            except OSError as error:
+                log.warning("%s: %s before its turn", link.peer, reason(error))
+                self.ready.remove(link)
+                link.reset()
+        for guest in list(self.arrivals.waiting):
+            try:
+                if not has_left(guest[0]):
+                    waiting.append(guest[0])
+            except OSError as error:
+                log.warning("%s: %s before its turn", guest[1], reason(error))
+                self.arrivals.waiting.remove(guest)
+                reset(guest[0])
+        return waiting
 
     def refuse(self, why: str) -> bool:
         """Turn away all who wait; tell whether that is anybody."""

@@ -1,0 +1,149 @@
+"""Many clients at once, some of them strangers: nobody waits for one, and none reaches what is another's."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import peers
+import pytest
+import witness
+from conforming import Net
+
+import ringmain
+from ringmain.flow.inflow import Inflow
+
+Run = Callable[[Any], Any]
+
+
+def _until_reset(sock: socket.socket) -> None:
+    with pytest.raises(ConnectionResetError):
+        while sock.recv(100):
+            pass
+        raise AssertionError("it ended properly")
+
+
+@pytest.mark.parametrize("delimiter", [b"\n\n", b"xx", b"aba"])
+def test_a_part_of_a_delimiter_at_the_end_of_one_client_is_no_part_of_the_next(run: Run, delimiter: bytes) -> None:
+    async def main() -> bytes:
+        got = b""
+        async with ringmain.load("127.0.0.1:0", max_connections=2, delimiter=delimiter) as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            with peers.connect(loader.port) as first:
+                first.sendall(b"first" + delimiter[:1])
+            got += await waiting
+            with peers.connect(loader.port) as second:
+                second.sendall(b"second" + delimiter)
+                return got + bytes(await anext(loader))
+
+    got = run(main())
+    assert got.split(delimiter) in ([b"first", b"second", b""], [b"first" + delimiter[:1], b"second", b""])
+
+
+def test_a_client_that_cannot_be_watched_stops_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    merge_into, calls = Inflow.merge_into, []
+
+    def fail_once(self: Inflow, *arguments: Any) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        merge_into(self, *arguments)
+
+    monkeypatch.setattr(Inflow, "merge_into", fail_once)
+
+    async def main() -> bytes:
+        async with ringmain.load("127.0.0.1:0", max_connections=2) as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            with peers.connect(loader.port) as unlucky:
+                await asyncio.to_thread(_until_reset, unlucky)
+                with peers.connect(loader.port) as lucky:
+                    lucky.sendall(b"served\n")
+                    got = bytes(await waiting)
+            loader.stop()
+            assert await anext(loader, None) is None
+        return got
+
+    assert run(main()) == b"served\n"
+    assert "cannot be served: no space left on device" in caplog.text
+    calls.clear()
+
+
+def test_who_is_reset_before_its_turn_does_not_count_as_a_proper_end(run: Run) -> None:
+    async def main() -> list[bytes]:
+        async with ringmain.load("127.0.0.1:0", listen_once=True, gate="queue") as loader:
+
+            async def take() -> list[bytes]:
+                return [bytes(block) async for block in loader]
+
+            taking = asyncio.ensure_future(take())
+            silent = peers.connect(loader.port)
+            await asyncio.sleep(1.3)  # others are looked for after a second
+            peers.close_with_reset(peers.connect(loader.port))
+            await asyncio.sleep(0.2)
+            peers.close_with_reset(silent)
+            with peers.connect(loader.port) as good:
+                good.sendall(b"the one that counts")
+            return await taking
+
+    assert run(main()) == [b"the one that counts"]
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_stranger_who_does_not_shake_hands_keeps_nobody_waiting(run: Run, tls_net: Net, most: int) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"handshake_timeout": peers.TIMEOUT, "max_connections": most, **tls_net.listening}
+        async with ringmain.load(tls_net.url(), **options) as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            strangers = [await asyncio.to_thread(peers.connect, loader.port) for _ in range(5)]
+            client = await witness.connect(loader.port, tls_net.client())
+            await client.shake_hands()
+            await client.send(b"served at once\n")
+            assert bytes(await waiting) == b"served at once\n"
+            client.sock.close()
+            for stranger in strangers:
+                stranger.close()
+
+    run(main())
+
+
+def test_who_shook_hands_while_another_was_served_counts_as_waiting(run: Run, tls_net: Net) -> None:
+    """It is no stranger that may have left: the silent one that is served has to make room for it."""
+
+    async def main() -> None:
+        options: dict[str, Any] = {"handshake_timeout": 5.0, "gate": "queue", **tls_net.listening}
+        async with ringmain.load(tls_net.url(), **options) as loader:
+            silent, patient = [await witness.connect(loader.port, tls_net.client()) for _ in range(2)]
+            waiting = asyncio.ensure_future(anext(loader))
+            await asyncio.gather(silent.shake_hands(), patient.shake_hands())
+            await patient.send(b"at last\n")
+            assert bytes(await waiting) == b"at last\n"
+            silent.sock.close()
+            patient.sock.close()
+
+    run(main())
+
+
+def test_with_refuse_client_n_plus_1_is_reset(run: Run) -> None:
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", max_connections=2, gate="refuse") as loader:
+            got, waiting = b"", asyncio.ensure_future(anext(loader))
+            with peers.connect(loader.port) as one, peers.connect(loader.port) as two:
+                one.sendall(b"one\n")
+                two.sendall(b"two\n")
+                got += await waiting
+                while set(got.split()) != {b"one", b"two"}:
+                    got += await anext(loader)
+                waiting = asyncio.ensure_future(anext(loader))
+                await asyncio.to_thread(_is_refused, loader.port)
+                assert loader.refused == 1
+                two.sendall(b"still served\n")
+                assert bytes(await waiting) == b"still served\n"
+
+    run(main())
+
+
+def _is_refused(port: int) -> None:
+    with pytest.raises(ConnectionResetError), peers.connect(port) as sock:  # the reset may be faster than connect
+        sock.recv(1)
