@@ -179,8 +179,7 @@ class Loader(Listening, Iterated, Blocking):
             self._gate = None
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        held = (self._inflow, self._many)
-        closers: list[Callable[[], object]] = [it.abandon for it in held if it is not None]
+        closers: list[Callable[[], object]] = [it.abandon for it in (self._inflow, self._many) if it is not None]
         return [*closers, self._gate.close] if self._gate is not None else closers
 
     def __aiter__(self) -> Self:
