@@ -208,7 +208,8 @@ def test_a_rejection_that_was_received_before_is_told_when_the_block_is_left(
                     await greeting
                     await connection.write(b"question")
                     reading = asyncio.ensure_future(connection.read())
-                    await asyncio.sleep(0)
+                    while connection.counters.bytes_out == 0 or connection._link.unacknowledged():  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
                     if read == "cancelled before":
                         reading.cancel()
                         await asyncio.wait([reading])

@@ -94,7 +94,7 @@ _CONNECTION = [
         type=click.Choice(GATES),
         default=Settings.gate,
         show_default=True,
-        help="While one client is served, others cannot connect, wait connected, or are reset.",
+        help="While a client is served (or N), others cannot connect, wait connected, or are reset.",
     ),
     click.option("--allow", metavar="CIDR", multiple=True, help="Serve clients of this network only; may be repeated."),
     click.option(
