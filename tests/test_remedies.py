@@ -182,10 +182,17 @@ def test_a_listener_tells_what_its_client_has_to_do(
     options: Any = {"certfile": str(server), "client_ca": str(ca), "idle_timeout": peers.TIMEOUT}
 
     def knock(port: int) -> None:
+        def told(count: int) -> None:  # before the next one knocks: handshakes are side by side
+            peers.eventually(lambda: len(caplog.records) == count, "the warning")
+
         client(port, ca)
+        told(1)
         client(port, ca, expired)
+        told(2)
         client(port, other)
+        told(3)
         client(port, ca, setting=lambda context: context.set_ciphers("DHE-RSA-AES128-SHA"))
+        told(4)
         client(port, ca, server)
 
     with caplog.at_level(logging.WARNING, "ringmain"), ringmain.load("tcps://127.0.0.1:0", **options) as loader:
