@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -98,5 +99,42 @@ def test_a_feed_wants_one_connection_at_a_time(run: Run) -> None:
                 sock.sendall(b"1\n2\n")
                 stream = await anext(loader.connections())
                 assert await anext(feed.decode_lines(stream, int)) == [1, 2]
+
+    run(main())
+
+
+def test_the_command_says_what_it_cannot_open(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--max-connections", 10**20, stdout=subprocess.PIPE)
+    loader.says("files only; see ulimit -n")
+    with peers.connect(port) as sock:
+        sock.sendall(b"served\n")
+        assert loader.process.stdout is not None
+        assert loader.process.stdout.readline() == b"served\n"
+    assert "Traceback" not in loader.stderr
+
+
+def test_what_hears_of_the_ends_may_raise_and_all_are_closed(run: Run) -> None:
+    async def main() -> None:
+        heard = []
+
+        def hear(outcome: Any) -> None:
+            heard.append(outcome)
+            raise LookupError
+
+        with socket.socket() as one, socket.socket() as two:
+            with pytest.raises(LookupError):
+                async with ringmain.load("127.0.0.1:0", max_connections=2) as loader:
+                    loader.on_end = hear
+                    for sock in (one, two):
+                        sock.settimeout(peers.TIMEOUT)
+                        sock.connect(("127.0.0.1", loader.port))
+                        sock.sendall(b"x\n")
+                    got = bytes(await anext(loader))
+                    while len(got) < 4:
+                        got += await anext(loader)
+            for sock in (one, two):
+                assert await asyncio.to_thread(sock.recv, 1) == b""
+            assert loader.addresses == []
+        assert len(heard) == 2
 
     run(main())

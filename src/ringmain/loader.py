@@ -155,8 +155,7 @@ class Loader(Listening, Iterated, Blocking):
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
-            link = await unless(self._stopped.wait(), dialling, Link.reset)
-            if link is not None:
+            if (link := await unless(self._stopped.wait(), dialling, Link.reset)) is not None:
                 self._begin(link)
             if self._finished:
                 self._hang_up()
@@ -170,13 +169,15 @@ class Loader(Listening, Iterated, Blocking):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._finished = True
-        if self._inflow is not None:
-            self._release(self._inflow, broken_off=kind is not None)
-        if self._many is not None:
-            self._many.close(broken_off=kind is not None)
-        if self._gate is not None:
-            self._gate.close()
-            self._gate = None
+        try:
+            if self._inflow is not None:
+                self._release(self._inflow, broken_off=kind is not None)
+            if self._many is not None:
+                self._many.close(broken_off=kind is not None)
+        finally:  # what `on_end` raises keeps nothing open
+            gate, self._gate = self._gate, None
+            if gate is not None:
+                gate.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [it.abandon for it in (self._inflow, self._many) if it is not None]
@@ -285,9 +286,8 @@ class Loader(Listening, Iterated, Blocking):
             inflow = await self._many.next_inflow(functools.partial(self._new_flow, small=True))
             if inflow is None:
                 return None
-            crowd = self._many.crowd
-            stream = Stream(inflow, crowd.retire, self.run, crowd.leave)
-            weakref.finalize(stream, crowd.forget, inflow)
+            stream = Stream(inflow, self._many.crowd.retire, self.run, self._many.crowd.leave)
+            weakref.finalize(stream, self._many.crowd.forget, inflow)
             return stream
         with self._turn:
             inflow = self._inflow

@@ -109,7 +109,10 @@ def _allow_descriptors(connections: int) -> None:
     if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
         return
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
+        allowed = soft
     if allowed < needed:
         log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
 

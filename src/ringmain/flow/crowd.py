@@ -1,6 +1,7 @@
 """Many connections at once: who is let in, and what becomes of each."""
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ class Crowd:
             inflow = Inflow(link, new_flow(), self._settings.idle_timeout)
         except BaseException:
             link.reset()
+            self._gate.done(link)
             raise
         self._inflows[inflow] = None
         self._gate.watch_over(link, inflow)
@@ -107,8 +109,9 @@ class Crowd:
     def close(self, *, broken_off: bool) -> None:
         """Close all who are there, with a reset if they are `broken_off`."""
         self._stopped = True
-        for inflow in self:
-            self._release(inflow, broken_off=broken_off)
+        with contextlib.ExitStack() as stack:  # what `on_end` raises leaves nobody open
+            for inflow in self:
+                stack.callback(self._release, inflow, broken_off=broken_off)
 
     def abandon(self) -> None:
         """Close all at once, without a word to the peers."""

@@ -65,8 +65,10 @@ class Many:
     def close(self, *, broken_off: bool) -> None:
         """Let nobody in any more; close all who are there, with a reset if they are `broken_off`."""
         self._end()
-        self.crowd.close(broken_off=broken_off)
-        self._merger.close()
+        try:
+            self.crowd.close(broken_off=broken_off)
+        finally:
+            self._merger.close()
 
     def abandon(self) -> None:
         """Close all at once, without a word to the peers."""
