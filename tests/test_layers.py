@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "net": WORDS | COMPILED,
     "flow": WORDS | COMPILED | {"net"},
     "stream": {"_ring", "errors", "flow"},
-    "iterators": {"stream"},
+    "iterators": {"stream", "flow"},
     "blocking": {"_ring", "endpoint", "errors", "outcome", "settings"},
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},

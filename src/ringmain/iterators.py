@@ -1,8 +1,11 @@
-"""What a loader can be iterated over besides its blocks: its connections, and the blocks of one peer each."""
+"""What a loader can be iterated over besides its blocks: its records, connections, and the blocks of one peer each."""
 
 from collections.abc import Coroutine
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
+from ringmain.flow.blocks import Flow
+from ringmain.flow.many import Many
+from ringmain.flow.records import Blocks, Records
 from ringmain.stream import Result, Stream
 
 Item = TypeVar("Item")
@@ -17,12 +20,36 @@ class Source(Protocol):
     def next_connection(self) -> Coroutine[Any, Any, Stream | None]:
         """Return the next connection, or None."""
 
-    def next_tagged(self) -> Coroutine[Any, Any, tuple[str, memoryview] | None]:
-        """Return the next block of one peer, or None."""
+    @property
+    def many(self) -> Many:
+        """Those who are served at once."""
 
 
 class Iterated:
-    """What a loader has of these: it is a `Source`."""
+    """What a loader has of these: it is a `Source`, and an iterator of `Blocks` itself."""
+
+    flow: Flow
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def _verdict(self) -> str | None:
+        """Return how the stream of the last block has ended, None while it goes on."""
+        raise NotImplementedError
+
+    def records(self, *, headers: bool = False) -> Records:
+        """Iterate over single records instead, those of all connections, for a loader with a delimiter or framing.
+
+        for record in loader.records():
+            handle(record)
+
+        A record is a read-only memoryview without its delimiter or length, or with `headers` all that came of it. It
+        is a part of its block, which it keeps: let it go, or copy it (`bytes(record)`), before you take many more.
+        """
+        return Records(cast(Blocks, self), self.flow.cutter, self._verdict, headers=headers)
 
     def connections(self) -> "Connections":
         """Iterate over the connections instead, each a `Stream` of blocks, for those who must not join them.
@@ -80,4 +107,6 @@ class Tagged(_Items[tuple[str, memoryview]]):
     """What `Loader.tagged` returns: an iterator of (peer, block), plain or asynchronous."""
 
     async def _next(self) -> tuple[str, memoryview] | None:
-        return await self._loader.next_tagged()
+        many = self._loader.many
+        taken = await many.next_of(many.take_of_one)
+        return (taken.link.peer, taken.block) if taken is not None else None

@@ -17,7 +17,6 @@ from ringmain.flow.blocks import Flow, flow_for
 from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
-from ringmain.flow.records import Records
 from ringmain.iterators import Iterated
 from ringmain.net.dial import context_for, dial
 from ringmain.net.gate import Listening, NoMoreClients, listen
@@ -131,7 +130,7 @@ class Loader(Listening, Iterated, Blocking):
         self.listen_once = listen_once
         self.on_end: Callable[[Outcome], None] | None = None
         self._new_flow = new_flow
-        self._flow = new_flow(merges=self.merges)
+        self.flow = new_flow(merges=self.merges)
         self._context: ssl.SSLContext | None = None
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
@@ -151,7 +150,7 @@ class Loader(Listening, Iterated, Blocking):
             self._gate = await listen(self.endpoint, self.settings)
             if self.merges:
                 hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
-                self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self._flow)
+                self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self.flow)
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
@@ -183,9 +182,6 @@ class Loader(Listening, Iterated, Blocking):
         closers: list[Callable[[], object]] = [it.abandon for it in (self._inflow, self._many) if it is not None]
         return [*closers, self._gate.close] if self._gate is not None else closers
 
-    def __aiter__(self) -> Self:
-        return self
-
     async def __anext__(self) -> memoryview:
         inflow = self._inflow
         if inflow is not None and (block := inflow.take()) is not None:
@@ -203,9 +199,6 @@ class Loader(Listening, Iterated, Blocking):
                 self.end(inflow)
         raise StopAsyncIteration
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> memoryview:
         inflow = self._inflow
         if inflow is not None and (block := inflow.take()) is not None:
@@ -215,17 +208,8 @@ class Loader(Listening, Iterated, Blocking):
         except StopAsyncIteration:
             raise StopIteration from None
 
-    def records(self, *, headers: bool = False) -> Records:
-        """Iterate over single records instead, those of all connections, for a loader with a delimiter or framing.
-
-        for record in loader.records():
-            handle(record)
-
-        A record is a read-only memoryview without its delimiter or length, or with `headers` all that came of it. It
-        is a part of its block, which it keeps: let it go, or copy it (`bytes(record)`), before you take many more.
-        """
-        ends = self._flow.cutter
-        return Records(self, ends, lambda: self._inflow.verdict if self._inflow is not None else None, headers=headers)
+    def _verdict(self) -> str | None:
+        return self._inflow.verdict if self._inflow is not None else None
 
     @property
     def merges(self) -> bool:
@@ -235,7 +219,7 @@ class Loader(Listening, Iterated, Blocking):
     @property
     def ring(self) -> Ring:
         """The blocks that all connections are received into."""
-        return self._flow.ring
+        return self.flow.ring
 
     @property
     def counters(self) -> Counters | None:
@@ -302,12 +286,13 @@ class Loader(Listening, Iterated, Blocking):
         if self.on_end is not None:
             self.on_end(outcome)
 
-    async def next_tagged(self) -> tuple[str, memoryview] | None:
-        """Return the next block of one peer, and its address; None when there is none to come."""
+    @property
+    def many(self) -> Many:
+        """Those who are served at once; raises UsageError where there is but one at a time."""
         if self._many is None:
             why = "the loader is not open" if self.merges else "one connection at a time is served"
             raise UsageError("tagged()", why, "use it inside `async with load(..., max_connections=...)`")
-        return await self._many.next_of(self._many.take_tagged)
+        return self._many
 
     async def _next_inflow(self) -> Inflow | None:
         """Begin with the next client, if there is to be one."""
@@ -326,16 +311,30 @@ class Loader(Listening, Iterated, Blocking):
         return inflow
 
     def _begin(self, link: Link) -> Inflow:
-        self._inflow = Inflow(link, self._flow, self.settings.idle_timeout)
+        self._inflow = Inflow(link, self.flow, self.settings.idle_timeout)
         return self._inflow
 
     def end(self, inflow: Inflow) -> None:
         """Close an inflow whose last byte was taken; raise what became of it, or warn and let the next one in."""
+        if self._many is not None:
+            self._many.crowd.warn_of(self._many.crowd.retire(inflow), inflow)
+            return
         error = self._retire(inflow)
         if error is not None and self._counts(inflow, error):
             raise error
         if error is not None:
             log.warning("%s", error)
+
+    def break_off(self, inflow: Inflow, error: RingmainError) -> None:
+        """Reset an inflow whose bytes have nowhere to go; raise why where there is but one connection, else warn."""
+        if self._many is not None:
+            self._many.crowd.break_off(inflow, error)
+            return
+        if inflow is self._inflow:
+            self._release(inflow, error, broken_off=True)
+        if self.connect or self.listen_once:
+            raise error
+        log.warning("%s: %s", inflow.link.peer, error)
 
     def _counts(self, inflow: Inflow, error: RingmainError | None) -> bool:
         """Tell whether this was the one connection that there is to be."""

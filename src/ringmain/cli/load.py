@@ -12,14 +12,22 @@ from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from ringmain._ring import Counters
     from ringmain.cli.session import Session
+    from ringmain.flow.apart import Give
     from ringmain.flow.descriptor import Output
+
+    Move = Callable[[], Coroutine[Any, Any, None]]
 
 
 log = logging.getLogger("ringmain")
 
 # What a listener has open besides its connections, and some to spare.
 _OTHER_DESCRIPTORS = 64
+# What a connection has with a place of its own: a socket, a file or a pipe and a process, and the kernel path's.
+_APART_DESCRIPTORS = 8
 
 
 @click.command()
@@ -27,14 +35,27 @@ _OTHER_DESCRIPTORS = 64
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
-@click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
+@click.option(
+    "-O",
+    "--output",
+    metavar="FILE",
+    default="-",
+    help="Write to FILE instead of standard output, and empty it first. With {peer} or {number} in its name each "
+    "connection has a file of its own.",
+)
+@click.option(
+    "--exec",
+    metavar="COMMAND",
+    help="Run COMMAND by /bin/sh -c for each connection, which is its standard input. RINGMAIN_PEER, RINGMAIN_NUMBER "
+    "and RINGMAIN_LISTENER are in its environment.",
+)
 @click.option(
     "--max-connections",
     metavar="N",
     type=click.IntRange(min=1),
     default=Settings.max_connections,
     show_default=True,
-    help="Serve so many clients at once, and merge their records.",
+    help="Serve so many clients at once, and merge their records unless each has a file or command of its own.",
 )
 @click.option(
     "--delimiter",
@@ -73,6 +94,8 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     ringmain load --connect tcps://example.org:4000 | head -1
     ringmain load tcp://127.0.0.1:4000 --tls --certfile key_and_cert.pem
     ringmain load --max-connections 100 tcp://:8000 > events.ndjson
+    ringmain load --max-connections 100 --output 'dumps/{peer}-{number}' tcp://:8000
+    ringmain load --max-connections 100 --exec 'zstd -qo dumps/$RINGMAIN_NUMBER.zst' tcp://:8000
     """
     if connect and listen_once:
         raise UsageError("--connect with --listen-once", "there is nothing to listen at", "leave one of them out")
@@ -86,25 +109,38 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
 
+    from ringmain.cli.outputs import Commands, Files, Template
     from ringmain.cli.session import Session, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
-    _allow_descriptors(options.get("max_connections", 1))
+    command = options.pop("exec", None)
+    template = Template(output, option)
+    if command is not None and output != "-":
+        raise UsageError(f"--exec with {option}", "a command has standard output", "leave one of them out")
+    apart = command is not None or template.varies
+    _allow_descriptors(options.get("max_connections", 1), _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
-    with contextlib.closing(open_output(output, option)) as sink:
-        kernel.may_pump(path, sink, tls=tls, cut=loader.merges or loader.ring.cutter is not None)
-        return _load_into(sink, path, loader, session, tls=tls)
+    cut = bool(options.get("delimiter")) or options.get("framing") is not None
+    if not apart:
+        with contextlib.closing(open_output(template.name(), option)) as sink:
+            kernel.may_pump(path, sink, tls=tls, cut=cut or loader.merges)
+            return _load_into(sink, path, loader, session, tls=tls)
+    kernel.may_pump(path, tls=tls, cut=cut)
+    if command is None:
+        return _load_apart(Files(template, path).give, loader, session, {}, tls=tls)
+    commands = Commands(command, path, listening=not loader.connect)
+    return _load_apart(commands.give, loader, session, commands.exits, tls=tls)
 
 
-def _allow_descriptors(connections: int) -> None:
+def _allow_descriptors(connections: int, each: int) -> None:
     """Raise the soft limit on descriptors as far as so many connections need; warn where it stays below."""
     import resource
 
-    needed = connections + _OTHER_DESCRIPTORS
+    needed = connections * each + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
         return
@@ -118,22 +154,13 @@ def _allow_descriptors(connections: int) -> None:
 
 
 def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:
+    """Run a load of all connections into one output."""
     import asyncio
 
     from ringmain._ring import Counters
-    from ringmain.cli.stats import figures
     from ringmain.flow import copying
-    from ringmain.outcome import Outcome
-    from ringmain.progress import progress_line
-
-    def on_end(outcome: Outcome) -> None:
-        session.record(figures(outcome, loader.refused), outcome.counters.bytes_in, outcome.counters.bytes_out)
 
     written = Counters()  # of all connections, where they are merged
-
-    def look() -> tuple[int, int, float]:
-        bytes_in, bytes_out = session.moved(loader.counters)
-        return bytes_in, bytes_out + written.bytes_out, loader.fullness
 
     async def move() -> None:
         async with loader:
@@ -145,7 +172,6 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
                     await copying.to_output(loader, sink, path)
 
     async def work() -> None:
-        loader.on_end = on_end
         moving = asyncio.ensure_future(move())
         leaving = asyncio.ensure_future(sink.reader_left())
         try:
@@ -158,4 +184,38 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
         if not moving.cancelled():
             moving.result()
 
+    return _run(work, loader, session, written, {})
+
+
+def _load_apart(
+    give: "Give", loader: "ringmain.Loader", session: "Session", exits: "dict[Counters, int]", *, tls: bool
+) -> int:
+    """Run a load of each connection to a place of its own."""
+    from ringmain._ring import Counters
+    from ringmain.flow.apart import each_by_itself
+
+    async def work() -> None:
+        async with loader:
+            with session.announced((loader, loader.endpoint, tls)):
+                await each_by_itself(loader, give)
+
+    return _run(work, loader, session, Counters(), exits)
+
+
+def _run(
+    work: "Move", loader: "ringmain.Loader", session: "Session", written: "Counters", exits: "dict[Counters, int]"
+) -> int:
+    from ringmain.cli.stats import figures
+    from ringmain.outcome import Outcome
+    from ringmain.progress import progress_line
+
+    def on_end(outcome: Outcome) -> None:
+        row = figures(outcome, loader.refused, exits.pop(outcome.counters, None))
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
+
+    def look() -> tuple[int, int, float]:
+        bytes_in, bytes_out = session.moved(loader.counters)
+        return bytes_in, bytes_out + written.bytes_out, loader.fullness
+
+    loader.on_end = on_end
     return session.run(work, loader.stop, look, progress_line)

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("ringmain")
 
 
-def figures(outcome: "Outcome", refused: int) -> dict[str, Any]:
-    """Return what a stats file tells of a connection; `refused` clients were turned away so far."""
-    return {**_figures(outcome), "refused": refused, "verdict": outcome.verdict}
+def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> dict[str, Any]:
+    """Return what a stats file tells of a connection; `refused` clients were turned away so far.
+
+    `exec_exit` is the exit code of the command that it was given to, if there was one.
+    """
+    ended = {} if exec_exit is None else {"exec_exit": exec_exit}
+    return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict}
 
 
 def _figures(outcome: "Outcome") -> dict[str, Any]:

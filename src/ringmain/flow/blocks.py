@@ -25,6 +25,7 @@ class Flow(NamedTuple):
     # one that is too long is left out.
     terminator: bytes = b""
     skips: bool = False
+    delimiter: bytes = b""
 
 
 def flow_for(
@@ -64,9 +65,9 @@ def flow_for(
     if merges:
         ring = Ring(size, block_size, b"", max_record)
         terminator = DELIMITER if framing == "octet-counting" else delimiter
-        return Flow(ring, linger, min_block, copy, cutter, terminator, long_records == "skip")
+        return Flow(ring, linger, min_block, copy, cutter, terminator, long_records == "skip", delimiter)
     ring = Ring(size, block_size, delimiter, max_record, long_records == "skip", cutter)
-    return Flow(ring, linger, min_block, copy, cutter)
+    return Flow(ring, linger, min_block, copy, cutter, delimiter=delimiter)
 
 
 def _cutter_for(delimiter: bytes, framing: str | None) -> Cutter | None:

@@ -83,6 +83,12 @@ class Crowd:
         if inflow in self._inflows:
             self._release(inflow, broken_off=True)
 
+    def break_off(self, inflow: Inflow, error: RingmainError) -> None:
+        """Reset an inflow whose bytes have nowhere to go, and warn of that."""
+        log.warning("%s: %s", inflow.link.peer, error)
+        if inflow in self._inflows:
+            self._release(inflow, error, broken_off=True)
+
     def warn_of(self, error: RingmainError | None, inflow: Inflow) -> None:
         """Warn of what became of one that nobody else hears of."""
         if error is not None:

@@ -224,17 +224,17 @@ class Input(Descriptor):
         return os.readv(self.fd, [self._buffer])
 
 
-def open_output(path: str, option: str = "--output") -> Output:
+def open_output(path: str, option: str = "--output", flags: int = 0) -> Output:
     """Open a file, "-" being standard output; raise OutputError. It keeps what it has until `Output.begin`."""
     if path == "-":
         return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output", option)
     made: Path | None = None
     try:
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
         except FileNotFoundError:
             made = Path(path).resolve()
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
     except OSError as error:
         raise OutputError(f"open {path}", reason(error), f"choose another {option}") from error
     output = Output(fd, path, option)

@@ -3,19 +3,31 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from ringmain._merge import Merger
 from ringmain.errors import UsageError, reason
 from ringmain.flow.blocks import Flow
 from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow, until_given_back
+from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.waiting import Turn
 
 log = logging.getLogger("ringmain")
 
 Item = TypeVar("Item")
+
+
+class Part(NamedTuple):
+    """Whole records of one connection, which its link tells from others of the same peer.
+
+    `offset` bytes of what it sent lie before them.
+    """
+
+    link: Link
+    offset: int
+    block: memoryview
 
 
 class Many:
@@ -40,10 +52,13 @@ class Many:
         block = self._merger.take()
         return self._given(block) if block is not None else None
 
-    def take_tagged(self) -> tuple[str, memoryview] | None:
-        """Return the same of one peer, with its address."""
+    def take_of_one(self) -> "Part | None":
+        """Return the same of one connection."""
         taken = self._merger.take_tagged()
-        return (taken[0].link.peer, self._given(taken[1])) if taken is not None else None
+        if taken is None:
+            return None
+        member, block = taken
+        return Part(cast(Link, member.link), member.taken - len(block), self._given(block))
 
     async def next_of(self, take: Callable[[], Item | None]) -> Item | None:
         """Return what one of these two returns next; None when there is none to come."""

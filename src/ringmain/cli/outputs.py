@@ -1,0 +1,162 @@
+"""Where `ringmain load` puts each connection by itself: in a file of its own, or into a command."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from typing import TYPE_CHECKING
+
+from ringmain.errors import OutputError, UsageError, printable, reason
+from ringmain.flow.command import Command
+from ringmain.flow.descriptor import Output, ReaderLeft, open_output
+from ringmain.net.listeners import addresses_of
+from ringmain.waiting import let_go, unless
+
+if TYPE_CHECKING:
+    from ringmain._ring import Counters
+    from ringmain.flow.inflow import Inflow
+
+log = logging.getLogger("ringmain")
+
+_FIELDS = ("peer", "number")
+_TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}")
+_LONGEST_PEER = 100
+
+
+class Template:
+    """The name of a file, in whose last part {peer} and {number} stand for those of a connection, {{ and }} for braces.
+
+    `varies` tells whether any does.
+    """
+
+    def __init__(self, text: str, option: str) -> None:
+        """Raise UsageError for another word in braces."""
+        self.folder, slash, self._name = text.rpartition("/")
+        self.folder += slash
+        self.option = option
+        if any(f"{{{field}}}" in self.folder for field in _FIELDS):
+            raise UsageError(
+                f"{option} {text}", "only the last part of the path may have placeholders", "name one folder"
+            )
+        words = {token[1:-1] for token in _TOKEN.findall(self._name) if token not in ("{{", "}}")}
+        if unknown := words.difference(_FIELDS):
+            remedy = "choose {peer} or {number}, or write {{ and }} for braces"
+            raise UsageError(f"{option} {text}", f"no placeholder {{{min(unknown)}}} is known", remedy)
+        self.varies = bool(words)
+
+    def name(self, peer: str = "", number: int = 0) -> str:
+        """Return the name of the file of a connection."""
+        values = {"{{": "{", "}}": "}", "{peer}": file_name_of(peer), "{number}": str(number)}
+        return self.folder + _TOKEN.sub(lambda token: values[token[0]], self._name)
+
+
+def file_name_of(peer: str) -> str:
+    """Return the address and port of a peer as a part of a file's name, whatever they are.
+
+    Letters, digits and `.-_%` stay, brackets are left out, and what else there is becomes `_`.
+    """
+    name = re.sub(r"[^A-Za-z0-9._%-]", "_", re.sub(r"[\[\]]", "", peer))
+    return name.lstrip(".-")[:_LONGEST_PEER] or "unknown"
+
+
+class Files:
+    """Write each connection to a file of its own. What one may not do to another: write to the same file meanwhile."""
+
+    def __init__(self, template: Template, path: str) -> None:
+        """Raise OutputError if no file can be made there."""
+        self._template = template
+        self._path = path
+        self._taken: set[tuple[int, int]] = set()
+        folder = template.folder or "."
+        what, remedy = f"make files in {folder}", f"choose another {template.option}"
+        try:
+            os.close(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise OutputError(what, reason(error), remedy) from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(what, "permission denied", remedy)
+
+    async def give(self, inflow: "Inflow", number: int) -> None:
+        """Write all that a connection brings; raise OutputError."""
+        name = self._template.name(inflow.link.peer, number)
+        # A FIFO that nobody reads must not make all others wait.
+        output = open_output(name, self._template.option, os.O_NONBLOCK)
+        try:
+            status = os.fstat(output.fd)
+            identity = (status.st_dev, status.st_ino)
+            if output.is_file and identity in self._taken:
+                why, remedy = "another connection is being written there", "let {number} be a part of the name"
+                raise OutputError(f"write to {name}", why, remedy)
+            self._taken.add(identity)
+            try:
+                output.begin()
+                await inflow.copy_to(output, self._path)
+            finally:
+                self._taken.discard(identity)
+        finally:
+            _close(output)
+
+
+def _close(output: Output) -> None:
+    try:
+        output.close()
+    except OSError as error:  # a network file system tells of a write that failed when it is closed
+        raise OutputError(f"write to {output.name}", reason(error), "free space") from error
+
+
+class Commands:
+    """Run a command for each connection, with what that brings as its standard input.
+
+    `exits` are the exit codes of those that have ended, by the counters of their connections.
+    """
+
+    def __init__(self, line: str, path: str, *, listening: bool) -> None:
+        self.exits: dict[Counters, int] = {}
+        self._line = line
+        self._path = path
+        self._listening = listening
+
+    async def give(self, inflow: "Inflow", number: int) -> None:
+        """Run a command until it ends; raise OutputError where that is not with 0, ReaderLeft where it was early."""
+        command = self._start(inflow, number)
+
+        async def copy() -> bool:
+            await inflow.copy_to(command.input, self._path)
+            return True
+
+        early = True
+        try:
+            with contextlib.suppress(ReaderLeft):
+                early = not await unless(command.exited(), copy())
+            command.input.close()
+            code = await command.exited()
+        finally:
+            if command.code is None:
+                log.warning("%s: the command has not ended, and is stopped", inflow.link.peer)
+            try:
+                await let_go([asyncio.ensure_future(command.end())])
+            finally:
+                if command.code is not None:
+                    self.exits[inflow.counters] = command.code
+        if code:
+            self._failed(inflow, code, early=early)
+        if early:
+            raise ReaderLeft
+
+    def _start(self, inflow: "Inflow", number: int) -> Command:
+        added = {"RINGMAIN_PEER": printable(inflow.link.peer), "RINGMAIN_NUMBER": str(number)}
+        try:
+            if self._listening:
+                added["RINGMAIN_LISTENER"] = addresses_of([inflow.link.sock])[0]
+            return Command(self._line, {**os.environ, **added})
+        except OSError as error:
+            remedy = "see ulimit -n and ulimit -u, or lower max_connections="
+            raise OutputError("start the command", reason(error), remedy) from error
+
+    def _failed(self, inflow: "Inflow", code: int, *, early: bool) -> None:
+        why = f"it ended with {code}{' before the stream did' if early else ''}"
+        error = OutputError("the command", why)
+        if inflow.failure() is None:
+            raise error
+        log.warning("%s: %s", inflow.link.peer, error)  # what became of the connection is told besides
