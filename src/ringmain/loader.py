@@ -90,12 +90,7 @@ def load(
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
     settings = settings_for(load, Options, options, max_connections=max_connections)
-    if connect and listen_once:
-        remedy = "leave out connect=True, which always ends after one"
-        raise UsageError("listen_once=True", "it needs a listener", remedy)
-    if (connect or listen_once) and settings.max_connections > 1:
-        what = f"max_connections={max_connections} with {'connect=True' if connect else 'listen_once=True'}"
-        raise UsageError(what, "there is but one connection", "leave one of them out")
+    settings.check_count(connect=connect, listen_once=listen_once)
     new_flow = functools.partial(
         flow_for,
         delimiter=delimiter,
@@ -140,8 +135,7 @@ class Loader(Listening, Iterated, Blocking):
         tls = self.endpoint.tls or self.settings.tls
         where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
         state = "listening" if self._gate is not None else "closed" if self._inflow is None else "connected"
-        count = len(self._many.crowd) if self._many is not None else int(self._inflow is not None)
-        return self._described(where, state, [self.counters.bytes_in] if self.counters is not None else [], count)
+        return self._described(where, state, [self.counters.bytes_in] if self.counters is not None else [], self.served)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -222,8 +216,13 @@ class Loader(Listening, Iterated, Blocking):
         return self.flow.ring
 
     @property
+    def served(self) -> int:
+        """How many connections are served right now."""
+        return len(self._many.crowd) if self._many is not None else int(self._inflow is not None)
+
+    @property
     def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two; of many the bytes of all together."""
+        """The counters of the connection being served, or None between two; of many the sums of all."""
         single = self._inflow.counters if self._inflow is not None else None
         return single if self._many is None else self._many.crowd.counters()
 

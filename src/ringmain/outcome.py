@@ -4,6 +4,7 @@ Exit codes are not here: the command ends with the `exit_code` of the error (`er
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ringmain._ring import Counters
@@ -42,6 +43,21 @@ class State(enum.StrEnum):
 
 
 _NEXT = {State.RUNNING: State.ENDING, State.ENDING: State.ENDED}
+
+
+_SUMMED = (
+    *("bytes_in", "bytes_out", "reads", "writes", "blocks", "stalls", "stalled_seconds"),
+    *("skipped_records", "skipped_bytes", "dropped_bytes"),
+)
+
+
+def total(all_counters: Iterable[Counters]) -> Counters:
+    """Return the sums of counters; their times are none of its own."""
+    summed = Counters()
+    for counters in all_counters:
+        for name in _SUMMED:
+            setattr(summed, name, getattr(summed, name) + getattr(counters, name))
+    return summed
 
 
 @dataclass(frozen=True)

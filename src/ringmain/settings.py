@@ -143,6 +143,15 @@ class Settings(TlsSettings):
             why = f"the kernel counts to {_LONGEST_KEEPALIVE} seconds at most"
             raise UsageError(f"keepalive={self.keepalive!r}", why, "give less, or None for off")
 
+    def check_count(self, *, connect: bool, listen_once: bool) -> None:
+        """Raise UsageError where these contradict each other, or `max_connections`."""
+        if connect and listen_once:
+            remedy = "leave out connect=True, which always ends after one"
+            raise UsageError("listen_once=True", "it needs a listener", remedy)
+        if (connect or listen_once) and self.max_connections > 1:
+            what = f"max_connections={self.max_connections} with {'connect=True' if connect else 'listen_once=True'}"
+            raise UsageError(what, "there is but one connection", "leave one of them out")
+
 
 def settings_for(verb: Callable[..., object], kind: type, options: Mapping[str, Any], **ours: Any) -> Settings:
     """Return the settings of a verb's other keywords, which are those of the TypedDict `kind`, and of `ours`."""

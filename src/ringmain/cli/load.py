@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ringmain
-from ringmain.cli.options import linger, one_end
+from ringmain.cli.options import linger, one_end, totals
 from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, Settings
@@ -85,6 +85,7 @@ _APART_DESCRIPTORS = 8
     help="Reset the sender of a longer one, or leave it out.",
 )
 @linger
+@totals
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
     """Receive at ENDPOINT and write what arrives to standard output.
 
@@ -205,17 +206,21 @@ def _load_apart(
 def _run(
     work: "Move", loader: "ringmain.Loader", session: "Session", written: "Counters", exits: "dict[Counters, int]"
 ) -> int:
-    from ringmain.cli.stats import figures
+    from ringmain.cli.stats import Present, figures
     from ringmain.outcome import Outcome
     from ringmain.progress import progress_line
 
     def on_end(outcome: Outcome) -> None:
         row = figures(outcome, loader.refused, exits.pop(outcome.counters, None))
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out)
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, present())
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(loader.counters)
         return bytes_in, bytes_out + written.bytes_out, loader.fullness
 
+    def present() -> Present:
+        counters = loader.counters
+        return Present(loader.served, loader.refused, counters.bytes_in if counters is not None else 0, counters)
+
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line)
+    return session.run(work, loader.stop, look, progress_line, present)

@@ -118,6 +118,12 @@ def _decorated(command: Command, decorators: list[Decorator]) -> Command:
     return command
 
 
+def totals(command: Command) -> Command:
+    """Give a command --stats-interval."""
+    text = "Append a row of totals to the stats file this often, and one at the end."
+    return _decorated(command, [duration("--stats-interval", None, text)])
+
+
 def linger(command: Command) -> Command:
     """Give a command that receives from sockets --linger."""
     return _decorated(command, [_LINGER])

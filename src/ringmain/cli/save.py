@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 import ringmain
-from ringmain.cli.options import one_end
+from ringmain.cli.options import one_end, totals
 
 
 @click.command()
@@ -13,6 +13,7 @@ from ringmain.cli.options import one_end
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
 @click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
+@totals
 def save(**options: Any) -> int:
     """Connect to ENDPOINT and send standard input.
 
@@ -39,7 +40,7 @@ def run_save(
 ) -> int:
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
     from ringmain.cli.session import Session, uses_tls
-    from ringmain.cli.stats import figures
+    from ringmain.cli.stats import Present, figures
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
@@ -53,7 +54,8 @@ def run_save(
     kernel.may_pump(path, source, tls=tls)
 
     def on_end(outcome: Outcome) -> None:
-        session.record(figures(outcome, saver.refused), outcome.counters.bytes_in, outcome.counters.bytes_out)
+        row, counters = figures(outcome, saver.refused), outcome.counters
+        session.record(row, counters.bytes_in, counters.bytes_out, outcome, present())
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)
@@ -72,4 +74,9 @@ def run_save(
         source.stop()
         return saver.stop()
 
-    return session.run(work, stop, look, progress_line)
+    def present() -> Present:
+        counters = saver.counters
+        size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
+        return Present(int(counters is not None), saver.refused, size, counters)
+
+    return session.run(work, stop, look, progress_line, present)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import logging
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
@@ -14,16 +15,17 @@ from ringmain.blocking import new_loop
 from ringmain.cli.log_handler import LogHandler
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import StatsFile
+from ringmain.cli.stats import Present, StatsFile, Totals
 from ringmain.endpoint import Endpoint
-from ringmain.errors import RingmainError, reason
+from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
+from ringmain.outcome import Outcome
 from ringmain.progress import Line, Look, show_progress
 from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
-_REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
+_REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "quiet", "verbose", "progress")
 # The options that wait for TLS in vain where there is none; all but the one that is never unset.
 _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
 
@@ -48,6 +50,11 @@ class Session:
         options["family"] = options["family"] or 0
         self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
         self._stats_file = StatsFile(report["stats_file"]) if report["stats_file"] is not None else None
+        self._interval: float | None = report["stats_interval"]
+        if self._interval is not None and self._stats_file is None:
+            raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
+        self._totals = Totals()
+        self._begun = False
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self._announce = report["verbose"] or (terminal and not report["quiet"])
@@ -67,17 +74,19 @@ class Session:
         stop: Callable[[], bool] = lambda: False,
         look: Look = lambda: (0, 0, 0.0),
         line: Line | None = None,
+        present: Callable[[], Present] | None = None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
-        raises counts no more. `line` words what `look` shows as progress; without it none is shown.
+        raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
+        what the totals need besides what `record` was given.
         """
         signals = Signals(self._port_file.remove if self._port_file is not None else lambda: None)
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals))
+            runner.run(self._supervise(work, stop, look, line, signals, present))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -97,17 +106,22 @@ class Session:
         look: Look,
         line: Line | None,
         signals: Signals,
+        present: Callable[[], Present] | None,
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, stop, lambda: look()[:2])
         if self.shows_progress and line is not None:
             signals.helpers.append(asyncio.ensure_future(show_progress(look, line)))
+        if self._interval is not None and present is not None:
+            signals.helpers.append(asyncio.ensure_future(self._tell_totals(self._interval, present)))
         try:
             await asyncio.wait([task])
         finally:
             for helper in signals.helpers:
                 helper.cancel()
             await asyncio.gather(*signals.helpers, return_exceptions=True)
+            if self._interval is not None and present is not None and self._begun:
+                self._append(self._totals.row(present()))
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
@@ -115,6 +129,7 @@ class Session:
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
         """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS."""
+        self._begun = True
         listening = [end for end in ends if end[0].addresses]
         for listener, endpoint, tls in listening:
             if self._announce or endpoint.port == "0":
@@ -130,12 +145,35 @@ class Session:
         finally:
             self._port_file.remove()
 
-    def record(self, row: dict[str, Any], bytes_in: int, bytes_out: int) -> None:
-        """Append a connection's figures to the stats file, and its bytes to those of all."""
+    def record(
+        self,
+        row: dict[str, Any],
+        bytes_in: int,
+        bytes_out: int,
+        outcome: Outcome | None = None,
+        present: Present | None = None,
+    ) -> None:
+        """Append a connection's figures to the stats file, and its bytes to those of all.
+
+        The totals have its `outcome`, where it has one, and `present` tells of those that are still there.
+        """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
+        if outcome is not None and present is not None:
+            self._totals.ended(outcome, present)
+        self._append(row)
+
+    def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:
             self._stats_file.append(row)
+
+    async def _tell_totals(self, interval: float, present: Callable[[], Present]) -> None:
+        """Append a row of totals every so many seconds."""
+        due = time.monotonic()
+        while True:
+            due = max(due + interval, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            self._append(self._totals.row(present()))
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:

@@ -1,4 +1,4 @@
-"""The stats file: a row for each connection, and what stands in it."""
+"""The stats file: a row for each connection, one of totals from time to time, and what stands in them."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ringmain.errors import OutputError, reason
 
@@ -71,8 +71,61 @@ def _side(outcome: "Outcome") -> dict[str, Any]:
     return {**_figures(outcome), "state": outcome.state}
 
 
+class Present(NamedTuple):
+    """What a verb has at the moment: connections, their bytes and counters; how many clients it refused so far."""
+
+    connections: int
+    refused: int
+    size: int
+    counters: "Counters | None"
+
+
+class Totals:
+    """The figures of all connections of a run: of those that have ended (`ended`) and those that are there."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._count = self._size = self._peak = self._refused = 0
+        self._ended: Counters | None = None
+
+    def ended(self, outcome: "Outcome", present: Present) -> None:
+        """Count one that has just ended, with which the others were most, if they ever were."""
+        from ringmain.outcome import total
+
+        self._count += 1
+        self._size += outcome.size
+        self._ended = total(it for it in (self._ended, outcome.counters) if it is not None)
+        self._see(present, present.connections + 1)
+
+    def row(self, present: Present) -> dict[str, Any]:
+        """Return what the stats file tells of all: `event` is what no other row has."""
+        from ringmain.outcome import total
+
+        self._see(present, present.connections)
+        counters = total(it for it in (self._ended, present.counters) if it is not None)
+        return {
+            "event": "totals",
+            "seconds": round(time.monotonic() - self._started, 6),
+            "connections": present.connections,
+            "accepted": self._count + present.connections,
+            "refused": self._refused,
+            "peak": self._peak,
+            "bytes": self._size + present.size,
+            "reads": counters.reads,
+            "stalls": counters.stalls,
+            "stalled_seconds": round(counters.stalled_seconds, 6),
+            "skipped_records": counters.skipped_records,
+            "skipped_bytes": counters.skipped_bytes,
+            "dropped_bytes": counters.dropped_bytes,
+        }
+
+    def _see(self, present: Present, connections: int) -> None:
+        self._peak = max(self._peak, connections)
+        self._refused = max(self._refused, present.refused)  # which a verb forgets when it closes
+
+
 class StatsFile:
-    """A file that gets one line of JSON for each connection: a whole line or none.
+    """A file that gets one line of JSON for each connection, or of totals: a whole line or none.
 
     A line that cannot be written costs a warning, one for as long as it goes on: the connections matter more. The file
     is made with the first line, so that a run that comes to nothing leaves none.

@@ -11,7 +11,7 @@ from ringmain.errors import ParseError, RecordTooLongError, RingmainError
 from ringmain.flow.blocks import Flow
 from ringmain.flow.inflow import Inflow
 from ringmain.net.gate import Gate, NoMoreClients
-from ringmain.outcome import Outcome
+from ringmain.outcome import Outcome, total
 from ringmain.settings import Settings
 
 OnEnd = Callable[[Outcome], None]
@@ -98,11 +98,7 @@ class Crowd:
 
     def counters(self) -> Counters:
         """Return what those who are there have brought so far."""
-        total = Counters()
-        for inflow in self._inflows:
-            total.bytes_in += inflow.counters.bytes_in
-            total.bytes_out += inflow.counters.bytes_out
-        return total
+        return total(inflow.counters for inflow in self._inflows)
 
     def stop(self) -> bool:
         """Let nobody else in, and read what our kernels have acknowledged, no more; tell whether anybody is there."""

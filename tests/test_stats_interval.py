@@ -1,0 +1,125 @@
+"""`--stats-interval`: rows of totals between those of the connections, which stay as they are."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import peers
+import pytest
+
+OFTEN = ["--stats-interval", "50ms"]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def totals(path: Path) -> list[dict[str, Any]]:
+    return [row for row in rows(path) if row.get("event") == "totals"]
+
+
+def last(path: Path, **figures: Any) -> bool:
+    """Tell whether the last row of totals has these."""
+    found = totals(path)
+    return bool(found) and figures.items() <= found[-1].items()
+
+
+@pytest.mark.parametrize("where", [[], ["-O", "{number}"], ["--exec", "cat >&2"]], ids=["merged", "files", "commands"])
+def test_totals_tell_of_all_who_were_and_are_there(bench: peers.Bench, tmp_path: Path, where: list[str]) -> None:
+    stats = tmp_path / "stats"
+    options = ["--max-connections", 2, "--gate", "refuse", "--stats-file", stats, *OFTEN, *where]
+    loader, port = bench.listening("load", *options, cwd=tmp_path)
+    peers.eventually(lambda: last(stats, connections=0, accepted=0, peak=0, bytes=0), "a row of nobody")
+    with peers.connect(port) as first, peers.connect(port) as second:
+        first.sendall(b"12345\n")
+        second.sendall(b"123\n")
+        peers.eventually(lambda: last(stats, connections=2, accepted=2, peak=2, bytes=10), "a row of two")
+
+        def refused() -> bool:
+            try:
+                with peers.connect(port) as third:
+                    third.recv(1)
+            except ConnectionResetError:
+                pass
+            return last(stats, connections=2) and totals(stats)[-1]["refused"] > 0
+
+        peers.eventually(refused, "one that is refused")
+    peers.eventually(lambda: last(stats, connections=0, accepted=2, peak=2, bytes=10), "a row of those who have left")
+    with peers.connect(port) as sock:
+        sock.sendall(b"7\n")
+        peers.eventually(lambda: last(stats, connections=1, accepted=3, peak=2, bytes=12), "a row of the next one")
+        loader.signal(signal.SIGTERM)
+        assert loader.wait() == 143
+    found = rows(stats)
+    final, connections = found[-1], [row for row in found if "event" not in row]
+    assert final["event"] == "totals"
+    assert final["refused"] > 0
+    assert (final["connections"], final["accepted"], final["peak"], final["bytes"]) == (0, 3, 2, 12)
+    assert len(connections) == 3
+    assert final["reads"] == sum(row["reads"] for row in connections)
+    assert all(row["peer"].startswith("127.0.0.1:") for row in connections)
+    seconds = [row["seconds"] for row in totals(stats)]
+    assert seconds == sorted(seconds)
+
+
+def test_totals_count_what_was_dropped_and_skipped(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    options = ["--max-connections", 2, "--max-record", 100, "--long-records", "skip", "--stats-file", stats, *OFTEN]
+    loader, port = bench.listening("load", *options)
+    sock = peers.connect(port)
+    sock.sendall(b"x" * 500 + b"\n" + b"half")
+    peers.eventually(
+        lambda: last(stats, bytes=505, skipped_records=1, skipped_bytes=501, dropped_bytes=0), "the skipped"
+    )
+    peers.close_with_reset(sock)
+    peers.eventually(lambda: last(stats, connections=0, skipped_records=1, dropped_bytes=4), "the dropped")
+    loader.signal(signal.SIGTERM)
+    assert loader.wait() == 143
+
+
+def test_one_connection_at_a_time_has_totals_too(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    loader, port = bench.listening("load", "--stats-file", stats, *OFTEN)
+    for _ in range(3):
+        peers.send_in_thread(port, b"1234").join()
+    peers.eventually(lambda: last(stats, connections=0, accepted=3, peak=1, bytes=12), "all three")
+    loader.signal(signal.SIGTERM)
+    assert loader.wait() == 143
+
+
+def test_save_has_totals_too(bench: peers.Bench, tmp_path: Path) -> None:
+    stats, data = tmp_path / "stats", bench.file(b"12345")
+    saver, port = bench.listening("save", "--listen", "--input", data, "--stats-file", stats, *OFTEN)
+    for _ in range(2):
+        with peers.connect(port) as sock:
+            assert peers.read_all(sock) == b"12345"
+    peers.eventually(lambda: last(stats, connections=0, accepted=2, peak=1, bytes=10), "both")
+    saver.signal(signal.SIGTERM)
+    assert saver.wait() == 143
+
+
+def test_a_run_that_is_shorter_than_the_interval_has_totals_at_its_end(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    loader, port = bench.listening("load", "-o", "--stats-file", stats, "--stats-interval", "1h")
+    peers.send_in_thread(port, b"1234").join()
+    assert loader.wait() == 0
+    assert [row.get("event") for row in rows(stats)] == [None, "totals"]
+    assert last(stats, connections=0, accepted=1, peak=1, bytes=4)
+
+
+def test_a_run_that_does_not_begin_leaves_no_totals(bench: peers.Bench, tmp_path: Path) -> None:
+    loader, port = bench.listening("load")
+    other = bench.ringmain("load", "--stats-file", tmp_path / "stats", *OFTEN, f"127.0.0.1:{port}")
+    assert other.wait() == 45
+    assert not (tmp_path / "stats").exists()
+    loader.signal(signal.SIGTERM)
+    assert loader.wait() == 143
+
+
+def test_totals_need_a_file() -> None:
+    command = [*peers.RINGMAIN, "load", *OFTEN, "127.0.0.1:0"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=peers.TIMEOUT, check=False)
+    assert run.returncode == 2
+    assert "--stats-interval: there is no file for its rows; add --stats-file" in run.stderr
