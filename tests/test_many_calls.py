@@ -87,22 +87,6 @@ def test_the_command_takes_another_delimiter(bench: peers.Bench) -> None:
         assert loader.process.stdout.read(4) == b"two\x1e"
 
 
-def test_a_feed_wants_one_connection_at_a_time(run: Run) -> None:
-    pytest.importorskip("msgspec")
-    from ringmain.feeds import msgspec as feed
-
-    async def main() -> None:
-        async with ringmain.load("127.0.0.1:0", max_connections=2, delimiter=b"\n") as loader:
-            with pytest.raises(ringmain.UsageError, match=r"feed each stream of loader\.connections"):
-                feed.decode_lines(loader, int)
-            with peers.connect(loader.port) as sock:
-                sock.sendall(b"1\n2\n")
-                stream = await anext(loader.connections())
-                assert await anext(feed.decode_lines(stream, int)) == [1, 2]
-
-    run(main())
-
-
 def test_the_command_says_what_it_cannot_open(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", "--max-connections", 10**20, stdout=subprocess.PIPE)
     loader.says("files only; see ulimit -n")

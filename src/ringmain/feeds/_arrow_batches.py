@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from ringmain.feeds._arrow_parsers import Parser
 from ringmain.feeds._arrow_search import Job, Outcome
-from ringmain.feeds._feed import Cursor, Feed, Piece
-from ringmain.feeds._refusal import Bad, OnError
+from ringmain.feeds._feed import Feed, Piece
+from ringmain.feeds._merged import pieces_of
+from ringmain.feeds._refusal import Bad, OnError, Origin
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -21,12 +22,12 @@ class Batches(Feed["pa.RecordBatch"]):
     """
 
     def __init__(self, source: Loader | Stream, parser: Parser, threads: int, on_error: OnError) -> None:
-        super().__init__(Cursor(source, lines=True), on_error)
+        super().__init__(pieces_of(source), on_error)
         self._parser = parser
         self._pool = ThreadPoolExecutor(threads, "ringmain-arrow")
         # Each pending block is one that the receiver cannot fill, and it needs some.
         self._depth = max(1, min(2 * threads, source.ring.block_count // 2))
-        self._pending: deque[tuple[Stream, Future[Outcome]]] = deque()
+        self._pending: deque[tuple[Origin, Future[Outcome]]] = deque()
         self._broken = False  # behind what is pending nothing of its connection can be read
 
     @property
@@ -76,8 +77,8 @@ class Batches(Feed["pa.RecordBatch"]):
             try:
                 self._collect(stream, future.result())
             except BaseException:  # as in `_try`
-                self._give_up()
-                self._cursor.leave()
+                self._give_up(stream)
+                self._cursor.leave(stream)
                 raise
             return
         piece = await self._cursor.next()
@@ -96,13 +97,13 @@ class Batches(Feed["pa.RecordBatch"]):
     def _submit(self, job: Job) -> "Future[Outcome]":
         return self._pool.submit(self._parser.run, job, self._refusals.most)
 
-    def _collect(self, stream: Stream, outcome: Outcome) -> None:
+    def _collect(self, stream: Origin, outcome: Outcome) -> None:
         good: list[pa.RecordBatch] = []
         for part in outcome.parts:
             if not isinstance(part, Bad):
                 good.append(part)
             elif not self._refuse(stream, part):
-                self._give_up()
+                self._give_up(stream)
                 break
         else:
             if outcome.rest is not None:
@@ -113,11 +114,12 @@ class Batches(Feed["pa.RecordBatch"]):
             self._parser.schema = good[0].schema
         self._ready.extend(good)
 
-    def _give_up(self) -> None:
-        """Drop what is pending of the present connection."""
-        for _, future in self._pending:
-            future.cancel()
-        self._pending.clear()
+    def _give_up(self, stream: Origin) -> None:
+        """Drop what is pending of a connection."""
+        for origin, future in self._pending:
+            if origin is stream:
+                future.cancel()
+        self._pending = deque(it for it in self._pending if it[0] is not stream)
         self._broken = False
 
 

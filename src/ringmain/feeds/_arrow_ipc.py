@@ -113,12 +113,13 @@ class IpcBatches:
         """Return where the batch is skipped, else leave the connection and raise."""
         offset, record = self._messages.offset, self._messages.record()
         bad = Bad(offset, record, cause, str(cause) or type(cause).__name__, fatal=fatal)
-        error = self._refusals.judge(self._file.piece.stream, bad)
+        stream = self._file.piece.stream
+        error = self._refusals.judge(stream, bad)
         if error is None:
             self._messages.drop()
             return
         self._reader, self._file = None, _BlockFile(self._cursor, self._limit)
-        self._cursor.leave()
+        self._cursor.leave(stream)
         try:
             raise error
         finally:

@@ -4,10 +4,10 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from ringmain.errors import UsageError
-from ringmain.feeds._refusal import Bad, OnError, Refusals
+from ringmain.feeds._refusal import Bad, OnError, Origin, Refusals
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
@@ -22,11 +22,27 @@ class Piece(NamedTuple):
     connection.
     """
 
-    stream: Stream
+    stream: Origin
     offset: int
     block: memoryview
     is_first: bool
     left_out: int = 0
+
+
+class Pieces(Protocol):
+    """What walks over the blocks of a source."""
+
+    def take(self) -> Piece | None:
+        """Return the next block if there is one already."""
+
+    async def next(self) -> Piece | None:
+        """Return the next block, None when none is to come."""
+
+    def leave(self, origin: Origin, /) -> None:
+        """Take no more from a connection."""
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run the private loop of a plain `with` until the work is done."""
 
 
 class Cursor:
@@ -96,8 +112,8 @@ class Cursor:
     async def _next_stream(self) -> Stream | None:
         return None if isinstance(self.source, Stream) else await self.source.next_connection()
 
-    def leave(self) -> None:
-        """Take no more from the present connection."""
+    def leave(self, _: Origin, /) -> None:
+        """Take no more from the present connection, which is the only one."""
         self._stream = self._ended = None
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -111,7 +127,7 @@ class Feed(ABC, Generic[Item]):
     `skipped` records of `skipped_size` bytes were left out, on all connections, because the parser refused them.
     """
 
-    def __init__(self, cursor: Cursor, on_error: OnError = "raise") -> None:
+    def __init__(self, cursor: Pieces, on_error: OnError = "raise") -> None:
         self._cursor = cursor
         self._refusals = Refusals(on_error)
         self._ready: deque[Item] = deque()
@@ -159,14 +175,14 @@ class Feed(ABC, Generic[Item]):
         try:
             self._turn(piece)
         except BaseException:  # as a lack of memory, or an interrupt: nobody must take what follows for all there was
-            self._cursor.leave()
+            self._cursor.leave(piece.stream)
             raise
 
-    def _refuse(self, stream: Stream, bad: Bad) -> bool:
+    def _refuse(self, stream: Origin, bad: Bad) -> bool:
         """Return True if the record is skipped; else let the connection go, and raise once what came before is out."""
         self._failed = self._refusals.judge(stream, bad)
         if self._failed is not None:
-            self._cursor.leave()
+            self._cursor.leave(stream)
         return self._failed is None
 
     def _raise_failed(self) -> None:
@@ -178,15 +194,18 @@ class Feed(ABC, Generic[Item]):
             del error  # or it and this frame hold each other, and the connection, until the collector comes
 
 
-def broke(stream: Stream) -> bool:
-    """Tell whether a connection ended in any way but a proper end: its last record may lack a part."""
-    return stream.verdict not in (None, "ended")
+def broke(origin: Origin) -> bool:
+    """Tell whether a connection ended in any way but a proper end: its last record may lack a part.
+
+    Of one of many, whose records are merged, only whole ones come.
+    """
+    return isinstance(origin, Stream) and origin.verdict not in (None, "ended")
 
 
 def check_single(source: Loader | Stream) -> None:
     """Raise UsageError if the source mixes what many connections bring."""
     if isinstance(source, Loader) and source.merges:
-        why = "an error could not tell whose record it was"
+        why = "this format is read from the beginning of a connection to its end"
         raise UsageError("a loader of many connections", why, "feed each stream of loader.connections() by itself")
 
 
@@ -200,6 +219,6 @@ def check_whole(source: Loader | Stream) -> None:
 
 def check_lines(source: Loader | Stream) -> None:
     """Raise UsageError unless the source cuts its blocks at the end of lines."""
-    check_single(source)
-    if not source.ring.delimiter.endswith(b"\n"):
+    delimiter = source.flow.delimiter if isinstance(source, Loader) else source.ring.delimiter
+    if not delimiter.endswith(b"\n"):
         raise UsageError("a loader without lines", "its blocks end anywhere", r'give it delimiter=b"\n"')

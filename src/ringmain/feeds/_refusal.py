@@ -2,11 +2,11 @@
 
 import logging
 import traceback
+import weakref
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from ringmain.errors import ParseError, UsageError, printable
-from ringmain.stream import Stream
 
 log = logging.getLogger("ringmain")
 
@@ -14,6 +14,14 @@ OnError: TypeAlias = Literal["raise", "skip"] | Callable[[ParseError, bytes], ob
 
 # A parser may quote the record, which can be as long as `max_record`.
 _LONGEST_REASON = 300
+
+
+class Origin(Protocol):
+    """The connection that a record came from: a `Stream`, or the link of one of many. One object a connection."""
+
+    @property
+    def peer(self) -> str:
+        """The address of the peer."""
 
 
 class Bad(NamedTuple):
@@ -38,15 +46,15 @@ class Refusals:
             raise UsageError(f"on_error={on_error!r}", "not known", 'choose "raise", "skip", or a function')
         self.on_error = on_error
         self.count = self.size = 0
-        self._before = (0, 0)  # the present connection
-        self._stream: Stream | None = None
+        # The same of each connection, for as long as anybody has it.
+        self._of: weakref.WeakKeyDictionary[Origin, tuple[int, int]] = weakref.WeakKeyDictionary()
 
     @property
     def most(self) -> int:
         """How many bad records of a block need be looked for at a time."""
         return 1 if self.on_error == "raise" else 1000
 
-    def judge(self, stream: Stream, bad: Bad) -> Exception | None:
+    def judge(self, stream: Origin, bad: Bad) -> Exception | None:
         """Return what is to be raised, or None where the record is skipped.
 
         What a function of the user's raises comes out of the iteration as it is.
@@ -66,13 +74,13 @@ class Refusals:
         self._count(stream, len(bad.record), error)
         return None
 
-    def _count(self, stream: Stream, size: int, error: ParseError) -> None:
+    def _count(self, stream: Origin, size: int, error: ParseError) -> None:
         """Count a skipped record; warn of the 1st, 10th, 100th ... of a connection, so that no peer can flood a log."""
-        if stream is not self._stream:
-            self._stream, self._before = stream, (self.count, self.size)
         self.count += 1
         self.size += size
-        count, skipped = self.count - self._before[0], self.size - self._before[1]
+        count, skipped = self._of.get(stream, (0, 0))
+        count, skipped = count + 1, skipped + size
+        self._of[stream] = count, skipped
         if self.on_error == "skip" and str(count).rstrip("0") == "1":
             log.warning("%s; skipped, with it %d records of %d bytes", error, count, skipped)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import check_lines, check_whole
+from ringmain.feeds._feed import check_lines, check_single, check_whole
 from ringmain.feeds._refusal import OnError
 from ringmain.loader import Loader
 from ringmain.stream import Stream
@@ -122,6 +122,7 @@ def batches(
     if format == "ndjson":
         parser = Ndjson(schema, unexpected_fields)
     elif format == "csv":
+        check_single(source)
         if schema is None and not header:
             raise UsageError("csv without header", "its columns have no names", "give a schema")
         parser = Csv(schema, header, parse_options, convert_options, source.ring.max_record)

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from ringmain._records import line_ends, split_value
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Cursor, Feed, Piece, check_lines
+from ringmain.feeds._feed import Feed, Piece, Pieces, check_lines
+from ringmain.feeds._merged import pieces_of
 from ringmain.feeds._refusal import Bad, OnError
 from ringmain.loader import Loader
 from ringmain.stream import Stream
@@ -53,7 +54,7 @@ def decode_lines(
     lines behind it are decoded instead.
     """
     check_lines(source)
-    return Lines(Cursor(source, lines=True), msgspec.json.Decoder(type, strict=strict), on_error)
+    return Lines(pieces_of(source), msgspec.json.Decoder(type, strict=strict), on_error)
 
 
 class Lines(Feed[list[Type]], Generic[Type]):
@@ -62,7 +63,7 @@ class Lines(Feed[list[Type]], Generic[Type]):
     `skipped` lines of `skipped_size` bytes were refused and left out, on all connections.
     """
 
-    def __init__(self, cursor: Cursor, decoder: "msgspec.json.Decoder[Type]", on_error: OnError) -> None:
+    def __init__(self, cursor: Pieces, decoder: "msgspec.json.Decoder[Type]", on_error: OnError) -> None:
         super().__init__(cursor, on_error)
         self._decoder = decoder
 

@@ -83,6 +83,12 @@ class Crowd:
         if inflow in self._inflows:
             self._release(inflow, broken_off=True)
 
+    def reset_link(self, link: object) -> None:
+        """Do the same for the inflow of a link."""
+        for inflow in self:
+            if inflow.link is link:
+                self.reset(inflow)
+
     def break_off(self, inflow: Inflow, error: RingmainError) -> None:
         """Reset an inflow whose bytes have nowhere to go, and warn of that."""
         log.warning("%s: %s", inflow.link.peer, error)

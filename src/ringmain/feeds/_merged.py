@@ -1,0 +1,55 @@
+"""The same for a loader of many connections: block after block, each whole records of one of them."""
+
+import weakref
+from collections.abc import Coroutine
+from typing import Any
+
+from ringmain.feeds._feed import Cursor, Piece, Pieces, Result
+from ringmain.feeds._refusal import Origin
+from ringmain.loader import Loader
+from ringmain.stream import Stream
+
+
+def pieces_of(source: Loader | Stream) -> Pieces:
+    """Return what walks over lines, of one connection at a time or of many."""
+    many = isinstance(source, Loader) and source.merges
+    return Merged(source) if isinstance(source, Loader) and many else Cursor(source, lines=True)
+
+
+class Merged:
+    """Walk over the blocks of all who are connected. The origin of a block is its link, which no other one has."""
+
+    def __init__(self, source: Loader) -> None:
+        self._source = source
+        self._left: weakref.WeakSet[Origin] = weakref.WeakSet()
+
+    def take(self) -> Piece | None:
+        """Return the next block if there is one already."""
+        many = self._source.many
+        while (part := many.take_of_one()) is not None:
+            if (piece := self._piece(*part)) is not None:
+                return piece
+        return None
+
+    async def next(self) -> Piece | None:
+        """Return the next block, None when none is to come. What became of a connection was warned of."""
+        many = self._source.many
+        while (part := await many.next_of(many.take_of_one)) is not None:
+            if (piece := self._piece(*part)) is not None:
+                return piece
+        return None
+
+    def _piece(self, origin: Origin, offset: int, block: memoryview) -> Piece | None:
+        if origin in self._left:
+            block.release()
+            return None
+        return Piece(origin, offset, block, is_first=False)
+
+    def leave(self, origin: Origin, /) -> None:
+        """Reset a connection, and take no more of it; the others go on."""
+        self._left.add(origin)
+        self._source.many.crowd.reset_link(origin)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run the private loop of a plain `with` until the work is done."""
+        return self._source.run(work)
