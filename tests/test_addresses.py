@@ -76,7 +76,7 @@ def test_families_take_turns_beginning_with_the_first(
 ) -> None:
     tried: list[str] = []
 
-    def begin(it: tuple[Any, ...]) -> socket.socket:
+    def begin(it: tuple[Any, ...], _: int | None) -> socket.socket:
         tried.append(it[4][0])
         raise OSError(101, "unreachable")
 

@@ -44,6 +44,7 @@ def load(
     linger: float = LINGER,
     copy: bool = False,
     max_connections: int = 1,
+    receive_buffer: int | None = None,
     **options: Unpack[Options],
 ) -> "Loader":
     r"""Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
@@ -77,7 +78,7 @@ def load(
     With a `delimiter` or `framing` one record may be added to that: all blocks, those that you keep included, never
     have more than `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets
     BlocksHeldError. A `for` keeps its last block while it waits: release it before (`with block:`) where two records
-    may be longer than that.
+    may be longer than that. The kernel has as much of each connection as it likes, or `receive_buffer` (SO_RCVBUF).
 
     While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
     switches that off. A block has at least `min_block` bytes, unless `linger` passes or the connection ends.
@@ -89,7 +90,7 @@ def load(
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
     connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
     """
-    settings = settings_for(load, Options, options, max_connections=max_connections)
+    settings = settings_for(load, Options, options, max_connections=max_connections, receive_buffer=receive_buffer)
     settings.check_count(connect=connect, listen_once=listen_once)
     new_flow = functools.partial(
         flow_for,
@@ -266,8 +267,7 @@ class Loader(Listening, Iterated, Blocking):
     async def next_connection(self) -> Stream | None:
         """Leave the present connection, wherever it is, and return the next one; None when there is none to come."""
         if self._many is not None:
-            inflow = await self._many.next_inflow(functools.partial(self._new_flow, small=True))
-            if inflow is None:
+            if (inflow := await self._many.next_inflow(functools.partial(self._new_flow, small=True))) is None:
                 return None
             stream = Stream(inflow, self._many.crowd.retire, self.run, self._many.crowd.leave)
             weakref.finalize(stream, self._many.crowd.forget, inflow)

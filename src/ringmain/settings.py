@@ -124,6 +124,7 @@ class Settings(TlsSettings):
     allow: str | Sequence[str] = ()
     family: int = 0
     max_connections: int = 1
+    receive_buffer: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,6 +134,8 @@ class Settings(TlsSettings):
         _check("family", self.family, (0, 4, 6))
         if self.max_connections < 1:
             raise UsageError(f"max_connections={self.max_connections!r}", "nobody could be served", "give at least 1")
+        if self.receive_buffer is not None and self.receive_buffer < 1:
+            raise UsageError(f"receive_buffer={self.receive_buffer!r}", "no number of bytes", "give at least 1")
         for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):

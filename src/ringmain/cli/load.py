@@ -84,6 +84,13 @@ _APART_DESCRIPTORS = 8
     show_default=True,
     help="Reset the sender of a longer one, or leave it out.",
 )
+@click.option(
+    "--receive-buffer",
+    metavar="SIZE",
+    type=Size(),
+    help="So much of a connection waits in the kernel; without it the kernel decides. It takes twice as much for "
+    "itself, gives no more than net.core.rmem_max, and grows or shrinks it no more.",
+)
 @linger
 @totals
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:

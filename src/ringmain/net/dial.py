@@ -15,6 +15,7 @@ from ringmain.net.closing import farewell
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Introduced, Link
 from ringmain.net.readiness import until
+from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
 from ringmain.settings import Settings
 
@@ -74,7 +75,7 @@ async def _dial_once(
     try:
         async with asyncio.timeout(settings.connect_timeout):
             rows = await resolve(endpoint, settings, listening=False)
-            sock = await first_that_answers(rows, peer)
+            sock = await first_that_answers(rows, peer, settings.receive_buffer)
     except TimeoutError as error:
         what = f"connect to {peer}"
         if error.errno is not None:  # the kernel has given up first
@@ -84,6 +85,7 @@ async def _dial_once(
         ) from error
     introduced = None
     try:
+        warn_of_less(sock, settings.receive_buffer)
         prepare(sock, settings)
         if preface is not None:
             introduced = await preface(sock, peer)

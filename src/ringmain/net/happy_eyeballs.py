@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 from ringmain.errors import ConnectError, reason
+from ringmain.net.receive_buffer import set_receive_buffer
 
 # How long an address may be silent before the next is tried besides: what RFC 8305, 5 recommends.
 _ATTEMPT_DELAY = 0.25
@@ -25,7 +26,9 @@ _REMEDIES = {
 }
 
 
-async def first_that_answers(rows: list[tuple[Any, ...]], peer: str) -> socket.socket:
+async def first_that_answers(
+    rows: list[tuple[Any, ...]], peer: str, receive_buffer: int | None = None
+) -> socket.socket:
     """Connect to the address that accepts first: while one is silent the next is tried too (RFC 8305, 5).
 
     Raises ConnectError, or a TimeoutError where the kernel has given up. Cancelled at any point it leaves nothing.
@@ -35,7 +38,7 @@ async def first_that_answers(rows: list[tuple[Any, ...]], peer: str) -> socket.s
     try:
         for row in _interleaved(rows):
             try:
-                trying.append(_begin(row))
+                trying.append(_begin(row, receive_buffer))
             except OSError as error:  # no such family or no route here, or no descriptor left
                 failures.append(error)
                 continue
@@ -55,12 +58,13 @@ async def first_that_answers(rows: list[tuple[Any, ...]], peer: str) -> socket.s
     raise ConnectError(f"connect to {peer}", reason(cause), remedy) from cause
 
 
-def _begin(row: tuple[Any, ...]) -> socket.socket:
+def _begin(row: tuple[Any, ...], receive_buffer: int | None) -> socket.socket:
     """Begin to connect to an address."""
     family, kind, protocol, _, address = row
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
+        set_receive_buffer(sock, receive_buffer)
         # Not the loop's own sock_connect: uvloop's looks the address up once more, and drops its zone.
         with contextlib.suppress(BlockingIOError):
             sock.connect(address)

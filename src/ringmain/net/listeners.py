@@ -10,6 +10,7 @@ from typing import Any
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import BindError, reason
 from ringmain.net.dial import resolve
+from ringmain.net.receive_buffer import set_receive_buffer, warn_of_less
 from ringmain.settings import Settings
 
 # As deep as the kernel allows (net.core.somaxconn): who finds it full loses a second, as if the filter were on.
@@ -25,7 +26,7 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
-            return _open_all(rows, v6_only=len(rows) > 1 or settings.family == 6)
+            sockets = _open_all(rows, settings.receive_buffer, v6_only=len(rows) > 1 or settings.family == 6)
         except OSError as error:
             # A free port taken at the first address may be in use at the second: another one is tried.
             if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
@@ -36,6 +37,8 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
                 errno.EADDRNOTAVAIL: "choose an address of this machine: ringmain nics lists them",
             }.get(error.errno or 0, "choose another address")
             raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
+        warn_of_less(sockets[0], settings.receive_buffer)
+        return sockets
     raise AssertionError("the last attempt raises")
 
 
@@ -49,7 +52,7 @@ def _written(address: tuple[Any, ...]) -> str:
     return host_and_port(f"{address[0]}{zone}", address[1])
 
 
-def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.socket]:
+def _open_all(rows: list[tuple[Any, ...]], receive_buffer: int | None, *, v6_only: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = 0
     missing: OSError | None = None
@@ -57,7 +60,8 @@ def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.sock
         # IPv4 first, so that the port reported is the one most peers will use.
         for family, kind, protocol, _, address in sorted(rows, key=lambda row: row[0] != socket.AF_INET):
             try:
-                sock = _open_one(family, kind, protocol, (address[0], address[1] or port, *address[2:]), v6_only)
+                where = (address[0], address[1] or port, *address[2:])
+                sock = _open_one(family, kind, protocol, where, receive_buffer, v6_only)
             except OSError as error:
                 # A machine without IPv6 may still name ::1 in its hosts file.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -75,13 +79,16 @@ def _open_all(rows: list[tuple[Any, ...]], *, v6_only: bool) -> list[socket.sock
     return sockets
 
 
-def _open_one(family: int, kind: int, protocol: int, address: tuple[Any, ...], v6_only: bool) -> socket.socket:
+def _open_one(
+    family: int, kind: int, protocol: int, address: tuple[Any, ...], receive_buffer: int | None, v6_only: bool
+) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and v6_only:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_receive_buffer(sock, receive_buffer)  # those whom it accepts have it too
         sock.bind(address)
         sock.listen(_BACKLOG)
     except BaseException:
