@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -215,18 +216,50 @@ def test_a_command_that_goes_on_after_the_end_is_ended_with_all_it_started(bench
 
 
 def test_no_more_commands_run_than_connections_may_be(bench: peers.Bench, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "go")
-    line = f"cat > /dev/null; : > {tmp_path}/ended-$RINGMAIN_NUMBER; cat {tmp_path}/go"
+    line = f"cat > /dev/null; echo $$ > {tmp_path}/pid-$RINGMAIN_NUMBER; exec sleep 1000"
     loader, port = bench.listening("load", "--max-connections", 2, "--gate", "queue", "--exec", line)
+
+    def pids() -> list[str]:
+        return [text for it in sorted(tmp_path.glob("pid-*")) if (text := it.read_text()).endswith("\n")]
+
     for _ in range(3):  # their streams are over at once, their commands are not
         peers.send_in_thread(port, b"x").join()
-    peers.eventually(lambda: len(list(tmp_path.glob("ended-*"))) == 2, "two commands")
-    assert len(children(loader)) == 2
-    (tmp_path / "go").write_bytes(b"")
-    peers.eventually(lambda: (tmp_path / "ended-3").exists(), "the third command")
-    loader.signal(signal.SIGKILL)
-    loader.wait()
-    (tmp_path / "go").write_bytes(b"")  # opens once somebody reads
+    two = peers.eventually(lambda: len(pids()) == 2 and pids(), "two commands")
+    assert sorted(children(loader)) == sorted(map(int, two))
+    os.kill(int(two[0]), signal.SIGTERM)
+    peers.eventually(lambda: len(pids()) == 3, "the third command")
+    loader.signal(signal.SIGTERM)
+    assert loader.wait() == 143
+    assert "the command: it ended with 143" in loader.stderr
+
+
+def test_exit_codes_are_told_where_our_parent_ignored_its_children(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    options = ["load", "-o", "--exec", "cat; exit 5", "--stats-file", str(stats), "--port-file", str(tmp_path / "port")]
+    command = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", *peers.RINGMAIN, *options, "127.0.0.1:0"]
+    loader = bench.start(command)
+    peers.eventually((tmp_path / "port").exists, "the port")
+    peers.send_in_thread(int((tmp_path / "port").read_text()), b"x").join()
+    assert loader.wait() == 23
+    assert rows(stats)[0]["exec_exit"] == 5
+
+
+def test_a_connection_without_descriptors_for_it_costs_itself_only(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    loader, port = bench.listening(
+        "load", "--max-connections", 2, "--exec", "cat > got", "--stats-file", stats, cwd=tmp_path
+    )
+    limits = resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, (loader.fd_count() + 2, limits[1]))
+    with peers.connect(port) as sock:
+        assert reset_of(sock)
+    resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, limits)
+    with peers.connect(port) as sock:
+        sock.sendall(b"served")
+    peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
+    assert (tmp_path / "got").read_bytes() == b"served"
+    assert "start the command: too many open files; see ulimit -n" in loader.stderr
+    assert [row.get("exec_exit") for row in rows(stats)] == [None, 0]
 
 
 @pytest.mark.parametrize(

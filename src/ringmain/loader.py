@@ -333,7 +333,7 @@ class Loader(Listening, Iterated, Blocking):
             self._release(inflow, error, broken_off=True)
         if self.connect or self.listen_once:
             raise error
-        log.warning("%s: %s", inflow.link.peer, error)
+        log.warning("%s: %s", inflow.link.peer, str(error))
 
     def _counts(self, inflow: Inflow, error: RingmainError | None) -> bool:
         """Tell whether this was the one connection that there is to be."""

@@ -219,7 +219,7 @@ def _run(
 
     def on_end(outcome: Outcome) -> None:
         row = figures(outcome, loader.refused, exits.pop(outcome.counters, None))
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, present())
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, loader.served)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(loader.counters)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 from ringmain.errors import OutputError, UsageError, printable, reason
@@ -112,6 +113,8 @@ class Commands:
     """
 
     def __init__(self, line: str, path: str, *, listening: bool) -> None:
+        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # as our parent had it: then no exit code is ever told
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.exits: dict[Counters, int] = {}
         self._line = line
         self._path = path
@@ -159,4 +162,4 @@ class Commands:
         error = OutputError("the command", why)
         if inflow.failure() is None:
             raise error
-        log.warning("%s: %s", inflow.link.peer, error)  # what became of the connection is told besides
+        log.warning("%s: %s", inflow.link.peer, str(error))  # what became of the connection is told besides

@@ -55,7 +55,7 @@ def run_save(
 
     def on_end(outcome: Outcome) -> None:
         row, counters = figures(outcome, saver.refused), outcome.counters
-        session.record(row, counters.bytes_in, counters.bytes_out, outcome, present())
+        session.record(row, counters.bytes_in, counters.bytes_out, outcome)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)

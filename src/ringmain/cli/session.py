@@ -146,21 +146,16 @@ class Session:
             self._port_file.remove()
 
     def record(
-        self,
-        row: dict[str, Any],
-        bytes_in: int,
-        bytes_out: int,
-        outcome: Outcome | None = None,
-        present: Present | None = None,
+        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
     ) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all.
 
-        The totals have its `outcome`, where it has one, and `present` tells of those that are still there.
+        The totals have its `outcome`, if that is given, and how many `others` are still there.
         """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
-        if outcome is not None and present is not None:
-            self._totals.ended(outcome, present)
+        if outcome is not None:
+            self._totals.ended(outcome, others, row["refused"])
         self._append(row)
 
     def _append(self, row: dict[str, Any]) -> None:

@@ -88,20 +88,20 @@ class Totals:
         self._count = self._size = self._peak = self._refused = 0
         self._ended: Counters | None = None
 
-    def ended(self, outcome: "Outcome", present: Present) -> None:
-        """Count one that has just ended, with which the others were most, if they ever were."""
+    def ended(self, outcome: "Outcome", others: int, refused: int) -> None:
+        """Count one that has just ended: there never were more at once than before some end, or than there are now."""
         from ringmain.outcome import total
 
         self._count += 1
         self._size += outcome.size
         self._ended = total(it for it in (self._ended, outcome.counters) if it is not None)
-        self._see(present, present.connections + 1)
+        self._see(others + 1, refused)
 
     def row(self, present: Present) -> dict[str, Any]:
         """Return what the stats file tells of all: `event` is what no other row has."""
         from ringmain.outcome import total
 
-        self._see(present, present.connections)
+        self._see(present.connections, present.refused)
         counters = total(it for it in (self._ended, present.counters) if it is not None)
         return {
             "event": "totals",
@@ -119,9 +119,9 @@ class Totals:
             "dropped_bytes": counters.dropped_bytes,
         }
 
-    def _see(self, present: Present, connections: int) -> None:
+    def _see(self, connections: int, refused: int) -> None:
         self._peak = max(self._peak, connections)
-        self._refused = max(self._refused, present.refused)  # which a verb forgets when it closes
+        self._refused = max(self._refused, refused)  # which a verb forgets when it closes
 
 
 class StatsFile:

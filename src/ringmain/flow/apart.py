@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
-from ringmain.errors import OutputError, RingmainError
+from ringmain.errors import OutputError, RingmainError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.flow.inflow import Inflow
 
-# Moves all that an inflow brings to the place of the connection with that number, counted from 1. Raises OutputError
-# where that fails, ReaderLeft where nobody wants more.
+# Moves all that an inflow brings to the place of the connection with that number, counted from 1. Raises OutputError or
+# an OSError where that fails, ReaderLeft where nobody wants more.
 Give = Callable[[Inflow, int], Awaitable[None]]
 
 
@@ -63,8 +63,11 @@ async def _serve(loader: Loading, connection: Loaded, number: int, give: Give) -
         await give(inflow, number)
     except ReaderLeft:
         pass
-    except OutputError as error:
+    except RingmainError as error:
         loader.break_off(inflow, error)
+        return
+    except OSError as error:  # as without descriptors
+        loader.break_off(inflow, OutputError("cannot be served", reason(error), "see ulimit -n"))
         return
     await inflow.hear_out()
     loader.end(inflow)

@@ -91,7 +91,7 @@ class Crowd:
 
     def break_off(self, inflow: Inflow, error: RingmainError) -> None:
         """Reset an inflow whose bytes have nowhere to go, and warn of that."""
-        log.warning("%s: %s", inflow.link.peer, error)
+        log.warning("%s: %s", inflow.link.peer, str(error))
         if inflow in self._inflows:
             self._release(inflow, error, broken_off=True)
 

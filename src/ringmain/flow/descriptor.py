@@ -157,7 +157,7 @@ class Output(Descriptor):
         if self._socket is not None:
             return self._socket.send(view, socket.MSG_DONTWAIT)
         if self.may_block and not self._reopened:
-            if not select.select([], [self.fd], [], 0)[1]:
+            if not _is_ready(self.fd, select.POLLOUT):
                 raise BlockingIOError
             view = view[:_PIPE_BUF]
         return os.write(self.fd, view)
@@ -219,9 +219,16 @@ class Input(Descriptor):
     def _read_some(self) -> int:
         if self._socket is not None:
             return self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-        if self.may_block and not self._reopened and not select.select([self.fd], [], [], 0)[0]:
+        if self.may_block and not self._reopened and not _is_ready(self.fd, select.POLLIN):
             raise BlockingIOError
         return os.readv(self.fd, [self._buffer])
+
+
+def _is_ready(fd: int, events: int) -> bool:
+    """Tell whether a descriptor may be used without blocking. Not by `select`, which knows numbers below 1024 only."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return bool(poll.poll(0))
 
 
 def open_output(path: str, option: str = "--output", flags: int = 0) -> Output:
