@@ -117,6 +117,19 @@ def test_a_command_that_fails_early_resets_its_connection_only(
     assert loader.stderr.count("ringmain:") == 1
 
 
+def test_a_command_that_stops_reading_is_waited_for(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    line = f"exec 0<&-; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exit 3"
+    loader, port = bench.listening("load", "--exec", line, "--stats-file", stats)
+    with peers.connect(port) as sock:
+        fill(sock)
+        assert rows(stats) == []
+        (tmp_path / "go").touch()
+        peers.eventually(lambda: len(rows(stats)) == 1, "the row")
+    assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (3, "stopped")
+    assert "the command: it ended with 3 before the stream did" in loader.stderr
+
+
 def test_a_command_that_fails_in_the_end_is_warned_of(bench: peers.Bench, tmp_path: Path) -> None:
     stats = tmp_path / "stats"
     loader, port = bench.listening("load", "--exec", "cat > /dev/null; exit 4", "--stats-file", stats)
@@ -235,11 +248,13 @@ def test_no_more_commands_run_than_connections_may_be(bench: peers.Bench, tmp_pa
 
 def test_exit_codes_are_told_where_our_parent_ignored_its_children(bench: peers.Bench, tmp_path: Path) -> None:
     stats = tmp_path / "stats"
-    options = ["load", "-o", "--exec", "cat; exit 5", "--stats-file", str(stats), "--port-file", str(tmp_path / "port")]
-    command = ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", *peers.RINGMAIN, *options, "127.0.0.1:0"]
-    loader = bench.start(command)
-    peers.eventually((tmp_path / "port").exists, "the port")
-    peers.send_in_thread(int((tmp_path / "port").read_text()), b"x").join()
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    options = ["-o", "--exec", "cat > /dev/null; exit 5", "--stats-file", stats]
+    loader, port = bench.listening("load", *options, preexec_fn=ignore)
+    peers.send_in_thread(port, b"x").join()
     assert loader.wait() == 23
     assert rows(stats)[0]["exec_exit"] == 5
 
