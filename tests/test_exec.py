@@ -248,12 +248,12 @@ def test_no_more_commands_run_than_connections_may_be(bench: peers.Bench, tmp_pa
 
 def test_exit_codes_are_told_where_our_parent_ignored_its_children(bench: peers.Bench, tmp_path: Path) -> None:
     stats = tmp_path / "stats"
-
-    def ignore() -> None:
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
     options = ["-o", "--exec", "cat > /dev/null; exit 5", "--stats-file", stats]
-    loader, port = bench.listening("load", *options, preexec_fn=ignore)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        loader, port = bench.listening("load", *options)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     peers.send_in_thread(port, b"x").join()
     assert loader.wait() == 23
     assert rows(stats)[0]["exec_exit"] == 5

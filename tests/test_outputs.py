@@ -257,3 +257,13 @@ def test_the_kernel_path_may_be_insisted_on(bench: peers.Bench, tmp_path: Path) 
     assert {peers.sha256(it) for it in tmp_path.glob("[12]")} == {peers.sha256(it) for it in data}
     loader.signal(signal.SIGTERM)
     assert loader.wait() == 143
+
+
+def test_a_relay_to_files_does_the_same(bench: peers.Bench, tmp_path: Path) -> None:
+    relay, port = bench.relaying(f"{tmp_path}/got-{{number}}", "-o")
+    peers.send_in_thread(port, b"relayed").join()
+    assert relay.wait() == 0
+    assert (tmp_path / "got-1").read_bytes() == b"relayed"
+    refused = bench.ringmain("relay", "127.0.0.1:0", f"{tmp_path}/{{who}}")
+    assert refused.wait() == 2
+    assert f"DESTINATION {tmp_path}/{{who}}: no placeholder {{who}} is known" in refused.stderr

@@ -1,10 +1,11 @@
 """The connections of a loader each to a place of its own, as many at once as it serves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ringmain.errors import OutputError, RingmainError, reason
+from ringmain.flow import copying
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.flow.inflow import Inflow
 
@@ -13,26 +14,12 @@ from ringmain.flow.inflow import Inflow
 Give = Callable[[Inflow, int], Awaitable[None]]
 
 
-class Loaded(Protocol):
-    """One connection of a loader."""
-
-    @property
-    def inflow(self) -> Inflow:
-        """What it brings."""
-
-
-class Loading(Protocol):
+class Loading(copying.Loading, Protocol):
     """A loader, as this sees it."""
 
     @property
     def merges(self) -> bool:
         """Whether many connections are served at once."""
-
-    def connections(self) -> AsyncIterator[Loaded]:
-        """Iterate over the connections."""
-
-    def end(self, inflow: Inflow) -> None:
-        """Close an inflow whose last byte was taken; raise what became of it, or warn and let the next one in."""
 
     def break_off(self, inflow: Inflow, error: RingmainError) -> None:
         """Reset an inflow whose bytes have nowhere to go; raise why where there is but one connection, else warn."""
@@ -57,7 +44,7 @@ async def each_by_itself(loader: Loading, give: Give) -> None:
         raise errors.exceptions[0] from None
 
 
-async def _serve(loader: Loading, connection: Loaded, number: int, give: Give) -> None:
+async def _serve(loader: Loading, connection: copying.Loaded, number: int, give: Give) -> None:
     inflow = connection.inflow
     try:
         await give(inflow, number)
