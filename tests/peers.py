@@ -249,6 +249,26 @@ def close_with_reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def ends_in_reset(sock: socket.socket) -> bool:
+    """Wait for the end of what the other side sends; tell whether it is a reset."""
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def is_reset(port: int, data: bytes = b"") -> bool:
+    """Connect, send, and wait for the end; tell whether it is a reset, which may be faster than each of these."""
+    try:
+        with connect(port) as sock:
+            sock.sendall(data)
+            return ends_in_reset(sock)
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+
+
 def send_no_more(sock: socket.socket) -> None:
     """Send FIN, unless the other side has reset the connection by now."""
     with contextlib.suppress(OSError):  # ENOTCONN

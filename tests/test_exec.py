@@ -18,14 +18,6 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def reset_of(sock: socket.socket) -> bool:
-    """Wait for the end of what the other side sends; tell whether it is a reset."""
-    try:
-        return sock.recv(1) != b""
-    except ConnectionResetError:
-        return True
-
-
 def fill(sock: socket.socket) -> None:
     """Send until nobody takes more."""
     sock.setblocking(False)
@@ -104,8 +96,7 @@ def test_a_command_that_fails_early_resets_its_connection_only(
     stats = tmp_path / "stats"
     line = f'[ "$RINGMAIN_NUMBER" = 2 ] && exec cat > {tmp_path}/got; {command}'
     loader, port = bench.listening("load", "--max-connections", most, "--exec", line, "--stats-file", stats)
-    with peers.connect(port) as sock:
-        assert reset_of(sock)
+    assert peers.is_reset(port)
     with peers.connect(port) as sock:
         sock.sendall(b"served")
     peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
@@ -149,7 +140,7 @@ def test_a_command_that_needs_no_more_ends_its_connection_without_a_word(bench: 
         with peers.connect(port) as sock:
             sock.sendall(line)
             assert loader.process.stdout.readline() == line
-            assert not reset_of(sock)  # all that came was read
+            assert not peers.ends_in_reset(sock)  # all that came was read
     peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
     assert [(row["exec_exit"], row["verdict"]) for row in rows(stats)] == [(0, "stopped")] * 2
     assert loader.stderr == f"listening on tcp://127.0.0.1:{port}\n"
@@ -266,8 +257,7 @@ def test_a_connection_without_descriptors_for_it_costs_itself_only(bench: peers.
     )
     limits = resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, (loader.fd_count() + 2, limits[1]))
-    with peers.connect(port) as sock:
-        assert reset_of(sock)
+    assert peers.is_reset(port)
     resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, limits)
     with peers.connect(port) as sock:
         sock.sendall(b"served")

@@ -199,7 +199,7 @@ def test_the_sender_of_a_bad_line_is_reset_and_what_else_it_sent_is_dropped(feed
     with ringmain.load("127.0.0.1:0", **MANY) as loader, peers.connect(loader.port) as bad:
         bad.sendall(b"bad\n" + numbered(3))
         take = feed(loader)
-        with pytest.raises(errors.ParseError):
+        with pytest.raises(errors.ParseError) as caught:
             take()
         with pytest.raises(ConnectionResetError):
             bad.recv(1)
@@ -210,3 +210,5 @@ def test_the_sender_of_a_bad_line_is_reset_and_what_else_it_sent_is_dropped(feed
             while len(got) < 2:
                 got += take()
         assert got == [7, 8]
+        all_given_back(loader)  # although the error is still there
+        assert caught.value.offset == 0

@@ -128,22 +128,13 @@ def test_a_file_that_exists_is_emptied_first(bench: peers.Bench, tmp_path: Path)
     assert (tmp_path / "got-1").read_bytes() == b"new"
 
 
-def reset_of(sock: socket.socket) -> bool:
-    """Wait for the end of what the other side sends; tell whether it is a reset."""
-    try:
-        return sock.recv(1) != b""
-    except ConnectionResetError:
-        return True
-
-
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_file_that_cannot_be_opened_costs_its_connection_only(bench: peers.Bench, tmp_path: Path, most: int) -> None:
     (tmp_path / "got-1").mkdir()
     os.mkfifo(tmp_path / "got-2")  # which nobody reads
     loader, port = bench.listening("load", "--max-connections", most, "-O", tmp_path / "got-{number}")
     for _ in range(2):
-        with peers.connect(port) as sock:
-            assert reset_of(sock)
+        assert peers.is_reset(port)
     with peers.connect(port) as sock:
         sock.sendall(b"served")
     peers.eventually(lambda: (tmp_path / "got-3").exists() and (tmp_path / "got-3").read_bytes() == b"served")
@@ -157,9 +148,7 @@ def test_a_file_that_cannot_be_opened_costs_its_connection_only(bench: peers.Ben
 def test_a_file_that_cannot_be_written_costs_its_connection_only(bench: peers.Bench, tmp_path: Path, most: int) -> None:
     (tmp_path / "got-1").symlink_to("/dev/full")
     loader, port = bench.listening("load", "--max-connections", most, "-O", tmp_path / "got-{number}")
-    with peers.connect(port) as sock:
-        sock.sendall(b"no room for this")
-        assert reset_of(sock)
+    assert peers.is_reset(port, b"no room for this")
     with peers.connect(port) as sock:
         sock.sendall(b"served")
     peers.eventually(lambda: (tmp_path / "got-2").exists() and (tmp_path / "got-2").read_bytes() == b"served")
@@ -184,8 +173,7 @@ def test_two_connections_never_write_to_one_file(bench: peers.Bench, tmp_path: P
     with peers.connect(port) as first:
         first.sendall(b"first")
         peers.eventually(lambda: (tmp_path / "1").read_bytes() == b"first")
-        with peers.connect(port) as second:
-            assert reset_of(second)
+        assert peers.is_reset(port)
         first.sendall(b", and on")
     peers.eventually(lambda: (tmp_path / "1").read_bytes() == b"first, and on")
     assert "another connection is being written there" in loader.stderr

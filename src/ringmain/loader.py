@@ -290,7 +290,9 @@ class Loader(Listening, Iterated, Blocking):
         """Those who are served at once; raises UsageError where there is but one at a time."""
         if self._many is None:
             why = "the loader is not open" if self.merges else "one connection at a time is served"
-            raise UsageError("tagged()", why, "use it inside `async with load(..., max_connections=...)`")
+            raise UsageError(
+                "blocks of one client each", why, "use it inside `async with load(..., max_connections=...)`"
+            )
         return self._many
 
     async def _next_inflow(self) -> Inflow | None:

@@ -157,6 +157,7 @@ class Feed(ABC, Generic[Item]):
             if piece is None:
                 raise StopAsyncIteration
             self._try(piece)
+            del piece  # an error that is raised next has this frame
         return self._ready.popleft()
 
     def __iter__(self) -> Self:
@@ -169,6 +170,7 @@ class Feed(ABC, Generic[Item]):
             if piece is None:
                 raise StopIteration
             self._try(piece)
+            del piece  # an error that is raised next has this frame
         return self._ready.popleft()
 
     def _try(self, piece: Piece) -> None:
