@@ -163,12 +163,13 @@ class Session:
             self._stats_file.append(row)
 
     async def _tell_totals(self, interval: float, present: Callable[[], Present]) -> None:
-        """Append a row of totals every so many seconds."""
+        """Append a row of totals every so many seconds, once the run has got as far as connections."""
         due = time.monotonic()
         while True:
             due = max(due + interval, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
-            self._append(self._totals.row(present()))
+            if self._begun:
+                self._append(self._totals.row(present()))
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:
