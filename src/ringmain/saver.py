@@ -120,8 +120,12 @@ class Saver(Listening, Blocking):
             if kind is None:
                 await self._alone(self._clients.finish)
         finally:
-            self._clients.close()
-            self._gate = None  # `on_end` may still ask it
+            try:
+                self._clients.close()
+            finally:
+                self._gate = None  # `on_end` may still ask it
+                if isinstance(self._clients, Broadcast):
+                    await self._clients.over()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []

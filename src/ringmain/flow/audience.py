@@ -118,6 +118,7 @@ class Audience:
         self._context: ssl.SSLContext | None = None
         self._clients: dict[Client, asyncio.Task[None]] = {}
         self._admitting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # that and those of clients, also of some who have left
         self._failure: BaseException | None = None  # of something else than a client
         self._waiter: asyncio.Future[None] | None = None
 
@@ -137,8 +138,7 @@ class Audience:
     def admit(self) -> None:
         """Let clients in from now on."""
         if self._admitting is None and self.gate is not None:
-            self._admitting = asyncio.get_running_loop().create_task(self._admit(self.gate))
-            self._admitting.add_done_callback(self._over)
+            self._admitting = self._begun(self._admit(self.gate))
 
     @property
     def admits(self) -> bool:
@@ -195,6 +195,10 @@ class Audience:
         finally:
             self.reset_all()
 
+    async def over(self) -> None:
+        """Return once nothing is being done any more, after `close`."""
+        await let_go(list(self._tasks))
+
     def close(self) -> None:
         """Reset who is still there, and let nobody in."""
         self.admit_no_more()
@@ -233,9 +237,14 @@ class Audience:
         client = Client(peer, peer.outflow)
         peer.on_lost = client.wake
         self._on_coming(client)
-        self._clients[client] = task = link.loop.create_task(self._work(client))
-        task.add_done_callback(self._over)
+        self._clients[client] = self._begun(self._work(client))
         self._changed()
+
+    def _begun(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+        return task
 
     async def _work(self, client: Client) -> None:
         try:
@@ -262,6 +271,7 @@ class Audience:
             on_end(dataclasses.replace(outcome, error=outcome.error or client.dropped))
 
     def _over(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = self._failure or error
         self._changed()

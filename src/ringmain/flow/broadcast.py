@@ -70,6 +70,10 @@ class Broadcast:
         self._gathered.clear()
         self._audience.close()
 
+    async def over(self) -> None:
+        """Return once nothing is being done any more, after `close`."""
+        await self._audience.over()
+
     def abandon(self) -> None:
         """Do the same, also when the loop is closed; nobody hears of it."""
         self._audience.abandon()
