@@ -285,6 +285,28 @@ def test_what_on_end_raises_comes_out_and_leaves_nobody_open(run: Run, net: Net)
     assert run(main()) == ["reset"] * 2
 
 
+def test_a_client_that_leaves_while_nothing_is_written_makes_room(run: Run, net: Net) -> None:
+    async def main() -> bytes:
+        async with ringmain.save(net.url(), listen=True, max_connections=2, gate="queue", **net.listening) as saver:
+            first, second = await come(saver, net, 2)
+            outcomes: list[Outcome] = []
+            saver.on_end = outcomes.append
+            third = await witness.connect(saver.port, net.client())
+            if net.tls:
+                await first.finish()  # a goodbye; without TLS that may be a half-close
+            else:
+                first.reset()
+            await third.shake_hands()
+            await until(lambda: len(outcomes) == 1 and saver.connections == 2)
+            reading = read_on([second, third])
+            await saver.write(b"for others")
+        await reading
+        first.sock.close()
+        return bytes(third.received)
+
+    assert run(main()) == b"for others"
+
+
 def test_who_does_not_shake_hands_holds_nobody_up(run: Run, tls_net: Net) -> None:
     async def main() -> bytes:
         options = {"max_connections": 2, "handshake_timeout": peers.TIMEOUT, **tls_net.listening}

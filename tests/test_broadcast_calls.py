@@ -128,7 +128,7 @@ def test_the_command_drops_who_is_behind(bench: peers.Bench) -> None:
     assert saver.process.stdin is not None
     stuck, good, sent = Reader(port, 1), Reader(port, 1 << 30), b""
     peers.eventually(lambda: saver.stderr.count(": connected") == 2, "two connections")
-    while "behind by more than --client-buffer 1048576; give more, or --slow 'wait'" not in saver.stderr:
+    while "behind by more than --client-buffer 1048576; give more, or --slow wait" not in saver.stderr:
         sent += LARGE[:50_000]
         saver.process.stdin.write(LARGE[:50_000])
         saver.process.stdin.flush()
@@ -160,7 +160,7 @@ def test_a_plain_with_serves_many_too() -> None:
         ({"max_connections": 2}, "max_connections=2: there is but one connection; add listen=True"),
         ({"max_connections": 2, "listen_once": True}, "max_connections=2 with listen_once=True: there is but one"),
         ({"max_connections": 0, "listen": True}, "max_connections=0: nobody could be served"),
-        ({"slow": "drop", "listen": True}, "slow='drop': no other client waits for a slow one"),
+        ({"slow": "drop", "listen": True}, "slow=drop: no other client waits for a slow one"),
         ({"slow": "hurry", "listen": True}, "slow='hurry': not known; choose one of wait, drop"),
         ({"client_buffer": 0, "listen": True}, "client_buffer=0: it holds nothing; give at least 1"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import peers
 import pytest
 import witness
-from audiences import come, read_on, stalled
+from audiences import PLAIN, come, read_on, stalled
 from conforming import LARGE, PROPER, Net
 from merging import until
 
@@ -108,6 +108,24 @@ def test_with_drop_what_is_due_is_kept_once_and_within_the_buffer(run: Run, net:
                     assert all(client.due_size <= limit for client in audience)
             assert most > limit / 2
         await asyncio.gather(reading, read_on(clients[:4]))
+
+    run(main())
+
+
+def test_with_drop_tiny_writes_are_bounded_by_what_they_take(run: Run) -> None:
+    async def main() -> None:
+        options: dict[str, Any] = {"max_connections": 2, "slow": "drop", "client_buffer": 100_000}
+        async with ringmain.save("127.0.0.1:0", listen=True, **options) as saver:
+            clients, most = await come(saver, PLAIN, 2), 0
+            reading = read_on(clients[1:])
+            audience: Any = saver._clients._audience  # type: ignore[union-attr]
+            stuck = next(iter(audience))
+            while saver.connections == 2:
+                await saver.write(b"x" if stuck.due_size else LARGE[:60_000])  # what its kernel takes is no test
+                await asyncio.sleep(0)
+                most = max(most, stuck.due_size + len(stuck._due) * 64)
+            assert 90_000 < most <= 100_000
+        await asyncio.gather(reading, read_on(clients[:1]))
 
     run(main())
 

@@ -67,7 +67,7 @@ def save(
         remedy = "leave one of them out" if listen_once else "add listen=True"
         raise UsageError(what, "there is but one connection", remedy)
     if max_connections == 1 and slow == "drop":
-        raise UsageError("slow='drop'", "no other client waits for a slow one", "give max_connections= above 1 too")
+        raise UsageError("slow=drop", "no other client waits for a slow one", "give max_connections= above 1 too")
     return Saver(Endpoint.parse(url), settings, listen=listen, listen_once=listen_once)
 
 
@@ -129,7 +129,7 @@ class Saver(Listening, Blocking):
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []
-        return closers if self._gate is None else [*closers, self._gate.close]
+        return closers if self._gate is None else [self._clients.abandon, self._gate.close]
 
     def _one_ended(self, outcome: Outcome) -> None:
         if self.on_end is not None:

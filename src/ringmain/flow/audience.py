@@ -23,6 +23,9 @@ from ringmain.waiting import let_go
 
 log = logging.getLogger("ringmain")
 
+# What a chunk takes besides its bytes, so that many tiny ones are bounded too; the least that it may be.
+_OVERHEAD = 64
+
 Wish = Callable[[], Coroutine[Any, Any, object]]
 
 
@@ -46,6 +49,10 @@ class Client:
     def is_there(self) -> bool:
         """Whether its connection is open."""
         return self.peer.outflow is not None
+
+    def is_full(self, size: int, limit: int) -> bool:
+        """Tell whether so many bytes more are too much memory, where something is due to it already."""
+        return self.due_size > 0 and self.due_size + size + (len(self._due) + 1) * _OVERHEAD > limit
 
     def give(self, chunk: bytes) -> None:
         """Let a chunk be due to it."""
@@ -210,14 +217,12 @@ class Audience:
                 gate.close()
 
     def abandon(self) -> None:
-        """Do the same, also when the loop is closed; nobody hears of it."""
+        """Reset who is there, also when the loop is closed; nobody hears of it."""
         self.admit_no_more()
         for client, task in self._clients.items():
             if not client.outflow.link.loop.is_closed():
                 task.cancel()
             client.outflow.abort()
-        if self.gate is not None:
-            self.gate.close()
 
     async def _admit(self, gate: Gate) -> None:
         with contextlib.suppress(NoMoreClients):
@@ -274,6 +279,8 @@ class Audience:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = self._failure or error
+            if task is self._admitting:
+                self._admitting = None  # another call may have more luck
         self._changed()
 
     def _changed(self) -> None:

@@ -75,7 +75,7 @@ class Broadcast:
         await self._audience.over()
 
     def abandon(self) -> None:
-        """Do the same, also when the loop is closed; nobody hears of it."""
+        """Reset who is there, also when the loop is closed; nobody hears of it."""
         self._audience.abandon()
 
     def stop(self) -> None:
@@ -87,7 +87,7 @@ class Broadcast:
         if len(view) > SMALL or len(self._gathered) + len(view) > GATHER or not len(self._audience):
             return False
         if not self._gathered:
-            if any(self._is_full(client, GATHER) for client in self._audience):
+            if any(client.is_full(GATHER, self._limit) for client in self._audience):
                 return False
             asyncio.get_running_loop().call_soon(self._hand_out_gathered)
         self._gathered += view
@@ -186,9 +186,6 @@ class Broadcast:
             if client.is_there:
                 client.give(chunk)
 
-    def _is_full(self, client: Client, size: int) -> bool:
-        return client.due_size > 0 and client.due_size + size > self._limit
-
     async def _until_room(self, clients: list[Client], size: int) -> None:
         """Return once these clients have room for so many bytes; with "drop" reset those who hold others up."""
         if not self._limit:
@@ -197,7 +194,7 @@ class Broadcast:
         await asyncio.sleep(0)  # each takes what its kernel has room for
 
         def full() -> list[Client]:
-            return [client for client in clients if self._is_full(client, size)]
+            return [client for client in clients if client.is_full(size, self._limit)]
 
         def others_wait() -> bool:
             return any(client.due_size == 0 for client in self._audience)
@@ -205,7 +202,7 @@ class Broadcast:
         await self._audience.until(lambda: not full() or others_wait())
         for client in full():
             why = f"reset, since it is behind by more than client_buffer={self._limit}"
-            remedy = "give more, or slow='wait'"
+            remedy = "give more, or slow=wait"
             self._audience.drop(client, SendError(f"save to {client.outflow.link.peer}", why, remedy))
 
     async def _until_taken(self, clients: list[Client]) -> None:
