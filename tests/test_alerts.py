@@ -219,7 +219,7 @@ def test_who_leaves_while_an_alert_is_being_read_leaves_the_next_owner_of_the_de
                 client = await asyncio.to_thread(peers.connect_tls, it.port, certificates.ca)
                 if isinstance(it, ringmain.Saver):
                     await waiting
-                    outflow: Any = it._outflow
+                    outflow: Any = it._clients.outflows[0]
                     number = outflow.link.fd
                     socket.socket.sendall(client, BAD)
                     await asyncio.to_thread(peers.eventually, lambda: outflow.failure is not None, "a failure")

@@ -205,8 +205,7 @@ def test_a_tls_peer_that_vanishes_is_noticed_while_close_notify_waits(run: Run, 
                 visiting = loop.run_in_executor(None, peers.connect_tls, saver.port, certificates.ca)
                 await saver.wait_for_peer()
                 with await visiting as client:
-                    assert saver._outflow is not None
-                    sock = saver._outflow.link.sock
+                    sock = saver._clients.outflows[0].link.sock
                     peers.eventually(lambda: not fill(sock) and not in_flight(sock))  # no room for close_notify
                     vanish(client)
                     await saver.end_connection()

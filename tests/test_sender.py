@@ -107,8 +107,7 @@ def test_a_client_that_is_broken_off_amid_small_writes_leaves_the_next_one_just_
         async with ringmain.save("127.0.0.1:0", listen=True) as saver:
             first = slow_client(saver.port)
             await saver.wait_for_peer()
-            outflow = saver._outflow
-            assert outflow is not None
+            outflow = saver._clients.outflows[0]
             outflow.link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             sent = 0
             while not outflow.counters.stalls:  # a part of what was gathered has gone out, and the rest waits
@@ -161,7 +160,7 @@ def test_a_client_that_resets_before_it_got_anything_costs_the_one_that_counts_n
         async with ringmain.save("127.0.0.1:0", listen_once=True) as saver:
             first = peers.connect(saver.port)
             await saver.wait_for_peer()
-            sock = saver._outflow.link.sock if saver._outflow is not None else first
+            sock = saver._clients.outflows[0].link.sock
             peers.close_with_reset(first)
             peers.eventually(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7")
             await saver.write(b"small;")  # gathered, before the loop has heard of the reset
@@ -339,8 +338,7 @@ def test_small_writes_outlive_a_large_one_that_was_cancelled_while_they_waited(
         url = f"{'tcps' if tls else 'tcp'}://localhost:{listener.getsockname()[1]}"
         sent = bytearray()
         async with ringmain.save(url, family=4, cafile=str(certificates.ca)) as saver:
-            outflow = saver._outflow
-            assert outflow is not None
+            outflow = saver._clients.outflows[0]
             while not outflow._gathered or not outflow.counters.stalls:
                 piece = peers.payload(15_000, len(sent))
                 await saver.write(piece)
@@ -398,9 +396,8 @@ def test_the_users_own_exception_gets_out_and_the_peer_sees_no_end(
             async with ringmain.save(url, family=4, cafile=str(certificates.ca)) as saver:
                 await saver.write(b"x" * 100_000)
                 if half_closed:
-                    assert saver._outflow is not None
-                    saver._outflow.link.discard()
-                    saver._outflow.link.read_to_end()
+                    saver._clients.outflows[0].link.discard()
+                    saver._clients.outflows[0].link.read_to_end()
                 raise KeyError("mine")
 
     with small_listener() as listener, receiver(listener, certificates.server if tls else None) as (read_on, got):

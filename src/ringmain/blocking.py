@@ -133,8 +133,12 @@ class BlockingSaver(Protocol):
         """How many clients were turned away."""
 
     @property
+    def connections(self) -> int:
+        """How many connections are being served."""
+
+    @property
     def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two."""
+        """The counters of the connection being served, or None between two; of many the bytes of all together."""
 
     @property
     def unacknowledged_bytes(self) -> int:

@@ -1,14 +1,17 @@
-"""Save: bytes to one connection at a time."""
+"""Save: bytes to one connection at a time, or to many at once."""
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingSaver
 from ringmain.endpoint import Endpoint
-from ringmain.flow.clients import Clients
+from ringmain.errors import UsageError
+from ringmain.flow.broadcast import Broadcast
+from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
@@ -24,7 +27,16 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-def save(url: str, *, listen: bool = False, listen_once: bool = False, **options: Unpack[Options]) -> "Saver":
+def save(
+    url: str,
+    *,
+    listen: bool = False,
+    listen_once: bool = False,
+    max_connections: int = Settings.max_connections,
+    slow: Literal["wait", "drop"] = Settings.slow,
+    client_buffer: int = Settings.client_buffer,
+    **options: Unpack[Options],
+) -> "Saver":
     """Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
 
     async with ringmain.save("tcp://127.0.0.1:8000") as saver:
@@ -35,16 +47,35 @@ def save(url: str, *, listen: bool = False, listen_once: bool = False, **options
     until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or an alert, 5 s
     at most. Leaving it by an exception resets the peer, so that a part never looks like the whole. A listener whose
     client leaves logs a warning and goes on with the next client where the last one left; with `listen_once`, which
-    implies `listen`, that is an error. For the other keywords see `ringmain.Options`. Raises a `RingmainError` on
-    malformed arguments, when the endpoint cannot be opened, and when the one connection there is breaks.
+    implies `listen`, that is an error.
+
+    With `max_connections` above 1 a listener serves that many clients at once: each gets all that is written from the
+    first `write` on that begins after it was let in, once and in order. One that is lost costs a warning, which says
+    how much is known not to have reached it: nobody else gets that. A write waits for a client where there is none,
+    and again if all who had a part of it are lost. With `slow="wait"` it returns when the kernel has all for every
+    client, so that a slow one makes all wait. With "drop" it returns when up to `client_buffer` bytes are due to each.
+    A client that has no room for more is reset with a warning as soon as another one has taken all; while everybody is
+    behind, the write waits. What is due is kept once for all: `client_buffer` bytes, or 1 MiB if that is more.
+
+    For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
+    cannot be opened, and when the one connection there is breaks.
     """
-    return Saver(Endpoint.parse(url), settings_for(save, Options, options), listen=listen, listen_once=listen_once)
+    given = {"max_connections": max_connections, "slow": slow, "client_buffer": client_buffer}
+    settings = settings_for(save, Options, options, **given)
+    if max_connections > 1 and (listen_once or not listen):
+        what = f"max_connections={max_connections}{' with listen_once=True' if listen_once else ''}"
+        remedy = "leave one of them out" if listen_once else "add listen=True"
+        raise UsageError(what, "there is but one connection", remedy)
+    if max_connections == 1 and slow == "drop":
+        raise UsageError("slow=drop", "no other client waits for a slow one", "give max_connections= above 1 too")
+    return Saver(Endpoint.parse(url), settings, listen=listen, listen_once=listen_once)
 
 
 class Saver(Listening, Blocking):
     """What `save` returns: a context manager, plain or asynchronous, with `write`. One task at a time may write.
 
-    `addresses` and `port` tell where it listens. `on_end` is called with what became of each connection.
+    `addresses` and `port` tell where it listens. `on_end` is called with what became of each connection. Where many
+    are served, what a method does to the peer it does to all who are there, side by side.
     """
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, listen: bool, listen_once: bool) -> None:
@@ -52,14 +83,21 @@ class Saver(Listening, Blocking):
         self.settings = settings
         self.listening = listen or listen_once
         self.listen_once = listen_once
-        self._clients = Clients(endpoint, settings, goes_on=listen and not listen_once)
+        self.on_end: OnEnd | None = None
+        hear = weakref.WeakMethod(self._one_ended)  # the loop, which knows the clients, must not keep a forgotten saver
+        self._clients: Clients | Broadcast
+        if settings.max_connections > 1:
+            self._clients = Broadcast(endpoint, settings, hear)
+        else:
+            self._clients = Clients(endpoint, settings, hear, goes_on=listen and not listen_once)
         self._turn = Turn("another task is already writing")
 
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
         where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
-        state = "listening" if self._gate is not None else "closed" if self.counters is None else "connected"
-        return self._described(where, state, [] if self.counters is None else [self.counters.bytes_out])
+        state = "listening" if self._gate is not None else "connected" if self.connections else "closed"
+        sizes = [] if self.counters is None else [self.counters.bytes_out]
+        return self._described(where, state, sizes, self.connections)
 
     def __enter__(self) -> BlockingSaver:
         self._enter()
@@ -71,7 +109,7 @@ class Saver(Listening, Blocking):
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
         self._clients.open(self._gate, context)
-        if not self.listening:
+        if isinstance(self._clients, Clients) and not self.listening:
             self._clients.begin(await dial(self.endpoint, self.settings, context))
         return self
 
@@ -82,29 +120,29 @@ class Saver(Listening, Blocking):
             if kind is None:
                 await self._alone(self._clients.finish)
         finally:
-            self._clients.close()
-            self._gate = None  # `on_end` may still ask it
+            try:
+                self._clients.close()
+            finally:
+                self._gate = None  # `on_end` may still ask it
+                if isinstance(self._clients, Broadcast):
+                    await self._clients.over()
 
     def _leftovers(self) -> list[Callable[[], object]]:
-        closers: list[Callable[[], object]] = [] if self._outflow is None else [self._outflow.abort]
-        return closers if self._gate is None else [*closers, self._gate.close]
+        closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []
+        return closers if self._gate is None else [self._clients.abandon, self._gate.close]
+
+    def _one_ended(self, outcome: Outcome) -> None:
+        if self.on_end is not None:
+            self.on_end(outcome)
 
     @property
-    def _outflow(self) -> Outflow | None:
-        return self._clients.outflow
-
-    @property
-    def on_end(self) -> Callable[[Outcome], None] | None:
-        """What is called with what became of each connection."""
-        return self._clients.on_end
-
-    @on_end.setter
-    def on_end(self, call: Callable[[Outcome], None] | None) -> None:
-        self._clients.on_end = call
+    def connections(self) -> int:
+        """How many connections are being served."""
+        return len(self._clients.outflows)
 
     @property
     def on_lost(self) -> Callable[[], object] | None:
-        """What is called when the present peer has gone, at whichever time."""
+        """What is called when the present peer, of many the last one, has gone, at whichever time."""
         return self._clients.on_lost
 
     @on_lost.setter
@@ -113,18 +151,25 @@ class Saver(Listening, Blocking):
 
     @property
     def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two."""
-        return self._outflow.counters if self._outflow is not None else None
+        """The counters of the connection being served, or None between two; of many the bytes of all together."""
+        outflows = self._clients.outflows
+        if self.settings.max_connections == 1 or not outflows:
+            return outflows[0].counters if outflows else None
+        total = Counters()
+        for outflow in outflows:
+            total.bytes_in += outflow.counters.bytes_in
+            total.bytes_out += outflow.counters.bytes_out
+        return total
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """How many of the bytes sent are not known to be with the present peer's kernel yet."""
-        return self._outflow.link.unacknowledged() or 0 if self._outflow is not None else 0
+        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together."""
+        return sum(outflow.link.unacknowledged() or 0 for outflow in self._clients.outflows)
 
     @property
     def fullness(self) -> float:
-        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
-        return self._outflow.fullness if self._outflow is not None else 0.0
+        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1; of many the fullest."""
+        return max((outflow.fullness for outflow in self._clients.outflows), default=0.0)
 
     def write(self, buffer: "Buffer") -> Coroutine[Any, Any, None]:
         """Send all of a contiguous buffer, which may be changed once this returns; to be awaited in `async with`.
@@ -136,6 +181,7 @@ class Saver(Listening, Blocking):
 
         A write that is cancelled before a part of the buffer has gone out has done nothing. One that is cancelled later
         leaves a hole in the stream: every later write, and leaving the block, raises SendError and resets the peer.
+        For many clients a part has gone out as soon as it is due to any of them.
         """
         if self._runner is None:
             return self._write(buffer)
@@ -171,7 +217,7 @@ class Saver(Listening, Blocking):
         self._clients.stopping = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._clients.stop)
-        return self._outflow is not None
+        return self.connections > 0
 
     async def serve(self, give: Callable[[Outflow], Awaitable[bool | None]]) -> bool:
         """Give one client after another something of its own, until `stop`, or the one that there is to be.
@@ -179,7 +225,7 @@ class Saver(Listening, Blocking):
         `give` gets what sends to the client, and returns whether it has sent the whole: then the connection is ended
         properly, else reset once all has got through, and always when this is cancelled. Where it returns None, having
         sent nothing, this returns False, and what is written goes to that client. An OSError that it raises is
-        taken for the client's.
+        taken for the client's. Many clients are served side by side, and each must be given something.
         """
         return await self._alone(lambda: self._clients.serve(give))
 
@@ -192,6 +238,8 @@ class Saver(Listening, Blocking):
             view = view.cast("B")
             if not (gather and self._clients.gather(view)):
                 await self._clients.send(view)
+                if not gather and self.settings.slow == "drop":
+                    await asyncio.sleep(0)  # which is a turn for those whom it is due to
 
     async def _break_off(self, *, at_once: bool) -> None:
         if not at_once:  # else also while another task writes

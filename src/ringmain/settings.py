@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
 from ringmain.errors import UsageError
 
 GATES = ("hold", "queue", "refuse")
+SLOW = ("wait", "drop")
 PATHS = ("auto", "kernel", "block")
 Framing: TypeAlias = Literal[
     "octet-counting",
@@ -125,6 +126,9 @@ class Settings(TlsSettings):
     family: int = 0
     max_connections: int = 1
     receive_buffer: int | None = None
+    # What many clients of a saver do to one another, and how many bytes may be due to each.
+    slow: Literal["wait", "drop"] = "wait"
+    client_buffer: int = 16 << 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,10 +136,13 @@ class Settings(TlsSettings):
             object.__setattr__(self, "allow", (self.allow,))
         _check("gate", self.gate, GATES)
         _check("family", self.family, (0, 4, 6))
+        _check("slow", self.slow, SLOW)
         if self.max_connections < 1:
             raise UsageError(f"max_connections={self.max_connections!r}", "nobody could be served", "give at least 1")
         if self.receive_buffer is not None and self.receive_buffer < 1:
             raise UsageError(f"receive_buffer={self.receive_buffer!r}", "no number of bytes", "give at least 1")
+        if self.client_buffer < 1:
+            raise UsageError(f"client_buffer={self.client_buffer!r}", "it holds nothing", "give at least 1")
         for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):

@@ -44,6 +44,8 @@ async def asynchronous() -> None:
         assert_type(await saver.end_connection(), None)
         assert_type(await saver.break_off(), None)
         assert_type((saver.fullness, saver.stop()), tuple[float, bool])
+    async with ringmain.save("tcp://:0", listen=True, max_connections=2, slow="drop", client_buffer=1) as saver:
+        assert_type(saver.connections, int)
     async with ringmain.relay(
         "tcp://:0", "tcps://[::1]:1", destination_tls=ringmain.TlsSettings(), retry=-1
     ) as relayer:

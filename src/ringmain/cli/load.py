@@ -1,6 +1,5 @@
 """ringmain load."""
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     Move = Callable[[], Coroutine[Any, Any, None]]
 
 
-log = logging.getLogger("ringmain")
-
-# What a listener has open besides its connections, and some to spare.
-_OTHER_DESCRIPTORS = 64
 # What a connection has with a place of its own: a socket, a file or a pipe and a process, and the kernel path's.
 _APART_DESCRIPTORS = 8
 
@@ -118,7 +113,7 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     import contextlib
 
     from ringmain.cli.outputs import Commands, Files, Template
-    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
@@ -129,7 +124,7 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     if command is not None and output != "-":
         raise UsageError(f"--exec with {option}", "a command has standard output", "leave one of them out")
     apart = command is not None or template.varies
-    _allow_descriptors(options.get("max_connections", 1), _APART_DESCRIPTORS if apart else 1)
+    allow_descriptors(options.get("max_connections", 1), _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     cut = bool(options.get("delimiter")) or options.get("framing") is not None
@@ -142,23 +137,6 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
         return _load_apart(Files(template, path).give, loader, session, {}, tls=tls)
     commands = Commands(command, path, listening=not loader.connect)
     return _load_apart(commands.give, loader, session, commands.exits, tls=tls)
-
-
-def _allow_descriptors(connections: int, each: int) -> None:
-    """Raise the soft limit on descriptors as far as so many connections need; warn where it stays below."""
-    import resource
-
-    needed = connections * each + _OTHER_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
-        allowed = soft
-    if allowed < needed:
-        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
 
 
 def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:

@@ -6,6 +6,11 @@ import click
 
 import ringmain
 from ringmain.cli.options import one_end, totals
+from ringmain.cli.values import Size
+from ringmain.settings import SLOW, Settings
+
+# What a client may have open: its socket, what tells of its reset, and what wakes its pump.
+_DESCRIPTORS = 3
 
 
 @click.command()
@@ -13,6 +18,29 @@ from ringmain.cli.options import one_end, totals
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
 @click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
+@click.option(
+    "--max-connections",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=Settings.max_connections,
+    show_default=True,
+    help="Serve so many clients at once: each gets what comes from then on, or a regular file whole.",
+)
+@click.option(
+    "--slow",
+    type=click.Choice(SLOW),
+    default=Settings.slow,
+    show_default=True,
+    help="A slow client makes all wait, or is reset once its buffer is full.",
+)
+@click.option(
+    "--client-buffer",
+    metavar="SIZE",
+    type=Size(),
+    default=Settings.client_buffer,
+    show_default=Size.words(Settings.client_buffer),
+    help="How far a client may be behind, with --slow drop.",
+)
 @totals
 def save(**options: Any) -> int:
     """Connect to ENDPOINT and send standard input.
@@ -20,10 +48,12 @@ def save(**options: Any) -> int:
     \b
     ringmain save tcp://127.0.0.1:8000 < events.ndjson
     ringmain save --listen --input events.ndjson tcp://:8000
+    tail -f events.ndjson | ringmain save --listen --max-connections 20 tcp://:8000
     zstdcat dump.zst | ringmain save --retry forever tcps://example.org:4000
 
     A listener sends a regular file whole to every client; any other input goes on with the next client where the last
-    one left. A signal ends it after what was read: a file that is cut short by a reset, any other input properly.
+    one left, or with --max-connections goes to all who are there. A signal ends it after what was read: a file that is
+    cut short by a reset, any other input properly.
     """
     return run_save(**options)
 
@@ -39,7 +69,8 @@ def run_save(
     **options: Any,
 ) -> int:
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
-    from ringmain.cli.session import Session, uses_tls
+    from ringmain._ring import Counters
+    from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.cli.stats import Present, figures
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
@@ -48,25 +79,28 @@ def run_save(
     from ringmain.progress import progress_line
 
     session = Session(options)
+    allow_descriptors(options.get("max_connections", 1), _DESCRIPTORS)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
     source = open_input(input_, option)
     kernel.may_pump(path, source, tls=tls)
 
+    read = Counters()  # for many clients at once
+
     def on_end(outcome: Outcome) -> None:
         row, counters = figures(outcome, saver.refused), outcome.counters
-        session.record(row, counters.bytes_in, counters.bytes_out, outcome)
+        session.record(row, counters.bytes_in, counters.bytes_out, outcome, saver.connections)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)
-        return bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
+        return bytes_in + read.bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
 
     async def work() -> None:
         saver.on_end = on_end
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):
-                    await copying.from_input(saver, source, path)
+                    await copying.from_input(saver, source, path, read)
         finally:
             source.close()
 
@@ -77,6 +111,10 @@ def run_save(
     def present() -> Present:
         counters = saver.counters
         size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
-        return Present(int(counters is not None), saver.refused, size, counters)
+        return Present(saver.connections, saver.refused, size, counters)
 
-    return session.run(work, stop, look, progress_line, present)
+    def line(*figures: Any) -> str:
+        clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""
+        return clients + progress_line(*figures)
+
+    return session.run(work, stop, look, line, present)

@@ -24,6 +24,7 @@ from ringmain.settings import Settings
 log = logging.getLogger("ringmain")
 
 Result = TypeVar("Result")
+OnEnd = Callable[[Outcome], None]
 
 
 class Clients:
@@ -31,18 +32,21 @@ class Clients:
 
     `outflow` sends to the present one. `torn` tells that the stream has a hole, and must not go on: a `send`, or the
     end, was cancelled half-way. `goes_on`: the next client gets what follows what the last one has. Without that there
-    is one client that counts, the first that gets a byte.
+    is one client that counts, the first that gets a byte. `on_end` is a weak reference to what hears of each client.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, *, goes_on: bool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, settings: Settings, on_end: Callable[[], OnEnd | None], *, goes_on: bool
+    ) -> None:
         self.outflow: Outflow | None = None
         self.torn = False
         self.goes_on = goes_on
-        self.on_end: Callable[[Outcome], None] | None = None
+        self.heeds_goodbye = goes_on  # a TLS peer that says goodbye is gone
         self.on_lost: Callable[[], object] | None = None
         self.stopping = False  # serve no other client
         self._endpoint = endpoint
         self._settings = settings
+        self._on_end = on_end
         self._gate: Gate | None = None
         self._context: ssl.SSLContext | None = None
         self._carry = Carry()
@@ -71,6 +75,16 @@ class Clients:
             self._gate.stop()
         if self.outflow is not None and self.outflow.pumping is not None:
             self.outflow.pumping.stop()
+
+    @property
+    def outflows(self) -> list[Outflow]:
+        """What sends to the present client, if there is one."""
+        return [] if self.outflow is None else [self.outflow]
+
+    def abandon(self) -> None:
+        """Reset the present client, if there is one, also when the loop is closed; nobody hears of it."""
+        if self.outflow is not None:
+            self.outflow.abort()
 
     def gather(self, view: memoryview) -> bool:
         """Take a small view to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
@@ -214,7 +228,7 @@ class Clients:
     def _is_gone(self, outflow: Outflow) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
         goodbye = outflow.link.peer_ended and outflow.link.tls_version is not None
-        return outflow.failure is not None or (self.goes_on and goodbye)
+        return outflow.failure is not None or (self.heeds_goodbye and goodbye)
 
     async def _end(self, outflow: Outflow) -> None:
         try:
@@ -306,5 +320,5 @@ class Clients:
             self._gate.done(outflow.link)  # first: what `on_end` raises is not to keep the next client away
         outcome = outflow.outcome(verdict, error)
         log_ended(outcome)
-        if self.on_end is not None:
-            self.on_end(outcome)
+        if (on_end := self._on_end()) is not None:
+            on_end(outcome)

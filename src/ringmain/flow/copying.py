@@ -8,7 +8,7 @@ from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
 from ringmain.flow import kernel
-from ringmain.flow.descriptor import Input, Output
+from ringmain.flow.descriptor import READ_SIZE, Input, Output
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.settings import Settings
@@ -77,16 +77,19 @@ async def merged_to_output(blocks: AsyncIterator[memoryview], output: Output, wr
             await output.write(block, written)
 
 
-async def from_input(saver: Saving, source: Input, path: str) -> None:
+async def from_input(saver: Saving, source: Input, path: str, read: Counters | None = None) -> None:
     """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
 
-    path: auto, kernel or block. A stream that is to go on with the next client goes block by block, since what a lost
-    client never acknowledged is kept for the next one. A file's own position is left alone. `source.stop` and
-    `saver.stop` end it: the peer of a file that is cut short is reset, a stream, which has no end of its own, is ended
-    properly when the saver is left.
+    path: auto, kernel or block. A stream that is to go on with the next client, or goes to many, goes block by block:
+    what a lost client never acknowledged is kept for the next one. A file's own position is left alone. `source.stop`
+    and `saver.stop` end it: the peer of a file that is cut short is reset, a stream, which has no end of its own, is
+    ended properly when the saver is left. `read` counts what is read for many at once.
     """
     goes_on = saver.listening and not saver.listen_once
+    many = saver.settings.max_connections > 1
     if goes_on and path == "kernel" and not source.is_file:
+        if many:
+            raise UsageError("path=kernel", "a stream goes to many clients in blocks", "leave path= out")
         raise UsageError("path=kernel", "a stream is to go on with the next client", "add listen_once=True")
     tls = saver.endpoint.tls or saver.settings.tls
     pumped = (source.is_file or not goes_on) and kernel.may_pump(path, source, tls=tls)
@@ -97,7 +100,7 @@ async def from_input(saver: Saving, source: Input, path: str) -> None:
         return await _send_file(outflow, source) if source.is_file else None
 
     if not ((source.is_file or pumped) and await saver.serve(give)):
-        await _write_stream(saver, source)
+        await _write_stream(saver, source, read if many else None)
 
 
 async def _pump(outflow: Outflow, source: Input, path: str) -> bool | None:
@@ -123,8 +126,9 @@ async def _pump(outflow: Outflow, source: Input, path: str) -> bool | None:
 async def _send_file(outflow: Outflow, source: Input) -> bool:
     """Send a file; return whether that was the whole."""
     position = source.position
+    buffer = memoryview(bytearray(READ_SIZE))  # others may be sent the same file
     while not source.stopped:
-        view = source.read_at(position)
+        view = source.read_at(position, buffer)
         if not len(view):
             return True
         position += len(view)
@@ -133,16 +137,19 @@ async def _send_file(outflow: Outflow, source: Input) -> bool:
     return False
 
 
-async def _write_stream(saver: Saving, source: Input) -> None:
-    """Write what comes; whoever has lost a client wakes the read, so that the next one gets the rest at once."""
+async def _write_stream(saver: Saving, source: Input, read: Counters | None) -> None:
+    """Write what comes; whoever has lost a client wakes the read, so that the next one gets the rest at once.
+
+    It is counted as `read`, or as read for the connection being served.
+    """
     saver.on_lost = source.wake
     await saver.wait_for_peer()
     while (view := await source.read()) is None or len(view):
         if view is None:
             await saver.wait_for_peer()
         else:
-            if saver.counters is not None:
-                _count(saver.counters, view)
+            if (counters := read or saver.counters) is not None:
+                _count(counters, view)
             await saver.write(view)
     if source.stopped and source.has_end:
         await saver.break_off()

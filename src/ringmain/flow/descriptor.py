@@ -22,7 +22,7 @@ from ringmain.net.readiness import until, until_gone
 
 # What a pipe that polls as writable surely takes without blocking (PIPE_BUF of pipe(7)).
 _PIPE_BUF = 4096
-_READ_SIZE = 256 << 10
+READ_SIZE = 256 << 10
 
 
 class ReaderLeft(Exception):  # noqa: N818 - not an error: `load ... | head -1` ends well
@@ -170,7 +170,7 @@ class Input(Descriptor):
         super().__init__(fd, os.O_RDONLY, name)
         self.option = option
         self.position = os.lseek(fd, 0, os.SEEK_CUR) if self.is_file else 0
-        self._buffer = memoryview(bytearray(_READ_SIZE))
+        self._buffer = memoryview(bytearray(READ_SIZE))
         self._waiter: asyncio.Future[None] | None = None
         self._woken = self.stopped = False
 
@@ -191,10 +191,10 @@ class Input(Descriptor):
             return self._buffer[:size]
         return self._buffer[:0]
 
-    def read_at(self, offset: int) -> memoryview:
+    def read_at(self, offset: int, buffer: memoryview) -> memoryview:
         """Return what a regular file holds at `offset`, empty at its end; its own position stays where it is."""
         try:
-            return self._buffer[: os.preadv(self.fd, [self._buffer], offset)]
+            return buffer[: os.preadv(self.fd, [buffer], offset)]
         except OSError as error:
             raise self.failure(error) from error
 

@@ -17,8 +17,8 @@ from ringmain.outcome import Outcome, Verdict
 # How long a write waits that wants something read, where others read.
 _PAUSE = 0.01
 # What is no longer than the first is copied, to go out with its like in one system call of the second at most.
-_SMALL = 16 << 10
-_GATHER = 64 << 10
+SMALL = 16 << 10
+GATHER = 64 << 10
 _TURN = 4 << 20
 
 
@@ -54,6 +54,7 @@ class Outflow:
         self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
+        self.undelivered = 0  # how many bytes were not acknowledged when it was closed; under TLS nobody can tell
         self.counters = counters or Counters()
         self._times = self.counters if counters is None else Counters()
         self._times.started = time.monotonic()
@@ -66,7 +67,7 @@ class Outflow:
 
     def gather(self, view: memoryview) -> bool:
         """Copy a small view, to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
-        if len(view) > _SMALL or len(self._gathered) + len(view) > _GATHER or self.failure is not None:
+        if len(view) > SMALL or len(self._gathered) + len(view) > GATHER or self.failure is not None:
             return False
         if self.link.session is not None and self.link.peer_ended:
             return False
@@ -216,6 +217,8 @@ class Outflow:
         if self.link.closed:
             return
         self._trim()
+        if self.link.session is None:
+            self.undelivered = self.link.undelivered()
         if self._flushing is not None and not self.link.loop.is_closed():
             self._flushing.cancel()
         self._times.ended = time.monotonic()
