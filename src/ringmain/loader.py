@@ -115,7 +115,7 @@ def load(
 class Loader(Listening, Iterated, Blocking):
     """What `load` returns: a context manager and an iterator of blocks, plain or asynchronous. One consumer at a time.
 
-    `addresses` and `port` tell where it listens.
+    `addresses` and `port` tell where it listens. `on_end` hears of each connection; what it raises, the iteration does.
     """
 
     _inflow: Inflow | None = None  # of the connection that is served, where that is one at a time
