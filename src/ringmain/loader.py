@@ -157,8 +157,8 @@ class Loader(Listening, Iterated, Blocking):
             dialling = dial(self.endpoint, self.settings, self._context)
             if (link := await unless(self._stopped.wait(), dialling, Link.reset)) is not None:
                 self._begin(link)
-            if self._finished:
-                self._hang_up()
+        if self._finished:
+            self._hang_up()
         return self
 
     def __enter__(self) -> Self:
@@ -173,7 +173,7 @@ class Loader(Listening, Iterated, Blocking):
             if self._inflow is not None:
                 self._release(self._inflow, broken_off=kind is not None)
             if self._many is not None:
-                self._many.close(broken_off=kind is not None)
+                await self._many.close(broken_off=kind is not None)
         finally:  # what `on_end` raises keeps nothing open
             gate, self._gate = self._gate, None
             if gate is not None:

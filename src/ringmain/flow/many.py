@@ -12,7 +12,7 @@ from ringmain.flow.blocks import Flow
 from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow, until_given_back
 from ringmain.net.readiness import finish
-from ringmain.waiting import Turn
+from ringmain.waiting import Turn, let_go
 
 log = logging.getLogger("ringmain")
 
@@ -33,6 +33,7 @@ class Many:
         self._merger = Merger(crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips)
         self._admitting: asyncio.Task[None] | None = None
         self._apart: bool | None = None  # which of the two; None until that is settled
+        self._closed = False
         self._failure: Exception | None = None  # what `on_end` has raised, and nobody was told of
         self._waiter: asyncio.Future[None] | None = None
         self._turn = Turn("another task is already waiting for this loader")
@@ -63,15 +64,19 @@ class Many:
             raise UsageError("connections()", "blocks of this loader are merged already", "use another loader")
         self._apart = True
         with self._turn:
-            return await self.crowd.next_inflow(new_flow)
+            return await self.crowd.next_inflow(new_flow) if not self._closed else None
 
-    def close(self, *, broken_off: bool) -> None:
-        """Let nobody in any more; close all who are there, with a reset if they are `broken_off`."""
+    async def close(self, *, broken_off: bool) -> None:
+        """Let nobody in any more; close all who are there at once, with a reset if they are `broken_off`."""
         self._end()
-        with contextlib.ExitStack() as stack:  # what `on_end` raises keeps nothing open
-            stack.callback(self._raise_failure)
-            stack.callback(self._merger.close)
-            self.crowd.close(broken_off=broken_off)
+        try:
+            with contextlib.ExitStack() as stack:  # what `on_end` raises keeps nothing open
+                stack.callback(self._raise_failure)
+                stack.callback(self._merger.close)
+                self.crowd.close(broken_off=broken_off)
+        finally:
+            if self._admitting is not None:
+                await let_go([self._admitting])
 
     def abandon(self) -> None:
         """Close all at once, without a word to the peers."""
@@ -90,6 +95,8 @@ class Many:
         if self._apart:
             raise UsageError("blocks", "this loader's connections are iterated over already", "use another loader")
         self._apart = False
+        if self._closed:
+            return False
         self._raise_failure()  # of whoever has ended meanwhile
         if self._admitting is None:
             self._admitting = self.crowd.loop.create_task(self._admit())
@@ -151,6 +158,7 @@ class Many:
             del error  # its traceback holds this frame
 
     def _end(self) -> None:
+        self._closed = True
         if self._admitting is not None and not self.crowd.loop.is_closed():
             self._admitting.cancel()
         self._wake()
