@@ -57,7 +57,7 @@ class Tagged:
         async for peer, block in loader.tagged():
             with block:
                 if peer not in self._numbers:
-                    found = re.search(rb"#(\d+) 0 ", block[:64])
+                    found = re.search(rb"#(\d+) 0 ", bytes(block[:64]))
                     assert found is not None
                     self._numbers[peer] = int(found[1])
                 self._sums[peer].update(block)
