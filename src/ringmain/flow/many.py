@@ -75,7 +75,7 @@ class Many:
                 stack.callback(self._merger.close)
                 self.crowd.close(broken_off=broken_off)
         finally:
-            if self._admitting is not None:
+            if self._admitting is not None and not self.crowd.loop.is_closed():
                 await let_go([self._admitting])
 
     def abandon(self) -> None:
