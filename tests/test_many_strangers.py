@@ -1,6 +1,8 @@
 """Many clients at once, some of them strangers: nobody waits for one, and none reaches what is another's."""
 
 import asyncio
+import contextlib
+import select
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +14,10 @@ from conforming import Net
 
 import ringmain
 from ringmain.flow.inflow import Inflow
+from ringmain.net import reception
+from ringmain.net.arrivals import MOST_AT_ONCE
 
-Run = Callable[[Any], Any]
+Run = Callable[..., Any]
 
 
 def _until_reset(sock: socket.socket) -> None:
@@ -106,6 +110,59 @@ def test_a_stranger_who_does_not_shake_hands_keeps_nobody_waiting(run: Run, tls_
                 stranger.close()
 
     run(main())
+
+
+def test_strangers_who_take_all_the_room_for_handshakes_and_say_nothing_make_room_for_who_waits(
+    run: Run, tls_net: Net, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reception, "_PATIENCE", 1 / 1000)
+
+    async def main() -> None:
+        options: dict[str, Any] = {"handshake_timeout": 1000.0, "max_connections": 2, **tls_net.listening}
+        with contextlib.ExitStack() as stack:
+            async with ringmain.load(tls_net.url(), **options) as loader:
+                waiting = asyncio.ensure_future(anext(loader))
+                strangers = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE)]
+                client = await witness.connect(loader.port, tls_net.client())
+                stack.enter_context(client.sock)
+                await client.shake_hands()
+                await client.send(b"served\n")
+                assert bytes(await waiting) == b"served\n"
+                assert await asyncio.to_thread(strangers.pop(0).recv, 1) == b""
+                assert not any(map(is_over, strangers))  # nobody else has to go
+
+    run(main(), peers.TIMEOUT)
+    assert len([it for it in caplog.messages if "let go, since it sent nothing for 1 s" in it]) == 1
+
+
+def test_who_has_begun_a_handshake_is_not_let_go_for_who_waits(
+    run: Run, tls_net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reception, "_PATIENCE", 1 / 1000)
+
+    async def main() -> None:
+        options: dict[str, Any] = {"handshake_timeout": 1000.0, "max_connections": 2, **tls_net.listening}
+        with contextlib.ExitStack() as stack:
+            async with ringmain.load(tls_net.url(), **options) as loader:
+                waiting = asyncio.ensure_future(anext(loader))
+                slow = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE - 1)]
+                for it in slow:
+                    it.sendall(b"\x16")
+                silent = stack.enter_context(peers.connect(loader.port))
+                client = await witness.connect(loader.port, tls_net.client())
+                stack.enter_context(client.sock)
+                await client.shake_hands()
+                await client.send(b"served\n")
+                assert bytes(await waiting) == b"served\n"
+                assert await asyncio.to_thread(silent.recv, 1) == b""
+                assert not any(map(is_over, slow))
+
+    run(main(), peers.TIMEOUT)
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Tell whether a connection has ended on which nothing has come."""
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 def test_who_shook_hands_while_another_was_served_counts_as_waiting(run: Run, tls_net: Net) -> None:

@@ -100,6 +100,18 @@ def test_save_has_totals_too(bench: peers.Bench, tmp_path: Path) -> None:
     assert saver.wait() == 143
 
 
+def test_totals_of_a_broadcast_count_each_client(bench: peers.Bench, tmp_path: Path) -> None:
+    stats, data = tmp_path / "stats", bench.file(bytes(8 << 20))
+    args = ("--listen", "--max-connections", "3", "--input", data, "--stats-file", stats)
+    saver, port = bench.listening("save", *args, *OFTEN)
+    with peers.connect(port) as one, peers.connect(port) as other:
+        peers.eventually(lambda: last(stats, connections=2, accepted=2, peak=2), "both are there")
+        assert {len(peers.read_all(one)), len(peers.read_all(other))} == {8 << 20}
+    peers.eventually(lambda: last(stats, connections=0, accepted=2, peak=2, bytes=16 << 20), "both have ended")
+    saver.signal(signal.SIGTERM)
+    assert saver.wait() == 143
+
+
 def test_a_run_that_is_shorter_than_the_interval_has_totals_at_its_end(bench: peers.Bench, tmp_path: Path) -> None:
     stats = tmp_path / "stats"
     loader, port = bench.listening("load", "-o", "--stats-file", stats, "--stats-interval", "1h")

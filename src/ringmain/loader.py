@@ -110,7 +110,7 @@ def load(
 class Loader(Listening, Iterated, Blocking):
     """What `load` returns: a context manager and an iterator of blocks, plain or asynchronous. One consumer at a time.
 
-    `addresses` and `port` tell where it listens.
+    `addresses` and `port` tell where it listens. `on_end` hears of each connection; what it raises, the iteration does.
     """
 
     _inflow: Inflow | None = None  # of the connection that is served, where that is one at a time
@@ -151,8 +151,8 @@ class Loader(Listening, Iterated, Blocking):
             dialling = dial(self.endpoint, self.settings, self._context)
             if (link := await unless(self._stopped.wait(), dialling, Link.reset)) is not None:
                 self._begin(link)
-            if self._finished:
-                self._hang_up()
+        if self._finished:
+            self._hang_up()
         return self
 
     def __enter__(self) -> Self:
@@ -167,7 +167,7 @@ class Loader(Listening, Iterated, Blocking):
             if self._inflow is not None:
                 self._release(self._inflow, broken_off=kind is not None)
             if self._many is not None:
-                self._many.close(broken_off=kind is not None)
+                await self._many.close(broken_off=kind is not None)
         finally:  # what `on_end` raises keeps nothing open
             gate, self._gate = self._gate, None
             if gate is not None:

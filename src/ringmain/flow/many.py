@@ -1,8 +1,9 @@
 """Many connections at once, for a loader: their whole records as the blocks of one ring, or each by itself."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar, cast
 
 from ringmain._merge import Merger
@@ -12,7 +13,7 @@ from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow, until_given_back
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.waiting import Turn
+from ringmain.waiting import Turn, let_go
 
 log = logging.getLogger("ringmain")
 
@@ -34,7 +35,7 @@ class Many:
     """Take whole records of whoever is in a crowd (`next_of`), or each connection by itself (`next_inflow`).
 
     Which of the two is settled by the first call. To merge, a task lets clients in from then on, which goes on when
-    whoever takes the records is cancelled.
+    whoever takes the records is cancelled. What `on_end` raises then, whoever takes next is raised, or who closes this.
     """
 
     def __init__(self, crowd: Crowd, flow: Flow) -> None:
@@ -43,7 +44,9 @@ class Many:
         self._flow = flow
         self._merger = Merger(crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips)
         self._admitting: asyncio.Task[None] | None = None
-        self._apart = False
+        self._apart: bool | None = None  # which of the two; None until that is settled
+        self._closed = False
+        self._failure: Exception | None = None  # what `on_end` has raised, and nobody was told of
         self._waiter: asyncio.Future[None] | None = None
         self._turn = Turn("another task is already waiting for this loader")
 
@@ -62,6 +65,7 @@ class Many:
 
     async def next_of(self, take: Callable[[], Item | None]) -> Item | None:
         """Return what one of these two returns next; None when there is none to come."""
+        self._raise_failure()
         if (taken := take()) is not None:
             return taken
         with self._turn:
@@ -71,19 +75,23 @@ class Many:
 
     async def next_inflow(self, new_flow: Callable[[], Flow]) -> Inflow | None:
         """Return the next connection, once there is a place for it; None when there is none to come."""
-        if self._admitting is not None:
+        if self._apart is False:
             raise UsageError("connections()", "blocks of this loader are merged already", "use another loader")
         self._apart = True
         with self._turn:
-            return await self.crowd.next_inflow(new_flow)
+            return await self.crowd.next_inflow(new_flow) if not self._closed else None
 
-    def close(self, *, broken_off: bool) -> None:
-        """Let nobody in any more; close all who are there, with a reset if they are `broken_off`."""
+    async def close(self, *, broken_off: bool) -> None:
+        """Let nobody in any more; close all who are there at once, with a reset if they are `broken_off`."""
         self._end()
         try:
-            self.crowd.close(broken_off=broken_off)
+            with contextlib.ExitStack() as stack:  # what `on_end` raises keeps nothing open
+                stack.callback(self._raise_failure)
+                stack.callback(self._merger.close)
+                self.crowd.close(broken_off=broken_off)
         finally:
-            self._merger.close()
+            if self._admitting is not None and not self.crowd.loop.is_closed():
+                await let_go([self._admitting])
 
     def abandon(self) -> None:
         """Close all at once, without a word to the peers."""
@@ -99,14 +107,22 @@ class Many:
 
     async def _until_more(self) -> bool:
         """Return once there may be more to take; False if there is to be none."""
+        if self._apart:
+            raise UsageError("blocks", "this loader's connections are iterated over already", "use another loader")
+        self._apart = False
+        if self._closed:
+            return False
+        self._raise_failure()  # of whoever has ended meanwhile
         if self._admitting is None:
-            if self._apart:
-                raise UsageError("blocks", "this loader's connections are iterated over already", "use another loader")
             self._admitting = self.crowd.loop.create_task(self._admit())
             self._admitting.add_done_callback(lambda _: self._wake())
         if self._admitting.done():
-            if not self._admitting.cancelled():
-                self._admitting.result()  # nobody is let in any more: not to be found out when the last one has left
+            if not self._admitting.cancelled() and self._admitting.exception() is not None:
+                failed, self._admitting = self._admitting, None  # the next call lets clients in again
+                try:
+                    failed.result()
+                finally:
+                    del failed  # its traceback holds this frame
             if len(self.crowd) == 0:
                 return False
         self._waiter = self._merger.wait()
@@ -123,17 +139,41 @@ class Many:
                 inflow.merge_into(self._merger, self._on_end_of(inflow))
             except OSError as error:
                 log.warning("%s: cannot be served: %s", inflow.link.peer, reason(error))
-                self.crowd.reset(inflow)
+                with self._keeping():
+                    self.crowd.reset(inflow)
             del inflow  # while the next one is waited for
 
     def _on_end_of(self, inflow: Inflow) -> Callable[[], None]:
         def ended() -> None:
-            self.crowd.warn_of(self.crowd.retire(inflow), inflow)
+            with self._keeping():
+                self.crowd.warn_of(self.crowd.retire(inflow), inflow)
             self._wake()
 
         return ended
 
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Keep what `on_end` raises, in a callback of the loop, for whoever takes next; one, for any number may end."""
+        try:
+            yield
+        except Exception as error:
+            if self._failure is None:
+                self._failure = error
+                self._wake()
+            else:
+                self.crowd.loop.call_exception_handler({"message": "on_end has failed once more", "exception": error})
+
+    def _raise_failure(self) -> None:
+        if self._failure is None:
+            return
+        error, self._failure = self._failure, None
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
     def _end(self) -> None:
+        self._closed = True
         if self._admitting is not None and not self.crowd.loop.is_closed():
             self._admitting.cancel()
         self._wake()

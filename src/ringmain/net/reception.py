@@ -1,11 +1,17 @@
-"""Between the door and a place: clients get ready for data (PROXY header, TLS handshake) side by side."""
+"""Between the door and a place: clients get ready for data (PROXY header, TLS handshake) side by side.
+
+So many at once and no more: each costs memory and a descriptor. Where that many do, and others knock, whoever has not
+sent a byte has had its time sooner: else a few strangers who say nothing would keep everybody waiting.
+"""
 
 import asyncio
 import collections
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ringmain.errors import RingmainError, reason
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
@@ -15,6 +21,22 @@ from ringmain.net.link import Link
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
+
+# The part of the handshake's time-out that a client may be silent for where others could have its room, and how often
+# that is looked at meanwhile.
+_PATIENCE = 1 / 5
+_LOOKS = 5
+# struct tcp_info, <linux/tcp.h>: tcpi_bytes_received, where an end counts as one.
+_BYTES_RECEIVED, _SIZE = 128, 136
+
+
+class _Newcomer(NamedTuple):
+    """Who gets ready: since when, by the loop's clock."""
+
+    sock: socket.socket
+    peer: str
+    fd: int
+    since: float
 
 
 class Reception:
@@ -33,7 +55,8 @@ class Reception:
         self._loop = asyncio.get_running_loop()
         self._context: ssl.SSLContext | None = None
         self._preface: Preface | None = None
-        self._preparing: dict[asyncio.Task[Link | None], socket.socket] = {}
+        self._preparing: dict[asyncio.Task[Link | None], _Newcomer] = {}  # who came first first
+        self._timer: asyncio.TimerHandle | None = None  # while there is no room
         self._closed = False
 
     def expect(self, context: ssl.SSLContext | None, preface: Preface | None) -> None:
@@ -54,11 +77,13 @@ class Reception:
         for _ in range(min(most, len(arrivals.waiting))):
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
+                newcomer = _Newcomer(sock, peer, sock.fileno(), self._loop.time())
                 task = self._loop.create_task(self._prepare(sock, peer))
-                self._preparing[task] = sock
+                self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
             elif (link := self._link_of(sock, peer)) is not None:
                 self.ready.append(link)
+        self._look_again()
 
     def waiting(self) -> list[socket.socket]:
         """Return those who wait and have not left, longest first; not those who still get ready.
@@ -95,11 +120,36 @@ class Reception:
     def close(self) -> None:
         """Reset all who are ready, or get there; nobody else is let in."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for task in list(self._preparing):
             if not self._loop.is_closed():
                 task.cancel()
         while self.ready:
             self.ready.popleft().reset()
+
+    def _look_again(self) -> None:
+        """Where there is no room, look now and then whether those who are silent keep others waiting."""
+        timeout = self._settings.handshake_timeout
+        if timeout is not None and not self.has_room and self._timer is None and not self._closed:
+            self._timer = self._loop.call_later(timeout * _PATIENCE / _LOOKS, self._make_room, timeout * _PATIENCE)
+
+    def _make_room(self, patience: float) -> None:
+        """Let go who has been silent for so long, one for each who knocks: without room nobody is told of those."""
+        self._timer = None
+        if self.has_room:
+            return
+        self.arrivals.accept(MOST_AT_ONCE)
+        wanted = max(len(self.arrivals.waiting), self.arrivals.stuck)
+        before = self._loop.time() - patience
+        for task, newcomer in list(self._preparing.items()):
+            if wanted == 0 or newcomer.since > before:
+                break
+            if not task.done() and _is_silent(newcomer.fd):
+                wanted -= 1
+                log.warning("%s: let go, since it sent nothing for %g s and others waited", newcomer.peer, patience)
+                task.cancel()
+        self._look_again()
 
     def _link_of(self, sock: socket.socket, peer: str) -> Link | None:
         try:
@@ -127,7 +177,7 @@ class Reception:
             return None
 
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
-        sock = self._preparing.pop(task)
+        sock = self._preparing.pop(task).sock
         link = None
         if task.cancelled():
             reset(sock)  # it may have been cancelled before its first step
@@ -141,3 +191,13 @@ class Reception:
         elif link is not None:
             self.ready.append(link)
         self._on_change()
+
+
+def _is_silent(fd: int) -> bool:
+    """Tell whether not a byte has come of a connection, nor its end."""
+    sock = socket.socket(fileno=fd)  # TLS has taken it from whoever accepted it
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+    finally:
+        sock.detach()
+    return len(info) == _SIZE and int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder) == 0
