@@ -38,6 +38,9 @@ DELIMITER = b"\n"
 MERGED_RECORD = 1 << 20
 SMALL_BLOCK = 256 << 10
 LINGER = 0.001
+# The processes that `ringmain load` serves its clients in.
+PROCESSES = 1
+MOST_PROCESSES = 128
 PATH = "auto"
 BUFFER_SIZE = 64 << 10
 

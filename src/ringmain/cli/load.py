@@ -9,15 +9,26 @@ import ringmain
 from ringmain.cli.options import linger, one_end
 from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
-from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, Settings
+from ringmain.settings import (
+    FRAMINGS,
+    LONG_RECORDS,
+    MAX_RECORD,
+    MERGED_RECORD,
+    MOST_PROCESSES,
+    PROCESSES,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from ringmain.cli.session import Session
+    from ringmain.cli.signals import Signals
     from ringmain.flow.descriptor import Output
 
 
 log = logging.getLogger("ringmain")
 
+# What stands for the number of a process in the name of its output.
+PLACEHOLDER = "{process}"
 # What a listener has open besides its connections, and some to spare.
 _OTHER_DESCRIPTORS = 64
 
@@ -35,6 +46,14 @@ _OTHER_DESCRIPTORS = 64
     default=Settings.max_connections,
     show_default=True,
     help="Serve so many clients at once, and merge their records.",
+)
+@click.option(
+    "--processes",
+    metavar="P",
+    type=click.IntRange(1, MOST_PROCESSES),
+    default=PROCESSES,
+    show_default=True,
+    help="Serve them in so many processes, on as many cores; --output FILE then has {process} in its name: 1 to P.",
 )
 @click.option(
     "--delimiter",
@@ -82,7 +101,9 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 
-def run_load(endpoint: str, output: str, path: str, *, option: str = "--output", **options: Any) -> int:
+def run_load(
+    endpoint: str, output: str, path: str, *, option: str = "--output", processes: int = PROCESSES, **options: Any
+) -> int:
     """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
 
@@ -92,15 +113,20 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
-    _allow_descriptors(options.get("max_connections", 1))
+    allow_descriptors(options.get("max_connections", 1))
+    if processes > 1:
+        from ringmain.cli.processes import Processes
+
+        return Processes(endpoint, output, path, option, processes, session, options).run()
+    output = output.replace(PLACEHOLDER, "1")
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     with contextlib.closing(open_output(output, option)) as sink:
         kernel.may_pump(path, sink, tls=tls, cut=loader.merges or loader.ring.cutter is not None)
-        return _load_into(sink, path, loader, session, tls=tls)
+        return load_into(sink, path, loader, session, tls=tls)
 
 
-def _allow_descriptors(connections: int) -> None:
+def allow_descriptors(connections: int) -> None:
     """Raise the soft limit on descriptors as far as so many connections need; warn where it stays below."""
     import resource
 
@@ -117,7 +143,16 @@ def _allow_descriptors(connections: int) -> None:
         log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
 
 
-def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:
+def load_into(
+    sink: "Output",
+    path: str,
+    loader: "ringmain.Loader",
+    session: "Session",
+    *,
+    tls: bool,
+    signals: "Signals | None" = None,
+) -> int:
+    """Write what a loader brings to an output, until it ends; return the exit code."""
     import asyncio
 
     from ringmain._ring import Counters
@@ -158,4 +193,4 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
         if not moving.cancelled():
             moving.result()
 
-    return session.run(work, loader.stop, look, progress_line)
+    return session.run(work, loader.stop, look, progress_line, signals)

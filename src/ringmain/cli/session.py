@@ -50,6 +50,7 @@ class Session:
         self._stats_file = StatsFile(report["stats_file"]) if report["stats_file"] is not None else None
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self.bytes_in = 0
         self.bytes_out = 0
@@ -67,13 +68,15 @@ class Session:
         stop: Callable[[], bool] = lambda: False,
         look: Look = lambda: (0, 0, 0.0),
         line: Line | None = None,
+        signals: Signals | None = None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
-        raises counts no more. `line` words what `look` shows as progress; without it none is shown.
+        raises counts no more. `line` words what `look` shows as progress; without it none is shown. `signals` is what
+        signals do, where that is something else.
         """
-        signals = Signals(self._port_file.remove if self._port_file is not None else lambda: None)
+        signals = signals or Signals(self.remove_port_file)
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
@@ -101,7 +104,7 @@ class Session:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, stop, lambda: look()[:2])
         if self.shows_progress and line is not None:
-            signals.helpers.append(asyncio.ensure_future(show_progress(look, line)))
+            signals.helpers.append(asyncio.ensure_future(self.show(look, line)))
         try:
             await asyncio.wait([task])
         finally:
@@ -111,6 +114,15 @@ class Session:
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
+
+    async def show(self, look: Look, line: Line) -> None:
+        """Show progress until cancelled."""
+        await show_progress(look, line)
+
+    def remove_port_file(self) -> None:
+        """Remove the port file, if there is one of ours."""
+        if self._port_file is not None:
+            self._port_file.remove()
 
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
@@ -128,7 +140,7 @@ class Session:
         try:
             yield
         finally:
-            self._port_file.remove()
+            self.remove_port_file()
 
     def record(self, row: dict[str, Any], bytes_in: int, bytes_out: int) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all."""

@@ -13,6 +13,7 @@ import select
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ringmain._pump import widen_pipe
@@ -224,7 +225,7 @@ class Input(Descriptor):
         return os.readv(self.fd, [self._buffer])
 
 
-def open_output(path: str, option: str = "--output") -> Output:
+def open_output(path: str, option: str = "--output", kind: Callable[[int, str, str], Output] = Output) -> Output:
     """Open a file, "-" being standard output; raise OutputError. It keeps what it has until `Output.begin`."""
     if path == "-":
         return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output", option)
@@ -237,7 +238,7 @@ def open_output(path: str, option: str = "--output") -> Output:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise OutputError(f"open {path}", reason(error), f"choose another {option}") from error
-    output = Output(fd, path, option)
+    output = kind(fd, path, option)
     output.opened, output.made = fd, made
     return output
 

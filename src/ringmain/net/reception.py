@@ -54,7 +54,7 @@ class Reception:
         for _ in range(min(most, len(arrivals.waiting))):
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
-                task = self._loop.create_task(self._prepare(sock, peer))
+                task = self._loop.create_task(get_ready(sock, peer, self._settings, self._context, self._preface))
                 self._preparing[task] = sock
                 task.add_done_callback(self._prepared)
             elif (link := self._link_of(sock, peer)) is not None:
@@ -110,22 +110,6 @@ class Reception:
             return None
         return Link(sock, peer)
 
-    async def _prepare(self, sock: socket.socket, peer: str) -> Link | None:
-        """Get a client ready for data; None, with a warning, if that fails."""
-        introduced = None
-        try:
-            prepare(sock, self._settings)
-            if self._preface is not None:
-                introduced = await self._preface(sock, peer)
-                peer = introduced.peer
-            if self._context is not None:
-                sock = await shake_hands(sock, self._context, self._settings, peer)
-            return Link(sock, peer, introduced)
-        except (RingmainError, OSError) as error:
-            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
-            reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
-            return None
-
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
         sock = self._preparing.pop(task)
         link = None
@@ -141,3 +125,22 @@ class Reception:
         elif link is not None:
             self.ready.append(link)
         self._on_change()
+
+
+async def get_ready(
+    sock: socket.socket, peer: str, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
+) -> Link | None:
+    """Get a client ready for data; None, with a warning, if that fails."""
+    introduced = None
+    try:
+        prepare(sock, settings)
+        if preface is not None:
+            introduced = await preface(sock, peer)
+            peer = introduced.peer
+        if context is not None:
+            sock = await shake_hands(sock, context, settings, peer)
+        return Link(sock, peer, introduced)
+    except (RingmainError, OSError) as error:
+        log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
+        reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+        return None
