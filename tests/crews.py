@@ -17,12 +17,15 @@ import peers
 class Crew:
     """A load in two processes, or more, that write to files in a folder."""
 
-    def __init__(self, bench: peers.Bench, *options: Any, connections: int = 100, processes: int = 2) -> None:
+    def __init__(
+        self, bench: peers.Bench, *options: Any, connections: int = 100, processes: int = 2, **popen: Any
+    ) -> None:
         self.files = [bench.folder / f"out-{number + 1}" for number in range(processes)]
         self.program, self.port = bench.listening(
             "load",
             *("--max-connections", connections, "--processes", processes),
             *("--output", bench.folder / "out-{process}", *options),
+            **popen,
         )
 
     def workers(self) -> list[int]:

@@ -1,8 +1,10 @@
 """Load in several processes: what is refused, what cannot begin, and what a dead process leaves."""
 
 import asyncio
+import contextlib
 import functools
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -56,6 +58,47 @@ def test_where_one_output_cannot_be_opened_no_other_is_touched(tmp_path: Path) -
     assert done.stderr == f"ringmain: open {tmp_path}/out-3: is a directory; choose another --output\n"
     assert (tmp_path / "out-1").read_bytes() == b"from before\n"
     assert not (tmp_path / "out-2").exists()
+
+
+def test_where_the_port_cannot_be_told_no_output_is_touched(tmp_path: Path) -> None:
+    options = ["--max-connections", 2, "--processes", 2, "--output", tmp_path / "out-{process}"]
+    done = refused(*options, "--port-file", tmp_path / "none" / "port")
+    assert done.returncode == 23
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_inherits_standard_descriptors_and_its_channel_only(bench: peers.Bench) -> None:
+    here, there = os.pipe()
+    try:
+        crew = Crew(bench, pass_fds=[there])
+        names = [it.readlink() for pid in crew.workers() for it in Path(f"/proc/{pid}/fd").iterdir()]
+        assert Path(f"/proc/{crew.program.process.pid}/fd/{there}").exists()
+        assert Path(f"/proc/self/fd/{there}").readlink() not in names
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def test_a_process_without_descriptors_left_loses_a_client_and_goes_on(bench: peers.Bench) -> None:
+    crew = Crew(bench)
+    with contextlib.ExitStack() as stack:
+        first = crew.greet(stack, "first")
+        crew.greet(stack, "second")
+        worker = crew.worker_of(crew.files[0])
+        assert worker is not None
+        numbers = {int(it.name) for it in Path(f"/proc/{worker}/fd").iterdir()}
+        limit = next(number for number in range(max(numbers) + 2) if number not in numbers)
+        soft, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, hard))
+        with peers.connect(crew.port) as unlucky:
+            crew.program.says("cannot be served: too many open files")
+            with contextlib.suppress(ConnectionResetError):
+                assert unlucky.recv(100) == b""
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (soft, hard))
+        first.sendall(b"still here\n")
+        peers.eventually(lambda: b"still here\n" in crew.lines(crew.files[0]), "another line")
+        crew.greet(stack, "third")
+        assert len(crew.lines(crew.files[0])) == 3
 
 
 def test_with_one_process_the_name_has_its_number_too(bench: peers.Bench) -> None:

@@ -1,8 +1,9 @@
 """One of the processes of `ringmain load --processes`, as the one that has started it sees it."""
 
 import asyncio
-import contextlib
+import os
 import socket
+import subprocess
 import sys
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from ringmain.net.channel import Channel, Message
 from ringmain.net.closing import reset
 from ringmain.net.gate import Gate
 from ringmain.net.link import Link
-from ringmain.net.readiness import finish
+from ringmain.net.readiness import finish, until
 
 
 class Owner(Protocol):
@@ -62,31 +63,26 @@ class Process:
         self.began = self.resumes = False
         self.error: RingmainError | None = None
         self._owner = owner
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._over = asyncio.get_running_loop().create_future()
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel = Channel(ours, self._hear, self._ended)
 
     async def run(self, memory: int) -> int:
         """Start it, and return its exit code, or of a signal its negative, once all that it has told was heard."""
-        fd = self._theirs.fileno()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # else a module of the working directory takes the place of one of ours
-                "-m",
-                "ringmain.cli.worker",
-                str(fd),
-                stdin=memory,
-                pass_fds=[fd],
-                start_new_session=True,  # a terminal's ^C is for the parent alone
-            )
+            self._process = _start(self._theirs.fileno(), memory)
         except OSError as error:
             self.error = RingmainError("start a process", reason(error), "see ulimit -u, or lower --processes")
             return 1
         self._theirs.close()
         await self._over
-        return await self._process.wait()
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            await until(pidfd)
+        finally:
+            os.close(pidfd)
+        return self._process.wait()
 
     def take(self, number: int, link: Link, gate: Gate) -> None:
         """Hand a client over."""
@@ -97,9 +93,8 @@ class Process:
 
     def kill(self) -> None:
         """End it at once, if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if self._process is not None:
+            self._process.kill()  # which does nothing once it has ended
 
     def close(self) -> None:
         """End it, and give its places back."""
@@ -137,3 +132,14 @@ class Process:
         elif "error" in message:
             self.error = RingmainError(message["error"])
             self.error.exit_code = message["exit_code"]
+
+
+def _start(channel: int, memory: int) -> "subprocess.Popen[bytes]":
+    """Start a process; raise OSError. Not by uvloop, which leaves it all descriptors that we have inherited."""
+    # "-P": else a module of the working directory takes the place of one of ours.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "ringmain.cli.worker", str(channel)],
+        stdin=memory,
+        pass_fds=[channel],
+        start_new_session=True,  # a terminal's ^C is for us alone
+    )

@@ -28,11 +28,14 @@ from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
 from ringmain.net.readiness import finish
 from ringmain.progress import progress_line
+from ringmain.waiting import let_go
 
 log = logging.getLogger("ringmain")
 
 # A process that dies is replaced, but not more often than this.
 _PAUSE = 1.0
+# How a process ends that was told to.
+_TOLD = 128 + signal.SIGTERM
 
 
 class _Signals(Signals):
@@ -100,25 +103,26 @@ class Processes:
         self._all_ready = asyncio.get_running_loop().create_future()
         keeping = [asyncio.ensure_future(self._keep(number)) for number in range(1, self._count + 1)]
         try:
-            await self._all_ready
-            if not self._stopping:
-                with self._session.announced((self.gate, self._endpoint, self._tls)):
-                    self._begin()
-                    await self._hand_out()
-                    await asyncio.wait(keeping)
-            await asyncio.wait(keeping)
+            await self._serve(self._all_ready, keeping)
+        except Exception as error:  # what was acknowledged is written all the same
+            self._fail(error)
         finally:
-            for task in keeping:
-                task.cancel()
-            await asyncio.gather(*keeping, return_exceptions=True)
+            await let_go(keeping)
             self.gate.close()
         if self._error is not None:
             raise self._error
 
-    def _begin(self) -> None:
-        self._began = True
-        for worker in self._workers.values():
-            worker.channel.send({"go": True})
+    async def _serve(self, all_ready: "asyncio.Future[None]", keeping: "list[asyncio.Task[None]]") -> None:
+        """Let the processes begin once all can, and hand clients to them until they have ended."""
+        await all_ready
+        if self._stopping:
+            return
+        with self._session.announced((self.gate, self._endpoint, self._tls)):
+            self._began = True
+            for worker in self._workers.values():
+                worker.channel.send({"go": True})
+            await self._hand_out()
+            await let_go(keeping)
 
     async def _hand_out(self) -> None:
         """Hand each client to the process that serves the fewest, until no other is to come."""
@@ -159,8 +163,12 @@ class Processes:
                     while not self._stopping and (left := started + _PAUSE - time.monotonic()) > 0:
                         await self._pause(left)
         except Exception as error:  # of a process; or there is no memory, no descriptor
-            self._error = self._error or error
-            self._stop()
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """End the run with an error, unless there is one already."""
+        self._error = self._error or error
+        self._stop()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless something happens meanwhile."""
@@ -177,10 +185,12 @@ class Processes:
             worker.close()
         if worker.error is not None and (worker.began or not self._began):
             raise worker.error
-        if code == 0 or (self._stopping and code > 0):  # whoever read its output has left; or it was told to end
+        if code == 0 or (self._stopping and code == _TOLD):  # whoever read its output has left; or it was told to end
             self._stop()
             return
         self._warn(worker, code)
+        if self._stopping:
+            return
         self._gone = (self._gone[0] + worker.moved[0], self._gone[1] + worker.moved[1])
         worker.moved = (0, 0, 0.0)
         if not worker.began:
