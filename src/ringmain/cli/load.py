@@ -98,6 +98,8 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     if keep_listening and (connect or listen_once):
         other = "--connect" if connect else "--listen-once"
         raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
+    if options["processes"] == 1:
+        options["output"] = options["output"].replace(PLACEHOLDER, "1")
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 
@@ -118,7 +120,6 @@ def run_load(
         from ringmain.cli.processes import Processes
 
         return Processes(endpoint, output, path, option, processes, session, options).run()
-    output = output.replace(PLACEHOLDER, "1")
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     with contextlib.closing(open_output(output, option)) as sink:

@@ -177,7 +177,7 @@ class Processes:
             await asyncio.wait_for(self._changed.wait(), seconds)
 
     async def _run_one(self, number: int, memory: int) -> None:
-        """Run a process; return where another is to take its place, or none, and raise where nothing can go on."""
+        """Run a process to its end; raise where no other can take its place."""
         worker = self._workers[number] = Process(number, self)
         try:
             code = await worker.run(memory)
