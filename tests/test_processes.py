@@ -210,6 +210,14 @@ def test_a_silent_client_makes_room_once_another_waits_and_one_that_has_begun_do
     assert crew.program.stderr.count("while another client waited") == 1
 
 
+def test_progress_is_that_of_all_processes(bench: peers.Bench) -> None:
+    crew = Crew(bench, "--progress")
+    with contextlib.ExitStack() as stack:
+        for text in ("hello", "world"):
+            crew.greet(stack, text)
+        crew.program.says("12 B")
+
+
 def test_a_failed_handshake_gives_its_place_back(bench: peers.Bench, certificates: Certificates) -> None:
     crew = Crew(bench, "--tls", "--certfile", certificates.server, "--gate", "queue", connections=2)
     for _ in range(3):
