@@ -19,7 +19,7 @@ from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
 from ringmain.iterators import Iterated
 from ringmain.net.dial import context_for, dial
-from ringmain.net.gate import Listening, NoMoreClients, listen
+from ringmain.net.gate import Listening, NoMoreClients
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome
 from ringmain.settings import BLOCK_SIZE, LINGER, LONG_RECORDS, Framing, Options, Settings, settings_for
@@ -142,7 +142,7 @@ class Loader(Listening, Iterated, Blocking):
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
-            self._gate = await listen(self.endpoint, self.settings)
+            self._gate = await self.open_gate(self.endpoint, self.settings)
             if self.merges:
                 hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
                 self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self.flow)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-_INTERVAL = 0.5
+INTERVAL = 0.5
 # What a look at a verb shows: bytes in and out, or there and back, and the fullness of what is between, from 0 to 1.
 Look = Callable[[], tuple[int, int, float]]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -58,7 +58,7 @@ async def show_progress(look: Look, line: Line) -> None:
     last_in = last_out = 0
     try:
         while True:
-            await asyncio.sleep(_INTERVAL)
+            await asyncio.sleep(INTERVAL)
             now = time.monotonic()
             bytes_in, bytes_out, fullness = look()
             rates = (bytes_in - last_in) / (now - before), (bytes_out - last_out) / (now - before)

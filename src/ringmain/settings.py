@@ -39,6 +39,9 @@ DELIMITER = b"\n"
 MERGED_RECORD = 1 << 20
 SMALL_BLOCK = 256 << 10
 LINGER = 0.001
+# The processes that `ringmain load` serves its clients in.
+PROCESSES = 1
+MOST_PROCESSES = 128
 PATH = "auto"
 BUFFER_SIZE = 64 << 10
 
@@ -52,7 +55,9 @@ class ConnectionOptions(TypedDict, total=False):
     has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect
     is tried again (-1: forever); `keepalive` is the silence before the peer is probed: one that answers nothing for
     about that long again is lost. `gate` and `allow` say what becomes of other clients: `allow` is a network or
-    several, as "10.0.0.0/8". `family` is 4, 6, or 0 for both.
+    several, as "10.0.0.0/8". With `reuse_port` other listeners that ask for it too may share the port
+    (SO_REUSEPORT): the kernel picks one for each client by its address, which spreads few clients unevenly. `family` is
+    4, 6, or 0 for both.
     """
 
     connect_timeout: float | None
@@ -62,6 +67,7 @@ class ConnectionOptions(TypedDict, total=False):
     keepalive: float | None
     gate: Literal["hold", "queue", "refuse"]
     allow: str | Sequence[str]
+    reuse_port: bool
     family: Literal[0, 4, 6]
 
 
@@ -123,6 +129,7 @@ class Settings(TlsSettings):
     keepalive: float | None = 60.0
     gate: str = "hold"
     allow: str | Sequence[str] = ()
+    reuse_port: bool = False
     family: int = 0
     max_connections: int = 1
     receive_buffer: int | None = None

@@ -8,13 +8,22 @@ import ringmain
 from ringmain.cli.options import linger, one_end, totals
 from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
-from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, Settings
+from ringmain.settings import (
+    FRAMINGS,
+    LONG_RECORDS,
+    MAX_RECORD,
+    MERGED_RECORD,
+    MOST_PROCESSES,
+    PROCESSES,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from ringmain._ring import Counters
     from ringmain.cli.session import Session
+    from ringmain.cli.signals import Signals
     from ringmain.flow.apart import Give
     from ringmain.flow.descriptor import Output
 
@@ -51,6 +60,14 @@ _APART_DESCRIPTORS = 8
     default=Settings.max_connections,
     show_default=True,
     help="Serve so many clients at once, and merge their records unless each has a file or command of its own.",
+)
+@click.option(
+    "--processes",
+    metavar="P",
+    type=click.IntRange(1, MOST_PROCESSES),
+    default=PROCESSES,
+    show_default=True,
+    help="Serve them in so many processes, on as many cores; --output FILE then has {process} in its name: 1 to P.",
 )
 @click.option(
     "--delimiter",
@@ -108,7 +125,9 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 
-def run_load(endpoint: str, output: str, path: str, *, option: str = "--output", **options: Any) -> int:
+def run_load(
+    endpoint: str, output: str, path: str, *, option: str = "--output", processes: int = PROCESSES, **options: Any
+) -> int:
     """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
 
@@ -119,6 +138,10 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
+    if processes > 1:
+        from ringmain.cli.processes import Processes
+
+        return Processes(endpoint, output, path, option, processes, session, options).run()
     command = options.pop("exec", None)
     template = Template(output, option)
     if command is not None and output != "-":
@@ -131,7 +154,7 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     if not apart:
         with contextlib.closing(open_output(template.name(), option)) as sink:
             kernel.may_pump(path, sink, tls=tls, cut=cut or loader.merges)
-            return _load_into(sink, path, loader, session, tls=tls)
+            return load_into(sink, path, loader, session, tls=tls)
     kernel.may_pump(path, tls=tls, cut=cut)
     if command is None:
         return _load_apart(Files(template, path).give, loader, session, {}, tls=tls)
@@ -139,8 +162,16 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     return _load_apart(commands.give, loader, session, commands.exits, tls=tls)
 
 
-def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:
-    """Run a load of all connections into one output."""
+def load_into(
+    sink: "Output",
+    path: str,
+    loader: "ringmain.Loader",
+    session: "Session",
+    *,
+    tls: bool,
+    signals: "Signals | None" = None,
+) -> int:
+    """Write what all connections bring to one output, until that ends; return the exit code."""
     import asyncio
 
     from ringmain._ring import Counters
@@ -170,7 +201,7 @@ def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "S
         if not moving.cancelled():
             moving.result()
 
-    return _run(work, loader, session, written, {})
+    return _run(work, loader, session, written, {}, signals)
 
 
 def _load_apart(
@@ -189,7 +220,12 @@ def _load_apart(
 
 
 def _run(
-    work: "Move", loader: "ringmain.Loader", session: "Session", written: "Counters", exits: "dict[Counters, int]"
+    work: "Move",
+    loader: "ringmain.Loader",
+    session: "Session",
+    written: "Counters",
+    exits: "dict[Counters, int]",
+    signals: "Signals | None" = None,
 ) -> int:
     from ringmain.cli.stats import Present, figures
     from ringmain.outcome import Outcome
@@ -208,4 +244,4 @@ def _run(
         return Present(loader.served, loader.refused, counters.bytes_in if counters is not None else 0, counters)
 
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line, present)
+    return session.run(work, loader.stop, look, progress_line, present, signals)

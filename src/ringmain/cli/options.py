@@ -98,6 +98,11 @@ _CONNECTION = [
     ),
     click.option("--allow", metavar="CIDR", multiple=True, help="Serve clients of this network only; may be repeated."),
     click.option(
+        "--reuse-port",
+        is_flag=True,
+        help="Share the port with other listeners that do so (SO_REUSEPORT); the kernel spreads clients unevenly.",
+    ),
+    click.option(
         "--path",
         type=click.Choice(PATHS),
         default=PATH,

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ringmain")
 
-_FIELDS = ("peer", "number")
+# What stands for a connection's own, and for the number of a process of `--processes`.
+_FIELDS = ("peer", "number", "process")
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}")
 _LONGEST_PEER = 100
 
@@ -28,7 +29,7 @@ _LONGEST_PEER = 100
 class Template:
     """The name of a file, in whose last part {peer} and {number} stand for those of a connection, {{ and }} for braces.
 
-    `varies` tells whether any does.
+    {process} stands for a process's. `varies` tells whether connections differ, `parts` whether processes do.
     """
 
     def __init__(self, text: str, option: str) -> None:
@@ -42,13 +43,15 @@ class Template:
             )
         words = {token[1:-1] for token in _TOKEN.findall(self._name) if token not in ("{{", "}}")}
         if unknown := words.difference(_FIELDS):
-            remedy = "choose {peer} or {number}, or write {{ and }} for braces"
+            remedy = "choose {peer}, {number} or {process}, or write {{ and }} for braces"
             raise UsageError(f"{option} {text}", f"no placeholder {{{min(unknown)}}} is known", remedy)
-        self.varies = bool(words)
+        self.varies = bool(words - {"process"})
+        self.parts = "process" in words
 
-    def name(self, peer: str = "", number: int = 0) -> str:
-        """Return the name of the file of a connection."""
+    def name(self, peer: str = "", number: int = 0, process: int = 1) -> str:
+        """Return the name of the file of a connection, or of a process."""
         values = {"{{": "{", "}}": "}", "{peer}": file_name_of(peer), "{number}": str(number)}
+        values["{process}"] = str(process)
         return self.folder + _TOKEN.sub(lambda token: values[token[0]], self._name)
 
 

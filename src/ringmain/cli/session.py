@@ -52,13 +52,14 @@ class Session:
         options["family"] = options["family"] or 0
         self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
         self._stats_file = StatsFile(report["stats_file"]) if report["stats_file"] is not None else None
-        self._interval: float | None = report["stats_interval"]
-        if self._interval is not None and self._stats_file is None:
+        self.interval: float | None = report["stats_interval"]
+        if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._totals = Totals()
         self._begun = False
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self.bytes_in = 0
         self.bytes_out = 0
@@ -77,14 +78,16 @@ class Session:
         look: Look = lambda: (0, 0, 0.0),
         line: Line | None = None,
         present: Callable[[], Present] | None = None,
+        signals: Signals | None = None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
-        what the totals need besides what `record` was given.
+        what the totals need besides what `record` was given. `signals` is what signals do, where that is something
+        else.
         """
-        signals = Signals(self._port_file.remove if self._port_file is not None else lambda: None)
+        signals = signals or Signals(self.remove_port_file)
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
@@ -113,20 +116,29 @@ class Session:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, stop, lambda: look()[:2])
         if self.shows_progress and line is not None:
-            signals.helpers.append(asyncio.ensure_future(show_progress(look, line)))
-        if self._interval is not None and present is not None:
-            signals.helpers.append(asyncio.ensure_future(self._tell_totals(self._interval, present)))
+            signals.helpers.append(asyncio.ensure_future(self.show(look, line)))
+        if self.interval is not None and present is not None:
+            signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
         try:
             await asyncio.wait([task])
         finally:
             for helper in signals.helpers:
                 helper.cancel()
             await asyncio.gather(*signals.helpers, return_exceptions=True)
-            if self._interval is not None and present is not None and self._begun:
+            if self.interval is not None and present is not None and self._begun:
                 self._append(self._totals.row(present()))
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
+
+    async def show(self, look: Look, line: Line) -> None:
+        """Show progress until cancelled."""
+        await show_progress(look, line)
+
+    def remove_port_file(self) -> None:
+        """Remove the port file, if there is one of ours."""
+        if self._port_file is not None:
+            self._port_file.remove()
 
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
@@ -145,7 +157,7 @@ class Session:
         try:
             yield
         finally:
-            self._port_file.remove()
+            self.remove_port_file()
 
     def record(
         self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0

@@ -59,11 +59,12 @@ class Signals:
         while.
         """
         for number in self._terminating:
-            task.get_loop().add_signal_handler(number, self._came, number, task, stop, moved)
+            task.get_loop().add_signal_handler(number, self.came, number, task, stop, moved)
 
-    def _came(
+    def came(
         self, number: int, task: "asyncio.Task[None]", stop: Callable[[], bool], moved: Callable[[], object]
     ) -> None:
+        """Hear of a signal: the second one ends the process at once."""
         if self.number:
             self._at_exit()
             os._exit(128 + number)

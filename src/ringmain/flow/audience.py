@@ -14,7 +14,8 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, reason
 from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
-from ringmain.net.gate import Gate, NoMoreClients
+from ringmain.net.door import Door
+from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.outcome import Outcome
@@ -117,7 +118,7 @@ class Audience:
     ) -> None:
         self.on_lost: Callable[[], object] | None = None
         self.stopping = False
-        self.gate: Gate | None = None
+        self.gate: Door | None = None
         self._endpoint = endpoint
         self._settings = settings
         self._on_coming = on_coming
@@ -135,7 +136,7 @@ class Audience:
     def __iter__(self) -> Iterator[Client]:
         return iter(list(self._clients))
 
-    def open(self, gate: Gate | None, context: ssl.SSLContext | None) -> None:
+    def open(self, gate: Door | None, context: ssl.SSLContext | None) -> None:
         """Begin anew, with the gate that clients come by, and the TLS that they get."""
         self.gate, self._context = gate, context
         self._admitting = self._failure = None
@@ -224,7 +225,7 @@ class Audience:
                 task.cancel()
             client.outflow.abort()
 
-    async def _admit(self, gate: Gate) -> None:
+    async def _admit(self, gate: Door) -> None:
         with contextlib.suppress(NoMoreClients):
             while True:
                 link = await gate.next_connection(self._context)

@@ -9,7 +9,7 @@ from ringmain.errors import SendError, UsageError
 from ringmain.flow.audience import Audience, Client, Wish
 from ringmain.flow.clients import OnEnd
 from ringmain.flow.outflow import GATHER, SMALL, Outflow
-from ringmain.net.gate import Gate
+from ringmain.net.door import Door
 from ringmain.settings import Settings
 
 # What is copied at once, for all clients.
@@ -60,7 +60,7 @@ class Broadcast:
     def on_lost(self, call: Callable[[], object] | None) -> None:
         self._audience.on_lost = call
 
-    def open(self, gate: Gate | None, context: ssl.SSLContext | None) -> None:
+    def open(self, gate: Door | None, context: ssl.SSLContext | None) -> None:
         """Begin anew, with the gate that clients come by, and the TLS that they get."""
         self.torn = False
         self._audience.open(gate, context)

@@ -15,8 +15,9 @@ from ringmain.flow.carry import Carry
 from ringmain.flow.deadline import Deadline
 from ringmain.flow.outflow import Outflow
 from ringmain.log import log_connected, log_ended
+from ringmain.net.door import Door
 from ringmain.net.failures import failure_of, was_alerted
-from ringmain.net.gate import Gate, NoMoreClients
+from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Settings
@@ -47,12 +48,12 @@ class Clients:
         self._endpoint = endpoint
         self._settings = settings
         self._on_end = on_end
-        self._gate: Gate | None = None
+        self._gate: Door | None = None
         self._context: ssl.SSLContext | None = None
         self._carry = Carry()
         self._lost: RingmainError | None = None  # the one that there was to be
 
-    def open(self, gate: Gate | None, context: ssl.SSLContext | None) -> None:
+    def open(self, gate: Door | None, context: ssl.SSLContext | None) -> None:
         """Begin anew, with the gate that clients come by, if they do, and the TLS that they get."""
         self._gate, self._context = gate, context
         self._lost, self.torn, self._carry = None, False, Carry()

@@ -10,7 +10,8 @@ from ringmain._ring import Counters
 from ringmain.errors import ParseError, RecordTooLongError, RingmainError
 from ringmain.flow.blocks import Flow
 from ringmain.flow.inflow import Inflow
-from ringmain.net.gate import Gate, NoMoreClients
+from ringmain.net.door import Door
+from ringmain.net.gate import NoMoreClients
 from ringmain.outcome import Outcome, total
 from ringmain.settings import Settings
 
@@ -25,7 +26,7 @@ class Crowd:
     """
 
     def __init__(
-        self, gate: Gate, context: ssl.SSLContext | None, settings: Settings, on_end: Callable[[], OnEnd | None]
+        self, gate: Door, context: ssl.SSLContext | None, settings: Settings, on_end: Callable[[], OnEnd | None]
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._gate = gate

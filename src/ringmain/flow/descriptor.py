@@ -13,6 +13,7 @@ import select
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ringmain._pump import widen_pipe
@@ -231,7 +232,12 @@ def _is_ready(fd: int, events: int) -> bool:
     return bool(poll.poll(0))
 
 
-def open_output(path: str, option: str = "--output", flags: int = 0) -> Output:
+def open_output(
+    path: str,
+    option: str = "--output",
+    flags: int = 0,
+    kind: Callable[[int, str, str], Output] = Output,
+) -> Output:
     """Open a file, "-" being standard output; raise OutputError. It keeps what it has until `Output.begin`."""
     if path == "-":
         return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output", option)
@@ -244,7 +250,7 @@ def open_output(path: str, option: str = "--output", flags: int = 0) -> Output:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
     except OSError as error:
         raise OutputError(f"open {path}", reason(error), f"choose another {option}") from error
-    output = Output(fd, path, option)
+    output = kind(fd, path, option)
     output.opened, output.made = fd, made
     return output
 

@@ -6,8 +6,8 @@ import functools
 import logging
 import ssl
 import weakref
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
@@ -19,6 +19,9 @@ from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listene
 from ringmain.net.readiness import finish
 from ringmain.net.reception import Reception
 from ringmain.settings import Settings
+
+if TYPE_CHECKING:
+    from ringmain.net.door import Door
 
 log = logging.getLogger("ringmain")
 
@@ -312,7 +315,8 @@ class Gate:
 class Listening:
     """What a verb that may listen tells about its listener."""
 
-    _gate: Gate | None = None
+    _gate: "Door | None" = None
+    open_gate: Callable[[Endpoint, Settings], "Awaitable[Door]"] = staticmethod(listen)  # or where others hand clients
 
     @property
     def addresses(self) -> list[str]:

@@ -26,7 +26,7 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
-            sockets = _open_all(rows, settings.receive_buffer, v6_only=len(rows) > 1 or settings.family == 6)
+            sockets = _open_all(rows, settings, v6_only=len(rows) > 1 or settings.family == 6)
         except OSError as error:
             # A free port taken at the first address may be in use at the second: another one is tried.
             if error.errno == errno.EADDRINUSE and rows[0][4][1] == 0 and attempt < 19:
@@ -52,7 +52,7 @@ def _written(address: tuple[Any, ...]) -> str:
     return host_and_port(f"{address[0]}{zone}", address[1])
 
 
-def _open_all(rows: list[tuple[Any, ...]], receive_buffer: int | None, *, v6_only: bool) -> list[socket.socket]:
+def _open_all(rows: list[tuple[Any, ...]], settings: Settings, *, v6_only: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     port = 0
     missing: OSError | None = None
@@ -60,8 +60,8 @@ def _open_all(rows: list[tuple[Any, ...]], receive_buffer: int | None, *, v6_onl
         # IPv4 first, so that the port reported is the one most peers will use.
         for family, kind, protocol, _, address in sorted(rows, key=lambda row: row[0] != socket.AF_INET):
             try:
-                where = (address[0], address[1] or port, *address[2:])
-                sock = _open_one(family, kind, protocol, where, receive_buffer, v6_only)
+                place = (address[0], address[1] or port, *address[2:])
+                sock = _open_one(family, kind, protocol, place, settings, v6_only=v6_only)
             except OSError as error:
                 # A machine without IPv6 may still name ::1 in its hosts file.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -80,15 +80,17 @@ def _open_all(rows: list[tuple[Any, ...]], receive_buffer: int | None, *, v6_onl
 
 
 def _open_one(
-    family: int, kind: int, protocol: int, address: tuple[Any, ...], receive_buffer: int | None, v6_only: bool
+    family: int, kind: int, protocol: int, address: tuple[Any, ...], settings: Settings, *, v6_only: bool
 ) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if settings.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6 and v6_only:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        set_receive_buffer(sock, receive_buffer)  # those whom it accepts have it too
+        set_receive_buffer(sock, settings.receive_buffer)  # those whom it accepts have it too
         sock.bind(address)
         sock.listen(_BACKLOG)
     except BaseException:

@@ -78,7 +78,7 @@ class Reception:
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
                 newcomer = _Newcomer(sock, peer, sock.fileno(), self._loop.time())
-                task = self._loop.create_task(self._prepare(sock, peer))
+                task = self._loop.create_task(get_ready(sock, peer, self._settings, self._context, self._preface))
                 self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
             elif (link := self._link_of(sock, peer)) is not None:
@@ -160,22 +160,6 @@ class Reception:
             return None
         return Link(sock, peer)
 
-    async def _prepare(self, sock: socket.socket, peer: str) -> Link | None:
-        """Get a client ready for data; None, with a warning, if that fails."""
-        introduced = None
-        try:
-            prepare(sock, self._settings)
-            if self._preface is not None:
-                introduced = await self._preface(sock, peer)
-                peer = introduced.peer
-            if self._context is not None:
-                sock = await shake_hands(sock, self._context, self._settings, peer)
-            return Link(sock, peer, introduced)
-        except (RingmainError, OSError) as error:
-            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
-            reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
-            return None
-
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
         sock = self._preparing.pop(task).sock
         link = None
@@ -201,3 +185,22 @@ def _is_silent(fd: int) -> bool:
     finally:
         sock.detach()
     return len(info) == _SIZE and int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder) == 0
+
+
+async def get_ready(
+    sock: socket.socket, peer: str, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
+) -> Link | None:
+    """Get a client ready for data; None, with a warning, if that fails."""
+    introduced = None
+    try:
+        prepare(sock, settings)
+        if preface is not None:
+            introduced = await preface(sock, peer)
+            peer = introduced.peer
+        if context is not None:
+            sock = await shake_hands(sock, context, settings, peer)
+        return Link(sock, peer, introduced)
+    except (RingmainError, OSError) as error:
+        log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
+        reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+        return None

@@ -1,0 +1,120 @@
+"""python -m ringmain.cli.worker FD: one of the processes of `ringmain load --processes`, started by `processes`.
+
+FD is its end of the channel; standard input is a file in memory with the mark of its output and, as JSON, what to do.
+Besides what `handing` tells of it says {"row": {...}} for each connection, {"moved": [IN, OUT, FULLNESS]} where
+progress is shown, and {"error": LINE, "exit_code": N} before it ends for one.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ringmain
+from ringmain.cli.load import load_into
+from ringmain.cli.session import Session, allow_descriptors, uses_tls
+from ringmain.cli.signals import Signals, terminating
+from ringmain.endpoint import Endpoint
+from ringmain.errors import RingmainError
+from ringmain.flow import kernel
+from ringmain.flow.descriptor import open_output
+from ringmain.flow.resuming import Mark, ResumableOutput
+from ringmain.net.handing import HandedDoor
+from ringmain.outcome import Outcome
+from ringmain.progress import INTERVAL, Line, Look
+from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
+
+
+class _Orders(Signals):
+    """What the end of the channel does to the run: what SIGTERM does otherwise. Signals are for the parent alone."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None)
+        self.end: Callable[[], None] = lambda: None
+
+    def watch(self, task: "asyncio.Task[None]", stop: Callable[[], bool], moved: Callable[[], object]) -> None:
+        """Let `end` stop the task, once."""
+        self.end = functools.partial(self.came, signal.SIGTERM, task, stop, moved)
+
+
+class _Session(Session):
+    """A run whose rows and progress go to the parent."""
+
+    door: HandedDoor | None = None
+
+    def record(
+        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
+    ) -> None:
+        """Tell a connection's figures."""
+        super().record(row, bytes_in, bytes_out, outcome, others)
+        if self.door is not None:
+            self.door.channel.send({"row": row})
+
+    async def show(self, look: Look, _: Line) -> None:
+        """Tell what was moved, until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if self.door is not None and not self.door.channel.is_behind:
+                self.door.channel.send({"moved": look()})
+
+
+def _run(
+    sock: socket.socket, session: _Session, endpoint: str, output: str, path: str, option: str, **options: Any
+) -> int:
+    """Load from the clients that come over a socket; return the exit code."""
+    level = log.level
+    log.setLevel(logging.ERROR)  # of what is wrong from the beginning the parent has warned
+    allow_descriptors(options["max_connections"])
+    tls = uses_tls(Endpoint.parse(endpoint), options)
+    loader = ringmain.load(endpoint, **options)
+    orders = _Orders()
+    kind = functools.partial(ResumableOutput, mark=Mark(0), walk=loader.records(headers=True))
+    with contextlib.closing(open_output(output, option, kind=kind)) as sink:
+        kernel.may_pump(path, sink, tls=tls, cut=True)
+
+        async def open_door(_: Endpoint, settings: Settings) -> HandedDoor:
+            session.door = door = HandedDoor(sock, settings, orders.end)
+            await door.open(resumes=sink.is_file)
+            log.setLevel(level)
+            return door
+
+        loader.open_gate = open_door
+        return load_into(sink, path, loader, session, tls=tls, signals=orders)
+
+
+def main() -> None:
+    """Do what standard input says, and exit."""
+    for number in terminating():
+        signal.signal(number, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    task = json.loads(os.pread(0, os.fstat(0).st_size, Mark.SIZE))
+    task["delimiter"] = task["delimiter"].encode("latin-1")
+    session = _Session(task)
+    try:
+        code = _run(sock, session, **task)
+        last = b""
+    except RingmainError as error:
+        code = error.exit_code
+        last = json.dumps({"error": str(error), "exit_code": code}).encode()
+    with contextlib.suppress(OSError):  # the parent is gone
+        if session.door is not None:
+            session.door.channel.finish()
+        sock.setblocking(True)
+        if last:
+            sock.send(last)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)  # without waiting for a name that is still being resolved, in a thread
+
+
+if __name__ == "__main__":
+    main()
