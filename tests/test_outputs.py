@@ -28,7 +28,7 @@ def test_names_are_made_of_the_last_part_only() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("dir/{Peer}", r"no placeholder \{Peer\} is known; choose \{peer\} or \{number\}"),
+        ("dir/{Peer}", r"no placeholder \{Peer\} is known; choose \{peer\}, \{number\} or \{process\}"),
         ("dir/{}", r"no placeholder \{\} is known"),
         ("dir/{peer.__class__}", r"no placeholder \{peer.__class__\} is known"),
         ("{peer}/{number}", "only the last part of the path may have placeholders"),
@@ -222,7 +222,7 @@ def test_what_was_acknowledged_is_written_after_a_signal(bench: peers.Bench, tmp
     [
         ("missing/{number}", 23, "make files in missing/: no such file or directory; choose another --output"),
         ("file/{number}", 23, "make files in file/: not a directory; choose another --output"),
-        ("{who}", 2, "no placeholder {who} is known; choose {peer} or {number}"),
+        ("{who}", 2, "no placeholder {who} is known; choose {peer}, {number} or {process}"),
     ],
 )
 def test_what_cannot_be_is_refused_at_the_start(
