@@ -119,6 +119,7 @@ class Relayer(Blocking):
         self._many = ends.source.settings.max_connections > 1
         # Those of one passage are the next one's too; of many each has its own, which have memory once bytes come.
         self._new_flow = functools.partial(plain_flow, linger, small=self._many)
+        self._threads = kernel.PumpThreads() if self._many else None
         self._flows = None if self._many else (self._new_flow(), self._new_flow())
         self._one_way = one_way
         self._once = listen_once or not ends.listening
@@ -165,6 +166,8 @@ class Relayer(Blocking):
                 await let_go([self._serving.ended])
         finally:
             self._ends.close()
+            if self._threads is not None:
+                self._threads.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -324,7 +327,7 @@ class Relayer(Blocking):
     def _passage_between(self, links: tuple[Link, Link]) -> Passage:
         try:
             flows = self._flows or (self._new_flow(), self._new_flow())
-            passage = Passage(*links, flows, one_way=self._one_way)
+            passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
         except BaseException:
             self._ends.discard(links)
             raise
