@@ -1,25 +1,18 @@
 """ringmain load."""
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import ringmain
-from ringmain.cli.options import linger, one_end
+from ringmain.cli.options import linger, max_connections, one_end
 from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
-from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, Settings
+from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD
 
 if TYPE_CHECKING:
     from ringmain.cli.session import Session
     from ringmain.flow.descriptor import Output
-
-
-log = logging.getLogger("ringmain")
-
-# What a listener has open besides its connections, and some to spare.
-_OTHER_DESCRIPTORS = 64
 
 
 @click.command()
@@ -28,14 +21,7 @@ _OTHER_DESCRIPTORS = 64
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
 @click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
 @click.option("-O", "--output", metavar="FILE", default="-", help="Write to FILE instead of standard output.")
-@click.option(
-    "--max-connections",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=Settings.max_connections,
-    show_default=True,
-    help="Serve so many clients at once, and merge their records.",
-)
+@max_connections("Serve so many clients at once, and merge their records.")
 @click.option(
     "--delimiter",
     metavar="TEXT",
@@ -86,35 +72,18 @@ def run_load(endpoint: str, output: str, path: str, *, option: str = "--output",
     """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
 
-    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
-    _allow_descriptors(options.get("max_connections", 1))
+    allow_descriptors(options["max_connections"], 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     with contextlib.closing(open_output(output, option)) as sink:
         kernel.may_pump(path, sink, tls=tls, cut=loader.merges or loader.ring.cutter is not None)
         return _load_into(sink, path, loader, session, tls=tls)
-
-
-def _allow_descriptors(connections: int) -> None:
-    """Raise the soft limit on descriptors as far as so many connections need; warn where it stays below."""
-    import resource
-
-    needed = connections + _OTHER_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
-        allowed = soft
-    if allowed < needed:
-        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
 
 
 def _load_into(sink: "Output", path: str, loader: "ringmain.Loader", session: "Session", *, tls: bool) -> int:

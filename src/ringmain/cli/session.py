@@ -23,6 +23,8 @@ from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
+# What a listener has open besides its connections, and some to spare.
+_OTHER_DESCRIPTORS = 64
 _REPORT_OPTIONS = ("port_file", "stats_file", "quiet", "verbose", "progress")
 # The options that wait for TLS in vain where there is none; all but the one that is never unset.
 _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
@@ -157,3 +159,20 @@ def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
     """Warn of options of TLS where nothing is encrypted; `wanted` is what would encrypt it."""
     if unused := keywords_given(options, _TLS_OPTIONS, prefix):
         log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)
+
+
+def allow_descriptors(connections: int, each: int) -> None:
+    """Raise the soft limit on descriptors as far as connections need, so many `each`; warn where it stays below."""
+    import resource
+
+    needed = each * connections + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
+        allowed = soft
+    if allowed < needed:
+        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
