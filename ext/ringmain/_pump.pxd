@@ -64,7 +64,7 @@ cdef class Pump:
     cdef Side side
     cdef int number                     # errno of the side that failed
 
-    cdef void open_own(self) noexcept
+    cdef void open_own(self, long size) noexcept
     cdef void close_own(self) noexcept
     cdef void finish(self) noexcept
     cdef void begin(self) noexcept

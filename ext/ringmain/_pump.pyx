@@ -69,11 +69,11 @@ cdef class Pump:
     def __dealloc__(self):
         self.close_own()
 
-    cdef void open_own(self) noexcept:
-        """Make a pipe of our own; where that fails `error` tells why."""
+    cdef void open_own(self, long size) noexcept:
+        """Make a pipe of our own that holds so much, if it may; where there is none to be had `error` tells why."""
         try:
             self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
-            widen_pipe(self.pipe_in)
+            widen_pipe(self.pipe_in, size)
         except (OSError, MemoryError) as error:  # the process is out of descriptors; blocks need none
             self.error = error
 
@@ -132,7 +132,7 @@ cdef class Pump:
     cdef void begin(self) noexcept:
         """Find out whether it can be done at all, and what to wait for."""
         if self.through and self.pipe_in < 0:
-            self.open_own()
+            self.open_own(CHUNK)
         if self.error is not None:  # no descriptors left for a pipe of our own: others do without
             self.refused, self.step = True, STOPPED
         # An empty pipe moves nothing: EAGAIN, or EINVAL where it could not move anything.
@@ -322,10 +322,10 @@ cdef class Pump:
         return FAILED
 
 
-def widen_pipe(int fd):
+def widen_pipe(int fd, long size=CHUNK):
     """Give a pipe room for a megabyte, if this user may have it; a full pipe costs its writer a wait each time."""
     try:
-        if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < <long>CHUNK:
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+        if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < size:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
     except OSError:
         pass  # the user's pipes have all the memory they may have (pipe(7), pipe-user-pages-soft)

@@ -43,8 +43,9 @@ from ringmain._splice cimport POLLIN, poll_until, pollfd
 cdef enum:
     EVENTS = 256            # that one call brings; the kernel begins with the others next time
 
-# What one of many moves at once: others wait for it. What is in a pipe of a destination that is full is as much.
-cdef size_t TURN = 256 << 10
+# What one of many moves at once, while others wait for it, and what a pipe holds: 256 of them an ordinary user may have
+# (fs.pipe-user-pages-soft) before the kernel gives him smaller ones, which pass as many bytes in more turns.
+cdef long TURN = 256 << 10
 
 
 cdef class PumpCrowd(PumpLoop):
@@ -222,7 +223,8 @@ cdef class PumpCrowd(PumpLoop):
         if pump.pipe_in >= 0 or self.lend(pump):
             pump.go_on(ready)
         else:
-            pump.low_water.set_mark(1)
+            pump.end_stall()
+            pump.low_water.set_mark(1)  # what takes over begins without one
             pump.refused, pump.step = True, STOPPED
         self.settle(pump)
 
@@ -259,7 +261,7 @@ cdef class PumpCrowd(PumpLoop):
             pump.pipe_out, pump.pipe_in = self.spares[self.spare_count][0], self.spares[self.spare_count][1]
         else:
             with gil:
-                pump.open_own()
+                pump.open_own(TURN)
         return pump.pipe_in >= 0
 
     cdef void take_back(self, Pump pump) noexcept nogil:
