@@ -15,6 +15,7 @@ from conftest import Certificates, open_descriptors
 from crossing import WAYS, Crossing, ask, cores, crossing, pump_threads
 
 import ringmain
+from ringmain.flow.serving import Serving
 
 Run = Callable[[Any], Any]
 
@@ -401,6 +402,20 @@ def test_without_descriptors_for_pipes_bytes_go_on_by_blocks_where_they_were(
 def stands_still(sock: socket.socket) -> bool:
     before = peers.unread(sock)
     return not any(peers.unread(sock) != before for _ in range(200))
+
+
+def test_a_client_whose_task_is_cancelled_before_it_begins_is_dismissed(run: Run) -> None:
+    async def main() -> None:
+        serving, begun, dismissed = Serving(), [], []
+
+        async def work() -> None:
+            begun.append(True)
+
+        serving.begin(work(), lambda: dismissed.append(True))
+        await serving.break_off()
+        assert (begun, dismissed) == ([], [True])
+
+    run(main())
 
 
 @pytest.mark.parametrize("options", [{"listen_once": True}, {"connect": True}, {"max_connections": 0}])
