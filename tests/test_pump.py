@@ -98,7 +98,7 @@ def test_every_byte_of_small_and_large_pipes_is_sent(size: int) -> None:
 def test_a_pipe_of_its_own_leads_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarged: bool) -> None:
     data = peers.payload(5_000_001)
     if not enlarged:
-        monkeypatch.setattr("ringmain._pump.widen_pipe", lambda fd: fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE))
+        monkeypatch.setattr("ringmain._pump.widen_pipe", lambda fd, _: fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PAGE))
     with connection() as (peer, ours), (tmp_path / "got").open("wb") as sink:
         pump = loading(ours, sink, through=True)
         with running(pump) as thread, sending(peer, data):

@@ -30,6 +30,6 @@ cdef extern from *:
         epoll_data_t data
     unsigned int EPOLLIN, EPOLLOUT
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
-    int epoll_create1(int flags)
-    int epoll_ctl(int fd, int operation, int other, epoll_event* event)
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int fd, int operation, int other, epoll_event* event) nogil
     int epoll_wait(int fd, epoll_event* events, int most, int timeout) nogil

@@ -43,7 +43,8 @@ cdef class Pump:
     cdef object over                    # called when it is over
     cdef LowWater low_water            # None where the source is no socket
     cdef int source, destination
-    cdef int pipe_out, pipe_in          # a pipe of our own where neither side is one, else -1
+    cdef bint through                   # neither side is a pipe: bytes go through one of our own
+    cdef int pipe_out, pipe_in          # that, or -1; a crowd lends one for as long as there are bytes in it
     cdef bint stopping
     cdef str stop_verdict
     cdef object stop_error
@@ -54,6 +55,7 @@ cdef class Pump:
     cdef int fd                         # what for, -1: for nothing but the time
     cdef short events
     cdef double due                     # until when on the monotonic clock, 0: for ever
+    cdef int timed_at                   # where a crowd has it among those that wait for a time, else -1
     cdef double stalled_since
     cdef bint plenty                    # the last read was a large one: there is more, as a rule
     cdef Py_ssize_t left
@@ -62,6 +64,7 @@ cdef class Pump:
     cdef Side side
     cdef int number                     # errno of the side that failed
 
+    cdef void open_own(self, long size) noexcept
     cdef void close_own(self) noexcept
     cdef void finish(self) noexcept
     cdef void begin(self) noexcept

@@ -52,7 +52,7 @@ cdef class Pump:
     """
 
     def __cinit__(self):
-        self.pipe_in = self.pipe_out = -1
+        self.pipe_in = self.pipe_out = self.timed_at = -1
 
     def __init__(
         self, int source, int destination, Counters counters, LowWater low_water=None, *, bint through=False,
@@ -63,16 +63,19 @@ cdef class Pump:
         self.counters = counters
         self.low_water = low_water
         self.offset = offset
+        self.through = through
         self.chunk = HALF if through else CHUNK
-        if through:
-            try:
-                self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
-                widen_pipe(self.pipe_in)
-            except OSError as error:  # the process is out of descriptors; blocks need none
-                self.error = error
 
     def __dealloc__(self):
         self.close_own()
+
+    cdef void open_own(self, long size) noexcept:
+        """Make a pipe of our own that holds so much, if it may; where there is none to be had `error` tells why."""
+        try:
+            self.pipe_out, self.pipe_in = os.pipe2(os.O_CLOEXEC)
+            widen_pipe(self.pipe_in, size)
+        except (OSError, MemoryError) as error:  # the process is out of descriptors; blocks need none
+            self.error = error
 
     cdef void close_own(self) noexcept:
         if self.pipe_in >= 0:
@@ -122,12 +125,14 @@ cdef class Pump:
     def fullness(self):
         """The part of a pipe at the destination that its reader has yet to take, from 0 to 1."""
         cdef int size = 0
-        if self.verdict is not None or self.pipe_in >= 0 or ioctl(self.destination, FIONREAD, &size) < 0:
+        if self.verdict is not None or self.through or ioctl(self.destination, FIONREAD, &size) < 0:
             return 0.0
         return min(1.0, size / <double>max(1, fcntl.fcntl(self.destination, fcntl.F_GETPIPE_SZ)))
 
     cdef void begin(self) noexcept:
         """Find out whether it can be done at all, and what to wait for."""
+        if self.through and self.pipe_in < 0:
+            self.open_own(CHUNK)
         if self.error is not None:  # no descriptors left for a pipe of our own: others do without
             self.refused, self.step = True, STOPPED
         # An empty pipe moves nothing: EAGAIN, or EINVAL where it could not move anything.
@@ -317,10 +322,10 @@ cdef class Pump:
         return FAILED
 
 
-def widen_pipe(int fd):
+def widen_pipe(int fd, long size=CHUNK):
     """Give a pipe room for a megabyte, if this user may have it; a full pipe costs its writer a wait each time."""
     try:
-        if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < <long>CHUNK:
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, CHUNK)
+        if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < size:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
     except OSError:
         pass  # the user's pipes have all the memory they may have (pipe(7), pipe-user-pages-soft)

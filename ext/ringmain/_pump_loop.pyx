@@ -9,29 +9,12 @@ and what it tells (`step`, `fd`, `events`, `due`) is all that its loop waits by.
 import os
 
 from libc.errno cimport EINTR, errno as c_errno
-from libc.math cimport fmax, fmin, modf
+from libc.math cimport fmin
 from libc.stdint cimport uint64_t
 from posix.unistd cimport close, read, write
 
-from ringmain._clock cimport monotonic
 from ringmain._pump cimport CHUNK, MOVED, SOURCE, WAITING, Pump
-
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <poll.h>
-    #include <time.h>
-    #ifndef __linux__
-    static int ppoll(struct pollfd* a, nfds_t b, const struct timespec* c, const void* d) { errno = ENOSYS; return -1; }
-    #endif
-    """
-    struct pollfd:
-        int fd
-        short events, revents
-    struct timespec:
-        long tv_sec, tv_nsec
-    int ppoll(pollfd* fds, unsigned long count, const timespec* timeout, const void* mask) nogil
-    short POLLIN
+from ringmain._splice cimport POLLIN, poll_until, pollfd
 
 
 cdef class PumpLoop:
@@ -123,8 +106,7 @@ cdef class PumpLoop:
     cdef void serve(self, Pump one, Pump other) noexcept nogil:
         """Let one or two pumps move until either is over, there is a new one, or they should part."""
         cdef pollfd fds[3]
-        cdef timespec timeout
-        cdef double due, seconds
+        cdef double due
         cdef uint64_t number
         fds[1].fd = -1
         fds[1].events = fds[1].revents = 0
@@ -138,10 +120,7 @@ cdef class PumpLoop:
                 fds[1].fd, fds[1].events = other.fd, other.events
                 if other.due > 0:
                     due = fmin(due, other.due) if due > 0 else other.due
-            if due > 0:
-                timeout.tv_nsec = <long>(modf(fmax(due - monotonic(), 0), &seconds) * 1e9)
-                timeout.tv_sec = <long>seconds
-            if ppoll(fds, 3, &timeout if due > 0 else NULL, NULL) < 0:
+            if poll_until(fds, 3, due) < 0:
                 if c_errno != EINTR:
                     one.step = one.fail(SOURCE)
                 continue

@@ -183,18 +183,18 @@ class BlockingRelayer(Protocol):
 
     @property
     def counters(self) -> list[Counters]:
-        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two."""
+        """The counters of the present connection, or of all: there, and, unless it is one-way, back. Else empty."""
 
     @property
     def taken(self) -> list[int]:
-        """How many bytes of the present connection were acknowledged: there, and, unless it is one-way, back."""
+        """How many bytes of the present connections were acknowledged: there, and, unless it is one-way, back."""
 
     @property
     def fullness(self) -> float:
-        """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
+        """The part of what lies between the peers that is filled, from 0 to 1, in the fullest direction."""
 
     def serve(self, path: str = "auto") -> None:
-        """Relay for one client after another, until there is none to come. path: auto, kernel or block."""
+        """Relay for one client after another, or many at once, until none is to come. path: auto, kernel, block."""
 
     def stop(self) -> bool:
         """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""

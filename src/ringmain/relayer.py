@@ -1,24 +1,26 @@
-"""Relay: bytes between two connections, both ways, for one client at a time."""
+"""Relay: bytes between two connections, both ways, for one client at a time or many."""
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal, Self, Unpack, cast
 
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingRelayer
 from ringmain.endpoint import Endpoint
-from ringmain.errors import ReceiveError, RingmainError, UsageError
+from ringmain.errors import ReceiveError, RingmainError, UsageError, reason
 from ringmain.flow import kernel
-from ringmain.flow.blocks import Flow
+from ringmain.flow.blocks import plain_flow
 from ringmain.flow.passage import Passage
+from ringmain.flow.serving import Serving
 from ringmain.net.ends import End, Ends
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.outcome import RelayOutcome
-from ringmain.settings import BLOCK_SIZE, LINGER, PATH, RING_SIZE, ConnectionOptions, TlsSettings, settings_for
+from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, settings_for
 from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
@@ -37,6 +39,7 @@ def relay(
     accept_proxy: bool = False,
     send_proxy: Literal["v1", "v2"] | None = None,
     linger: float = LINGER,
+    max_connections: int = 1,
     **options: Unpack[ConnectionOptions],
 ) -> "Relayer":
     """Relay between two endpoints: listen at `source`, and for each client in turn dial `destination`.
@@ -50,12 +53,15 @@ def relay(
     Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. `connect` dials the
     source, `listen` waits for clients at the destination. Where one end listens, each of its clients gets a connection
     of its own to the other; where neither does, one connection to each is relayed; `listen_once` ends after the first.
+    With `max_connections` that many clients are served at once, each with a connection of its own to the other side:
+    none waits for another, nor for the other's end to be dialled. Where both ends listen, their clients are paired in
+    the order in which they come.
     A tcps:// end is encrypted, with its own `source_tls` or `destination_tls`.
 
     Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
     one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
     without close_notify too, is a reset for the other. One that takes nothing makes only its own direction wait, with
-    no more memory than a ring (8 MiB).
+    no more memory than a ring (8 MiB; with many clients 1 MiB each).
 
     `accept_proxy` expects a PROXY protocol header of either version from clients at the source, `send_proxy` sends one
     to the destination, both before TLS. While data floods in, a byte may wait up to `linger` seconds for others. For
@@ -63,6 +69,32 @@ def relay(
     reset. Raises a `RingmainError` when an endpoint is malformed or cannot be opened, and what becomes of the
     connection where there is but one. A listener logs a warning and serves the next client.
     """
+    _check(connect=connect, listen=listen, listen_once=listen_once, send_proxy=send_proxy, accept_proxy=accept_proxy)
+    if max_connections > 1 and (listen_once or (connect and not listen)):
+        what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
+        raise UsageError(what, "there is but one connection", "leave one of them out")
+
+    def end(name: str, url: str, tls: TlsSettings | None, listening: bool) -> End:
+        settings = settings_for(
+            relay,
+            ConnectionOptions,
+            options,
+            **dataclasses.asdict(tls or TlsSettings()),
+            prefix=f"{name}_tls.",
+            max_connections=max_connections,
+        )
+        return End(Endpoint.parse(url), settings, listening=listening)
+
+    ends = Ends(
+        end("source", source, source_tls, not connect),
+        end("destination", destination, destination_tls, listen),
+        accept_proxy=accept_proxy,
+        send_proxy=send_proxy,
+    )
+    return Relayer(ends, linger, listen_once=listen_once, one_way=one_way)
+
+
+def _check(*, connect: bool, listen: bool, listen_once: bool, send_proxy: str | None, accept_proxy: bool) -> None:
     if accept_proxy and connect:
         raise UsageError(
             "accept_proxy=True with connect=True", "only clients send PROXY headers", "leave one of them out"
@@ -76,34 +108,23 @@ def relay(
     if listen_once and connect and not listen:
         raise UsageError("listen_once=True", "it needs a listener", "leave it out: one connection is relayed")
 
-    def end(name: str, url: str, tls: TlsSettings | None, listening: bool) -> End:
-        settings = settings_for(
-            relay, ConnectionOptions, options, **dataclasses.asdict(tls or TlsSettings()), prefix=f"{name}_tls."
-        )
-        return End(Endpoint.parse(url), settings, listening=listening)
-
-    flows = tuple(Flow(Ring(RING_SIZE, BLOCK_SIZE), linger, 1, copy=False) for _ in range(2))
-    ends = Ends(
-        end("source", source, source_tls, not connect),
-        end("destination", destination, destination_tls, listen),
-        accept_proxy=accept_proxy,
-        send_proxy=send_proxy,
-    )
-    return Relayer(ends, (flows[0], flows[1]), listen_once=listen_once, one_way=one_way)
-
 
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
 
-    def __init__(self, ends: Ends, flows: tuple[Flow, Flow], *, listen_once: bool, one_way: bool) -> None:
+    def __init__(self, ends: Ends, linger: float, *, listen_once: bool, one_way: bool) -> None:
         self.source, self.destination = ends.source, ends.destination
         self.on_end: Callable[[RelayOutcome], None] | None = None
         self._ends = ends
-        self._flows = flows
+        self._many = ends.source.settings.max_connections > 1
+        # Those of one passage are the next one's too; of many each has its own, which have memory once bytes come.
+        self._new_flow = functools.partial(plain_flow, linger, small=self._many)
+        self._threads = kernel.PumpThreads() if self._many else None
+        self._flows = None if self._many else (self._new_flow(), self._new_flow())
         self._one_way = one_way
         self._once = listen_once or not ends.listening
         self._open = self._finished = False
-        self._passage: Passage | None = None
+        self._passages: dict[Passage, None] = {}
         self._serving: Serving | None = None
 
     def __repr__(self) -> str:
@@ -112,7 +133,8 @@ class Relayer(Blocking):
             for end in (self.source, self.destination)
         )
         state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"
-        return self._described(where, state, [counters.bytes_out for counters in self.counters])
+        sizes = [counters.bytes_out for counters in self.counters]
+        return self._described(where, state, sizes, len(self._passages))
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve_all().__await__()
@@ -144,6 +166,8 @@ class Relayer(Blocking):
                 await let_go([self._serving.ended])
         finally:
             self._ends.close()
+            if self._threads is not None:
+                self._threads.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -165,25 +189,36 @@ class Relayer(Blocking):
 
     @property
     def counters(self) -> list[Counters]:
-        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two."""
-        return [direction.counters for direction in self._passage.directions] if self._passage is not None else []
+        """The counters of the present connection: there, and, unless it is one-way, back. Empty between two.
+
+        With `max_connections` the bytes of all present ones together.
+        """
+        if not self._many:
+            return [direction.counters for passage in self._passages for direction in passage.directions]
+        totals = [Counters() for _ in range(2 - self._one_way)] if self._passages else []
+        for passage in self._passages:
+            for total, direction in zip(totals, passage.directions, strict=True):
+                total.bytes_in += direction.counters.bytes_in
+                total.bytes_out += direction.counters.bytes_out
+        return totals
 
     @property
     def taken(self) -> list[int]:
-        """How many bytes of the present connection were acknowledged: there, and, unless it is one-way, back."""
-        return [direction.taken for direction in self._passage.directions] if self._passage is not None else []
+        """How many bytes of the present connections were acknowledged: there, and, unless it is one-way, back."""
+        ways = zip(*(passage.directions for passage in self._passages), strict=True)
+        return [sum(direction.taken for direction in way) for way in ways]
 
     @property
     def fullness(self) -> float:
-        """The part of what lies between the peers that is filled, from 0 to 1, in the fuller direction."""
-        if self._passage is None:
-            return 0.0
-        return max(direction.fullness for direction in self._passage.directions)
+        """The part of what lies between the peers that is filled, from 0 to 1, in the fullest direction."""
+        ways = (direction.fullness for passage in self._passages for direction in passage.directions)
+        return max(ways, default=0.0)
 
     def serve(self, path: str = PATH) -> Coroutine[Any, Any, None]:
-        """Relay for one client after another; to be awaited in `async with`. path: auto, kernel or block.
+        """Relay for one client after another, or for many at once; to be awaited in `async with`.
 
-        Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of the present connection.
+        path: "auto", "kernel" or "block", as `--path`.
+        Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of each present connection.
         """
         return self._awaited_or_done(self._serve(path))
 
@@ -196,14 +231,14 @@ class Relayer(Blocking):
         self._finished = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hang_up)
-        return self._passage is not None
+        return bool(self._passages)
 
     def _hang_up(self) -> None:
         if self._serving is not None:
             self._serving.stopped.set()
         self._ends.stop()
-        if self._passage is not None:
-            self._passage.stop()
+        for passage in list(self._passages):
+            passage.stop()
 
     async def _serve(self, path: str) -> None:
         if not self._open:
@@ -213,32 +248,58 @@ class Relayer(Blocking):
         kernel.may_pump(path, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
         self._serving = serving = Serving()
         try:
-            while not self._finished and self._open:
-                await self._serve_one(serving, path)
+            while not self._finished and self._open and not serving.broken:
+                await self._serve_next(serving, path)
+            await serving.until_all_left()
         finally:
-            self._serving = None
-            finish(serving.ended)
+            try:
+                await serving.break_off()
+            finally:
+                self._serving = None
+                finish(serving.ended)
 
-    async def _serve_one(self, serving: "Serving", path: str) -> None:
-        """Relay for the next client, unless `stop` comes first."""
+    async def _serve_next(self, serving: Serving, path: str) -> None:
+        """Wait for the next client, unless `stop` comes first; see it through, or of many leave that to a task."""
         try:
-            links = await unless(serving.stopped.wait(), self._ends.connect(), self._ends.discard)
+            client = await unless(serving.stopped.wait(), self._ends.next_client(), self._ends.dismiss)
         except NoMoreClients:  # it was stopped
+            return
+        except RingmainError as error:
+            if self._once:
+                raise
+            log.warning("%s", str(error))  # who keeps records keeps no passage
+            return
+        if client is None:
+            return
+        if self._many:
+            serving.begin(self._serve_client(serving, client, path), functools.partial(self._ends.dismiss, client))
+        else:
+            await self._serve_client(serving, client, path)
+
+    async def _serve_client(self, serving: Serving, client: Link, path: str) -> None:
+        """Connect the other end for a client, unless `stop` comes first, and relay between the two."""
+        links: tuple[Link, Link] | None = None
+        try:
+            connecting = self._ends.connect_for(client)
+            links = await unless(serving.stopped.wait(), connecting, self._ends.discard)
+        except NoMoreClients:
             pass
         except RingmainError as error:
             left = isinstance(error, ReceiveError) and self._ends.listening
             if self._once and not left:
                 raise
-            log.warning("%s", str(error))  # who keeps records keeps no passage
-        else:
-            if links is not None and self._finished:  # since it was found, in this very turn of the loop
-                self._ends.discard(links)
-            elif links is not None:
-                await self._see_through(serving, self._passage_between(links), path)
+            log.warning("%s", str(error))
+        finally:
+            if links is None:
+                self._ends.dismiss(client)
+        if links is not None and self._finished:  # since it was connected, in this very turn of the loop
+            self._ends.discard(links)
+        elif links is not None:
+            await self._see_through(serving, self._passage_between(links), path)
 
-    async def _see_through(self, serving: "Serving", passage: Passage, path: str) -> None:
+    async def _see_through(self, serving: Serving, passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
-        self._passage = passage
+        self._passages[passage] = None
         failure: RingmainError | None = None
         try:
             await unless(serving.left.wait(), passage.run(path, self.source.settings.idle_timeout))
@@ -249,29 +310,26 @@ class Relayer(Blocking):
             if self._once and (moved or not self._ends.listening):
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
+        except OSError as error:  # this system has no room to watch it
+            if not self._many:
+                raise
+            log.warning("%s: cannot be served: %s", passage.source.peer, reason(error))
         finally:
             self._release(passage, failure)
             del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
 
     def _release(self, passage: Passage, error: RingmainError | None) -> None:
-        self._passage = None
+        del self._passages[passage]
         self._ends.done((passage.source, passage.destination))
         if self.on_end is not None:
             self.on_end(passage.outcome(error))
 
     def _passage_between(self, links: tuple[Link, Link]) -> Passage:
         try:
-            passage = Passage(*links, self._flows, one_way=self._one_way)
+            flows = self._flows or (self._new_flow(), self._new_flow())
+            passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
         except BaseException:
             self._ends.discard(links)
             raise
         self.source.watch_over(passage.source, passage)
         return passage
-
-
-class Serving:
-    """What ends a `serve` from outside: the wait for a client, and the passage too; and that it has ended."""
-
-    def __init__(self) -> None:
-        self.stopped, self.left = asyncio.Event(), asyncio.Event()
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -5,18 +5,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ringmain
-from ringmain.cli.options import linger, one_end, totals
+from ringmain.cli.options import linger, max_connections, one_end, totals
 from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
-from ringmain.settings import (
-    FRAMINGS,
-    LONG_RECORDS,
-    MAX_RECORD,
-    MERGED_RECORD,
-    MOST_PROCESSES,
-    PROCESSES,
-    Settings,
-)
+from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, MOST_PROCESSES, PROCESSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,14 +45,7 @@ _APART_DESCRIPTORS = 8
     help="Run COMMAND by /bin/sh -c for each connection, which is its standard input. RINGMAIN_PEER, RINGMAIN_NUMBER "
     "and RINGMAIN_LISTENER are in its environment.",
 )
-@click.option(
-    "--max-connections",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=Settings.max_connections,
-    show_default=True,
-    help="Serve so many clients at once, and merge their records unless each has a file or command of its own.",
-)
+@max_connections("Serve so many clients at once, and merge their records unless each has a file or command of its own.")
 @click.option(
     "--processes",
     metavar="P",
@@ -147,7 +132,7 @@ def run_load(
     if command is not None and output != "-":
         raise UsageError(f"--exec with {option}", "a command has standard output", "leave one of them out")
     apart = command is not None or template.varies
-    allow_descriptors(options.get("max_connections", 1), _APART_DESCRIPTORS if apart else 1)
+    allow_descriptors(options["max_connections"], _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     cut = bool(options.get("delimiter")) or options.get("framing") is not None

@@ -55,6 +55,20 @@ _LINGER = click.option(
     show_default=True,
     help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
 )
+
+
+def max_connections(text: str) -> Decorator:
+    """Return --max-connections, with what it does for a verb."""
+    return click.option(
+        "--max-connections",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=Settings.max_connections,
+        show_default=True,
+        help=text,
+    )
+
+
 _TIMEOUTS = [
     duration("--connect-timeout", Settings.connect_timeout, "Limit for resolving and connecting."),
     duration(

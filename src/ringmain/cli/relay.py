@@ -6,29 +6,33 @@ import click
 
 import ringmain
 from ringmain.cli.load import run_load
-from ringmain.cli.options import TLS_OPTIONS, linger, two_ends
+from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, two_ends
 from ringmain.cli.save import run_save
 from ringmain.errors import UsageError
 
 _ENDS = ("source", "destination")
+# What one client takes at most: both sockets, a pipe each way, and what watches each socket.
+_DESCRIPTORS = 8
 
 
 @click.command()
 @click.option("-c", "--connect", is_flag=True, help="Connect to SOURCE instead of listening there.")
 @click.option("-l", "--listen", is_flag=True, help="Listen at DESTINATION instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
+@max_connections("Serve so many clients at once, each with a connection of its own to the other side.")
 @click.option("--one-way", is_flag=True, help="Only from SOURCE to DESTINATION: what that answers is dropped.")
 @click.option("--accept-proxy", is_flag=True, help="Expect a PROXY protocol header from clients at SOURCE.")
 @click.option("--send-proxy", type=click.Choice(["v1", "v2"]), help="Send a PROXY protocol header to DESTINATION.")
 @linger
 @two_ends
 def relay(source: str, destination: str, **options: Any) -> int:
-    """Listen at SOURCE, connect to DESTINATION for each client in turn, and relay both ways.
+    """Listen at SOURCE, connect to DESTINATION for each client, and relay both ways, for one at a time or for many.
 
     \b
     ringmain relay tcp://:9000 tcp://10.0.0.5:9000
     ringmain relay tcps://:443 tcp://127.0.0.1:8080 --source-certfile key_and_cert.pem      end TLS
     ringmain relay tcp://127.0.0.1:8080 tcps://example.org:443                              add TLS
+    ringmain relay --max-connections 1000 tcp://:9000 tcp://10.0.0.5:9000                   many clients at once
     ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                a diode
     ringmain relay tcp://:9000 ./events.ndjson                                              as load does
     ringmain relay - tcp://10.0.0.5:9000                                                    as save does
@@ -78,13 +82,14 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
-    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
     from ringmain.cli.stats import relay_figures
     from ringmain.endpoint import Endpoint
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import relay_line
 
     session = Session(options)
+    allow_descriptors(options["max_connections"], _DESCRIPTORS)
     for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
         if not Endpoint.parse(url).tls:
             warn_of_unused(tls, f"{name}_tls.", "a tcps:// endpoint")

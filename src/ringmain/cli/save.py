@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 import ringmain
-from ringmain.cli.options import one_end, totals
+from ringmain.cli.options import max_connections, one_end, totals
 from ringmain.cli.values import Size
 from ringmain.settings import SLOW, Settings
 
@@ -18,14 +18,7 @@ _DESCRIPTORS = 3
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
 @click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
-@click.option(
-    "--max-connections",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=Settings.max_connections,
-    show_default=True,
-    help="Serve so many clients at once: each gets what comes from then on, or a regular file whole.",
-)
+@max_connections("Serve so many clients at once: each gets what comes from then on, or a regular file whole.")
 @click.option(
     "--slow",
     type=click.Choice(SLOW),
@@ -79,7 +72,7 @@ def run_save(
     from ringmain.progress import progress_line
 
     session = Session(options)
-    allow_descriptors(options.get("max_connections", 1), _DESCRIPTORS)
+    allow_descriptors(options["max_connections"], _DESCRIPTORS)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
     source = open_input(input_, option)

@@ -207,14 +207,11 @@ def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
         log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)
 
 
-def allow_descriptors(connections: int, each: int = 1) -> None:
-    """Raise the soft limit on descriptors as far as so many connections need; warn where it stays below.
-
-    `each` is how many descriptors one takes.
-    """
+def allow_descriptors(connections: int, each: int) -> None:
+    """Raise the soft limit on descriptors as far as connections need, so many `each`; warn where it stays below."""
     import resource
 
-    needed = connections * each + _OTHER_DESCRIPTORS
+    needed = each * connections + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
         return

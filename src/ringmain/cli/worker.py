@@ -73,7 +73,7 @@ def _run(
     """Load from the clients that come over a socket; return the exit code."""
     level = log.level
     log.setLevel(logging.ERROR)  # of what is wrong from the beginning the parent has warned
-    allow_descriptors(options["max_connections"])
+    allow_descriptors(options["max_connections"], 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
     orders = _Orders()

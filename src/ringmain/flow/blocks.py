@@ -7,7 +7,7 @@ from ringmain._delimiter import Delimiter
 from ringmain._frames import Frames
 from ringmain._ring import Ring
 from ringmain.errors import UsageError
-from ringmain.settings import DELIMITER, FRAMINGS, MAX_RECORD, MERGED_RECORD, RING_SIZE, SMALL_BLOCK
+from ringmain.settings import BLOCK_SIZE, DELIMITER, FRAMINGS, MAX_RECORD, MERGED_RECORD, RING_SIZE, SMALL_BLOCK
 
 # The framings that are a delimiter by another name.
 _DELIMITERS = {"nul": b"\0", "crlf": b"\r\n"}
@@ -26,6 +26,12 @@ class Flow(NamedTuple):
     terminator: bytes = b""
     skips: bool = False
     delimiter: bytes = b""
+
+
+def plain_flow(linger: float, *, small: bool) -> Flow:
+    """Return how bytes are received that are cut nowhere; `small` is for one of many connections."""
+    ring_size, block_size = (4 * SMALL_BLOCK, SMALL_BLOCK) if small else (RING_SIZE, BLOCK_SIZE)
+    return Flow(Ring(ring_size, block_size), linger, 1, copy=False)
 
 
 def flow_for(

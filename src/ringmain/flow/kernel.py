@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from ringmain._pump import HAS_SPLICE, Pump
+from ringmain._pump_crowd import PumpCrowd
 from ringmain._pump_loop import PumpLoop
 from ringmain.errors import UsageError
 from ringmain.waiting import let_go
@@ -53,7 +55,9 @@ def _refuse(path: str, why: str) -> bool:
 class Pumping:
     """Pumps on threads that the event loop awaits: one at a time, or the two ways of a relay."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: "PumpThreads | None" = None) -> None:
+        """`threads` are those of many, else it has one of its own."""
+        self._threads = threads
         self._pumps: PumpLoop | None = None
 
     async def run(self, pump: Pump) -> None:
@@ -67,7 +71,7 @@ class Pumping:
 
         try:
             if self._pumps is None:
-                self._pumps = PumpLoop(_start_thread)
+                self._pumps = self._threads.idlest() if self._threads is not None else PumpLoop(_start_thread)
             self._pumps.add(pump, over)
         except (OSError, RuntimeError):  # this user has all the descriptors or threads there may be; blocks need none
             pump.refuse()
@@ -78,6 +82,23 @@ class Pumping:
             pump.stop()
             await let_go([done])
             raise
+
+
+class PumpThreads:
+    """The threads that the pumps of many passages share: one a core, started when there is something for it to do."""
+
+    def __init__(self) -> None:
+        self._crowds: list[PumpCrowd] = []
+
+    def idlest(self) -> PumpCrowd:
+        """Return the one with the fewest pumps; raise OSError where there are no descriptors for it."""
+        if len(self._crowds) < len(os.sched_getaffinity(0)) and all(map(len, self._crowds)):
+            self._crowds.append(PumpCrowd(_start_thread))
+        return min(self._crowds, key=len)
+
+    def close(self) -> None:
+        """Let go of the descriptors, those of a thread that still runs once its pumps are over."""
+        self._crowds.clear()
 
 
 def _start_thread(work: Callable[[], None]) -> None:

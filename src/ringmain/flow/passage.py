@@ -139,13 +139,21 @@ class Direction:
 class Passage:
     """Two connections and what goes between them, until both directions have ended or one has failed."""
 
-    def __init__(self, source: Link, destination: Link, flows: tuple[Flow, Flow], *, one_way: bool) -> None:
+    def __init__(
+        self,
+        source: Link,
+        destination: Link,
+        flows: tuple[Flow, Flow],
+        *,
+        one_way: bool,
+        threads: kernel.PumpThreads | None = None,
+    ) -> None:
         self.source = source
         self.destination = destination
         self.started = time.monotonic()
         self.verdict = Verdict.STOPPED
 
-        pumping = kernel.Pumping()
+        pumping = kernel.Pumping(threads)
 
         def direction(origin: Link, target: Link, flow: Flow) -> Direction:
             inflow = Inflow(origin, flow, None, verb="relay", pumping=pumping)

@@ -1,5 +1,6 @@
 """The two ends of a relay: opened together, and connected one for the other, which PROXY headers may tell of."""
 
+import asyncio
 import socket
 import ssl
 
@@ -27,12 +28,14 @@ class End(Listening):
         """Read the certificates, and listen if that is wanted."""
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
+            self._turn = asyncio.Lock()
             self._gate = await open_gate(self.endpoint, self.settings)
 
     async def connect(self, preface: Preface | None) -> Link:
-        """Wait for a client, or dial. Call `done` after it."""
+        """Wait for a client, or dial. Call `done` after it. Who waits longest gets a client first."""
         if self._gate is not None:
-            return await self._gate.next_connection(self._context, preface)
+            async with self._turn:
+                return await self._gate.next_connection(self._context, preface)
         return await dial(self.endpoint, self.settings, self._context, preface)
 
     def watch_over(self, link: Link, guest: Guest) -> None:
@@ -50,6 +53,11 @@ class End(Listening):
         if self._gate is not None:
             self._gate.done(link)
 
+    def dismiss(self, link: Link) -> None:
+        """Reset a connection, since a proper end would look like an empty answer, and let the next client in."""
+        link.reset()
+        self.done(link)
+
     def close(self) -> None:
         """Stop listening."""
         if self._gate is not None:
@@ -64,6 +72,8 @@ class Ends:
         self.source = source
         self.destination = destination
         self.listening = source.listening or destination.listening
+        source_first = source.listening or not destination.listening
+        self._in_turn = (source, destination) if source_first else (destination, source)
         self._accept_proxy = accept_proxy
         self._send_proxy = send_proxy
 
@@ -91,30 +101,34 @@ class Ends:
         self.source.close()
         self.destination.close()
 
-    async def connect(self) -> tuple[Link, Link]:
-        """Connect both ends. The one that listens comes first: its client is what the other end is dialled for.
+    async def next_client(self) -> Link:
+        """Connect the end that comes first: the one that listens, whose clients the other end is dialled for.
 
-        Call `done` after it, or `discard`.
+        Call `connect_for` after it, or `dismiss`.
         """
-        source_first = self.source.listening or not self.destination.listening
-        first, second = (self.source, self.destination) if source_first else (self.destination, self.source)
-        one = await first.connect(self._preface(first, None))
-        try:
-            connecting = second.connect(self._preface(second, one))
-            other = await unless(until_gone(one.fd), connecting, Link.reset)
-            if other is None:
-                raise ReceiveError(f"relay from {one.peer}", "it was reset before the other side answered")
-        except BaseException:
-            one.reset()  # a proper end would look like an empty answer
-            first.done(one)
-            raise
-        return (one, other) if source_first else (other, one)
+        first, _ = self._in_turn
+        return await first.connect(self._preface(first, None))
+
+    async def connect_for(self, client: Link) -> tuple[Link, Link]:
+        """Connect the other end for a client, and return the links of the source and of the destination.
+
+        Call `done` after it, or `discard`; after an exception `dismiss`.
+        """
+        first, second = self._in_turn
+        connecting = second.connect(self._preface(second, client))
+        other = await unless(until_gone(client.fd), connecting, second.dismiss)
+        if other is None:
+            raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
+        return (client, other) if first is self.source else (other, client)
+
+    def dismiss(self, client: Link) -> None:
+        """Reset a client that nothing was connected for, and let the next one in; nothing where it has left."""
+        self._in_turn[0].dismiss(client)
 
     def discard(self, links: tuple[Link, Link]) -> None:
         """Reset both connections, and let the next client in."""
-        for link in links:
-            link.reset()
-        self.done(links)
+        self.source.dismiss(links[0])
+        self.destination.dismiss(links[1])
 
     def _preface(self, end: End, source: Link | None) -> Preface | None:
         """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
