@@ -35,15 +35,15 @@ def sha256(data: bytes | Path) -> str:
     return hashlib.sha256(data if isinstance(data, bytes) else data.read_bytes()).hexdigest()
 
 
-def eventually(condition: Callable[[], Any], what: str = "a condition") -> Any:
-    """Wait for a true value and return it; fail after TIMEOUT."""
+def eventually(condition: Callable[[], Any], what: str | Callable[[], str] = "a condition") -> Any:
+    """Wait for a true value and return it; fail after TIMEOUT, with words that may be looked up then."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(0.01)
-    raise AssertionError(f"{what} did not come true in {TIMEOUT} s")
+    raise AssertionError(f"{what if isinstance(what, str) else what()} did not come true in {TIMEOUT} s")
 
 
 def free_port() -> int:
@@ -207,9 +207,13 @@ def states(port: int) -> set[str]:
         "09": "LAST_ACK",
         "0A": "LISTEN",
     }
+    return {names.get(row[3], row[3]) for row in rows_of(port)}
+
+
+def rows_of(port: int) -> list[list[str]]:
+    """Return what the kernel tells of all TCP sockets whose own port this is, as /proc/net/tcp has it."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return {names.get(row[3], row[3]) for row in rows if row[1].endswith(f":{port:04X}")}
+    return [row for line in lines if (row := line.split())[1].endswith(f":{port:04X}")]
 
 
 def established(port: int) -> int:

@@ -74,7 +74,7 @@ def test_an_answer_that_has_ended_arrives_though_its_server_is_lost(bench: peers
                 closing = {"LAST_ACK", "0B"}  # or CLOSING, where our end was first
                 for end in (there, port):
                     peers.eventually(lambda end=end: closing & peers.states(end), "both ends passed on")
-            peers.eventually(lambda: not closing & peers.states(there), "the reset")
+            peers.eventually(lambda: not closing & peers.states(there), lambda: f"the reset of {peers.rows_of(there)}")
             assert peers.sha256(peers.read_all(client)) == peers.sha256(ANSWER)
         assert relay.wait() == 55
 
