@@ -256,8 +256,7 @@ def test_a_relay_that_is_stopped_while_an_alert_is_being_read_leaves_no_timer(
             with await asyncio.to_thread(peers.connect_tls, relayer.port, certificates.ca) as client:
                 client.sendall(b"x")
                 assert await asyncio.to_thread(client.recv, 1) == b"x"
-                passage = relayer._passage
-                assert passage is not None
+                (passage,) = relayer._passages
                 socket.socket.sendall(client, BAD)
                 while await asyncio.to_thread(socket.socket.recv, client, 1 << 16):
                     pass

@@ -84,7 +84,7 @@ def test_with_drop_a_stalled_client_is_reset_and_the_others_get_all(
     peer = outcomes[0].peer
     assert f"save to {peer}: reset, since it is behind by more than client_buffer=2000000" in warning
     missed = int(warning.rpartition(": ")[2].split()[0])
-    assert 1_700_000 < missed <= len(sent)
+    assert 1_400_000 < missed <= len(sent)  # a piece less than the buffer, and what TLS had gathered
     assert (outcomes[0].verdict, str(outcomes[0].error) in warning) == ("stopped", True)
     assert [outcome.verdict for outcome in outcomes[1:]] == ["ended"] * 3
 
