@@ -66,6 +66,11 @@ class Storm:
         for content in self.contents(number):
             yield content + self.delimiter.encode() if self.delimiter else framed.framed(self.kind, content)
 
+    def end(self, number: int) -> str:
+        """Return what a client does in the end; who ends properly must have been received whole."""
+        end = self.draw(number, "end").choice(ENDS)
+        return "reset" if end == "cut" and not self.cut_is_told else end
+
     @property
     def cut_is_told(self) -> bool:
         """Whether an end within a record is told from a proper one behind it: a line is completed."""
@@ -86,10 +91,7 @@ async def send_all(client: witness.Witness, data: bytes, chance: random.Random) 
 
 async def one(storm: Storm, number: int) -> bool:
     """Be a client; tell whether all that it sent was received."""
-    chance, data = storm.draw(number, "end"), b"".join(storm.frames(number))
-    end = chance.choice(ENDS)
-    if end == "cut" and not storm.cut_is_told:
-        end = "reset"
+    chance, data, end = storm.draw(number, "pieces"), b"".join(storm.frames(number)), storm.end(number)
     wanted = [it for it in storm.faults if it != "cut" or storm.cut_is_told]
     there, back = Way.drawn(chance, len(data), wanted), Way.drawn(chance, 100, [])
     context = ssl.create_default_context(cafile=storm.cafile) if storm.cafile else None
