@@ -419,7 +419,7 @@ def test_frames_come_in_a_coroutine_too(name: str, run: Callable[[Any], Any]) ->
 def test_the_error_of_a_stream_outlives_a_read_that_is_cancelled(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, run: Run, patience: float
 ) -> None:
-    monkeypatch.setattr("ringmain.net.closing._FAREWELL", 0.2)
+    monkeypatch.setattr("ringmain.net.resets._FAREWELL", 0.2)
 
     async def main() -> None:
         async with ringmain.load("tcps://127.0.0.1:0", certfile=certificates.server, **LINES) as loader:

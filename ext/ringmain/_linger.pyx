@@ -6,7 +6,7 @@ Invariants:
 - While bytes may wait a timer is set; an idle connection has none. The loops' own timers count in milliseconds, which
   is as long as a byte may wait at all, so it is a timerfd (timerfd_create(2)).
 - It is for the owner, who knows the loop, to watch `timer_fd` and to call `lapse`.
-On the kernel path _pump holds bytes back, by the mark alone.
+On the kernel path _pump holds bytes back, by the mark alone. The default is in settings.
 """
 
 from ringmain._low_water import CAP as _CAP

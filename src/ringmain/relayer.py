@@ -15,10 +15,10 @@ from ringmain.flow import kernel
 from ringmain.flow.blocks import plain_flow
 from ringmain.flow.passage import Passage
 from ringmain.flow.serving import Serving
-from ringmain.net.ends import End, Ends
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
+from ringmain.net.relay_ends import End, Ends
 from ringmain.outcome import RelayOutcome
 from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, settings_for
 from ringmain.waiting import let_go, unless

@@ -15,11 +15,11 @@ from ringmain.bench.streams import End
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, UsageError, reason
-from ringmain.net.closing import reset
 from ringmain.net.dial import prepare, shake_hands
 from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, open_listeners
 from ringmain.net.readiness import finish
+from ringmain.net.resets import reset
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")

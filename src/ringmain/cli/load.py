@@ -1,4 +1,4 @@
-"""ringmain load."""
+"""ringmain load: its flags, and where bytes go. What they do is `ringmain.loader`'s."""
 
 from typing import TYPE_CHECKING, Any
 

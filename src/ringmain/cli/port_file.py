@@ -1,4 +1,4 @@
-"""The file that tells scripts which port is listened at. When it is written, and what with: `Session.announced`."""
+"""The file that tells scripts which port is listened at. When it is written, and what with: `cli.session`."""
 
 import errno
 import logging

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from ringmain.errors import RingmainError, reason
 from ringmain.net.channel import Channel, Message
-from ringmain.net.closing import reset
 from ringmain.net.gate import Gate
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish, until
+from ringmain.net.resets import reset
 
 
 class Owner(Protocol):

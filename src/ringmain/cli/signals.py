@@ -1,6 +1,6 @@
 """Which signals end us, SIGTERM and all that can be caught, and what they do to a run.
 
-One list, for the start of the command line and for its runs.
+One list, for the start of the command line and for its runs. What `stop` means to a verb: its own `stop`.
 
 The start imports this before anything else, so asyncio and logging are imported where they are needed.
 """

@@ -1,4 +1,4 @@
-"""Who a saver serves, one client at a time, and what passes from one that is lost to the next."""
+"""Who a saver serves, one client at a time, and whether what one has lost goes to the next (`next_client` is how)."""
 
 import asyncio
 import errno
@@ -11,8 +11,8 @@ from typing import TypeVar
 from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
-from ringmain.flow.carry import Carry
 from ringmain.flow.deadline import Deadline
+from ringmain.flow.next_client import Carry
 from ringmain.flow.outflow import Outflow
 from ringmain.log import log_connected, log_ended
 from ringmain.net.door import Door

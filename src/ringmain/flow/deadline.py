@@ -1,4 +1,7 @@
-"""The only idle time-out: a limit on how long something may stand still."""
+"""The only idle time-out: a limit on how long something may stand still.
+
+What counts as moving is its users' to say: `Inflow`, `Clients`, `Passage`, `Connection`, `bench.replay`.
+"""
 
 import asyncio
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
-from ringmain.flow.carry import Carry
+from ringmain.flow.next_client import Carry
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 

@@ -12,9 +12,9 @@ from ringmain.flow.deadline import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.log import log_ended
-from ringmain.net.closing import reset_when_closed
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.link import Link
+from ringmain.net.resets import reset_when_closed
 from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
 from ringmain.waiting import let_go
 

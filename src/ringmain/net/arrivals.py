@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ringmain.endpoint import host_and_port
 from ringmain.errors import reason
-from ringmain.net.closing import reset
+from ringmain.net.resets import reset
 
 if TYPE_CHECKING:
     from ringmain.net.allow import Allowed

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ringmain.net.closing import reset
+from ringmain.net.resets import reset
 
 log = logging.getLogger("ringmain")
 

@@ -11,12 +11,12 @@ from typing import Any
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
-from ringmain.net.closing import farewell
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Introduced, Link
 from ringmain.net.readiness import until
 from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
+from ringmain.net.resets import farewell
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")

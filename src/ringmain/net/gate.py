@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
-from ringmain.net.closing import reset
 from ringmain.net.dial import Preface
 from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners
 from ringmain.net.readiness import finish
 from ringmain.net.reception import Reception
+from ringmain.net.resets import reset
 from ringmain.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class Gate:
 
     Clients get ready for data (PROXY header, TLS handshake) side by side, each in a task of its own: one that is slow
     keeps nobody waiting. Who is ready first is served first. The tasks go on when whoever waits for a client is
-    cancelled: the next call gets it. While all places are taken, others are kept away as settings.gate says. With
-    "hold" the filter goes on once all guests have sent a byte, and the last one has lasted a second; before that it
+    cancelled: the next call gets it. While all places are taken, others are kept away as settings.gate says.
+    "refuse" resets them (`Arrivals.refuse`). With "hold" the filter goes on once all guests have sent a byte, and the last one has lasted a second; before that it
     would hide that others wait, which a guest that sends nothing may let them do for settings.handshake_timeout only
     (`watch_over`).
     """

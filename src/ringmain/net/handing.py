@@ -15,12 +15,12 @@ import weakref
 from collections.abc import Callable
 
 from ringmain.net.channel import Channel, Message
-from ringmain.net.closing import reset
 from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.net.reception import get_ready
+from ringmain.net.resets import reset
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ringmain._tls import Session
 from ringmain.errors import reason
-from ringmain.net.closing import hear_out, reset_when_closed
 from ringmain.net.liveness import watch_peer
 from ringmain.net.readiness import finish
+from ringmain.net.resets import hear_out, reset_when_closed
 from ringmain.net.watched import Watched
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from ringmain.errors import RingmainError, reason
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
-from ringmain.net.closing import reset
 from ringmain.net.dial import Preface, prepare, shake_hands
 from ringmain.net.link import Link
+from ringmain.net.resets import reset
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")

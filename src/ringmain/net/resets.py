@@ -1,7 +1,8 @@
-"""Close a socket so that its peer takes that for what it is: an end, or a reset.
+"""Reset a socket, or close it so that its peer takes that for what it is.
 
-Who is reset: before data `gate`, `reception`, `arrivals` and `ends` decide, later `Inflow.close` (load),
-`flow.clients` (save), `Passage` (relay), `Connection`, `bench.server`.
+Which ends become a reset: before data `gate`, `reception`, `arrivals`, `handing` and `relay_ends` decide, later
+`Inflow.close` (load; many at once `Crowd`), `flow.clients` (save; many at once `audience`), `Passage` (relay),
+`Connection`, `server`, `bench.server` and `bench.replay`.
 """
 
 import asyncio

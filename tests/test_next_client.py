@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringmain.flow.carry import Carry
+from ringmain.flow.next_client import Carry
 
 # For each client: how much it is sent, what its kernel acknowledges of that, and how much is accepted and never sent.
 clients = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 20)), min_size=1, max_size=8)

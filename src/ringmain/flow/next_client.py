@@ -1,4 +1,4 @@
-"""What a lost client never got, for the next one."""
+"""What the next client gets of what a lost one never had. That a file goes whole to each: `copying.from_input`."""
 
 
 class Carry:

@@ -1,4 +1,7 @@
-"""The two ends of a relay: opened together, and connected one for the other, which PROXY headers may tell of."""
+"""The two ends of a relay: opened together, and connected one for the other, which PROXY headers may tell of.
+
+How connections end is told by `resets`.
+"""
 
 import asyncio
 import socket
