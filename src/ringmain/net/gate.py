@@ -80,9 +80,9 @@ class Gate:
     Clients get ready for data (PROXY header, TLS handshake) side by side, each in a task of its own: one that is slow
     keeps nobody waiting. Who is ready first is served first. The tasks go on when whoever waits for a client is
     cancelled: the next call gets it. While all places are taken, others are kept away as settings.gate says.
-    "refuse" resets them (`Arrivals.refuse`). With "hold" the filter goes on once all guests have sent a byte, and the last one has lasted a second; before that it
-    would hide that others wait, which a guest that sends nothing may let them do for settings.handshake_timeout only
-    (`watch_over`).
+    "refuse" resets them (`Arrivals.refuse`). With "hold" the filter goes on once all guests have sent a byte, and the
+    last one has lasted a second; before that it would hide that others wait, which a guest that sends nothing may let
+    them do for settings.handshake_timeout only (`watch_over`).
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings) -> None:
