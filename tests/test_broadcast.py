@@ -285,6 +285,24 @@ def test_what_on_end_raises_comes_out_and_leaves_nobody_open(run: Run, net: Net)
     assert run(main()) == ["reset"] * 2
 
 
+def test_what_was_gathered_for_those_who_have_left_by_then_goes_to_who_comes_with_all_that_follows(
+    run: Run, net: Net
+) -> None:
+    async def main() -> bytes:
+        async with ringmain.save(net.url(), listen=True, max_connections=2, **net.listening) as saver:
+            (first,) = await come(saver, net)
+            await saver.write(b"gathered, ")
+            saver._clients._audience.reset_all()  # type: ignore[union-attr]  # before this turn of the loop is over
+            (second,) = await come(saver, net, waiting=False)
+            await second.read_to_end(10)
+            await saver.write(b"and what follows")
+            await second.read_to_end(26)
+        await read_on([first, second])
+        return bytes(second.received)
+
+    assert run(main()) == b"gathered, and what follows"
+
+
 def test_a_client_that_leaves_while_nothing_is_written_makes_room(run: Run, net: Net) -> None:
     async def main() -> bytes:
         async with ringmain.save(net.url(), listen=True, max_connections=2, gate="queue", **net.listening) as saver:

@@ -16,6 +16,7 @@ from crossing import WAYS, Crossing, ask, cores, crossing, pump_threads
 
 import ringmain
 from ringmain.flow.serving import Serving
+from ringmain.net.watched import Watched
 
 Run = Callable[[Any], Any]
 
@@ -359,6 +360,36 @@ def test_what_on_end_raises_ends_all(run: Run, certificates: Certificates) -> No
                 end.sock.close()
 
     run(main())
+
+
+def test_a_client_that_there_is_no_room_to_watch_is_reset_and_the_others_go_on(
+    run: Run, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main() -> None:
+        async with crossing(certificates, "block", 3, one_way=True) as it:
+            first = await it.pair()
+            await first[0].send(b"there, ")
+            await first[1].read_to_end(7)
+            with monkeypatch.context() as context:
+                context.setattr(Watched, "watch_readable", refuse)
+                for end in await it.pair():
+                    await end.read_to_end()
+                    assert end.end == "reset"
+                    end.sock.close()
+            last = await it.pair()
+            await last[0].send(b"there, ")
+            for client, server in (first, last):
+                await client.send(b"and still there")
+                await server.read_to_end(22)
+                assert server.received == b"there, and still there"
+                client.reset()
+                server.reset()
+
+    run(main())
+    assert f"cannot be served: {os.strerror(errno.ENOSPC).lower()}" in caplog.text
 
 
 @pytest.mark.parametrize("at_first", [0, 1], ids=["from the beginning", "in the middle"])

@@ -294,8 +294,8 @@ class Relayer(Blocking):
                 self._ends.dismiss(client)
         if links is not None and self._finished:  # since it was connected, in this very turn of the loop
             self._ends.discard(links)
-        elif links is not None:
-            await self._see_through(serving, self._passage_between(links), path)
+        elif links is not None and (passage := self._passage_between(links)) is not None:
+            await self._see_through(serving, passage, path)
 
     async def _see_through(self, serving: Serving, passage: Passage, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
@@ -310,10 +310,10 @@ class Relayer(Blocking):
             if self._once and (moved or not self._ends.listening):
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
-        except OSError as error:  # this system has no room to watch it
+        except OSError as error:
             if not self._many:
                 raise
-            log.warning("%s: cannot be served: %s", passage.source.peer, reason(error))
+            _warn_of_no_room(passage.source, error)
         finally:
             self._release(passage, failure)
             del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
@@ -324,12 +324,21 @@ class Relayer(Blocking):
         if self.on_end is not None:
             self.on_end(passage.outcome(error))
 
-    def _passage_between(self, links: tuple[Link, Link]) -> Passage:
+    def _passage_between(self, links: tuple[Link, Link]) -> Passage | None:
+        """Return what goes between two connections; None, with both reset, where there is no room for one of many."""
         try:
             flows = self._flows or (self._new_flow(), self._new_flow())
             passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
-        except BaseException:
+        except BaseException as error:
             self._ends.discard(links)
-            raise
+            if not (self._many and isinstance(error, OSError)):
+                raise
+            _warn_of_no_room(links[0], error)
+            return None
         self.source.watch_over(passage.source, passage)
         return passage
+
+
+def _warn_of_no_room(source: Link, error: OSError) -> None:
+    """Warn that this system has no room to watch one of many."""
+    log.warning("%s: cannot be served: %s", source.peer, reason(error))

@@ -171,6 +171,8 @@ class Broadcast:
 
     def _is_coming(self, client: Client) -> None:
         self._hand_out_gathered()  # which is not for this one
+        if self._gathered:  # all whom it was for have left before it was handed out, and no other turn does that
+            asyncio.get_running_loop().call_soon(self._hand_out_gathered)
         if self._give is not None:
             client.ask(self._give(client))
 
