@@ -263,7 +263,7 @@ def test_a_relay_cancelled_anywhere_ends_properly_only_what_is_whole(run: Run, n
             if reached and client.end is None and not servers:
                 # No client was taken: as if the call had not begun. Or it was, and has yet to notice its reset.
                 again = asyncio.ensure_future(relayer.serve())
-                while not again.done() and client.end is None:
+                while not again.done() and client.end is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
                 if client.end == "reset":
                     again.cancel()
