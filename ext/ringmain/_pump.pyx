@@ -109,8 +109,10 @@ cdef class Pump:
         over, self.over, self.loop = self.over, None, None
         call_unraisably(over)
 
-    def refuse(self):
-        """Give up before a byte has moved, so that others take over."""
+    def refuse(self, error=None):
+        """Give up before a byte has moved, so that others take over; the OSError tells what there was too little of."""
+        # Without its traceback, whose frames hold this pump: a cycle would keep what is the connection's.
+        self.error = error.with_traceback(None) if error is not None else None
         self.refused, self.verdict = True, "stopped"
 
     def stop(self, str verdict="stopped", object error=None):
