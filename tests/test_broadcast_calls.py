@@ -1,7 +1,10 @@
 """Many clients of `save`, from the command line and in each of Python's forms, and what makes no sense."""
 
 import asyncio
+import contextlib
+import errno
 import json
+import os
 import signal
 import socket
 import ssl
@@ -13,13 +16,16 @@ from typing import Any
 
 import peers
 import pytest
-from audiences import connect, read_on
-from conforming import LARGE, Net, nothing_is_pending
+import witness
+from audiences import PLAIN, connect, read_on
+from conforming import LARGE, PROPER, Net, nothing_is_pending
 from conftest import Certificates
 from merging import until
 
 import ringmain
 from ringmain import errors
+from ringmain.flow import copying, kernel
+from ringmain.flow.descriptor import Input
 from ringmain.flow.outflow import Outflow
 
 Run = Callable[[Any], Any]
@@ -228,6 +234,36 @@ def test_when_giving_ends_early_all_are_reset(run: Run, net: Net, how: str) -> N
         return [client.end for client in clients]
 
     assert run(main()) == ["reset"] * 3
+
+
+def test_a_client_there_is_no_thread_for_is_reset_where_the_kernel_path_is_insisted_on_and_the_others_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(LARGE)
+
+    def refuse(_: Callable[[], None]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> list[witness.Witness]:
+        async with ringmain.save("127.0.0.1:0", listen=True, max_connections=2) as saver:
+            with path.open("rb") as file, contextlib.closing(Input(file.fileno(), str(path), "--input")) as source:
+                sending = asyncio.ensure_future(copying.from_input(saver, source, "kernel"))
+                with monkeypatch.context() as context:
+                    context.setattr(kernel, "_start_thread", refuse)
+                    (first,) = await connect(saver, PLAIN, 1)
+                    await read_on([first])
+                (second,) = await connect(saver, PLAIN, 1)
+                await read_on([second])
+                saver.stop()
+                await sending
+            return [first, second]
+
+    first, second = run(main())
+    assert (bytes(first.received), first.end) == (b"", "reset")
+    assert peers.sha256(bytes(second.received)) == peers.sha256(LARGE)
+    assert second.end in PROPER
+    assert os.strerror(errno.EAGAIN).lower() in caplog.text
 
 
 def test_giving_nothing_to_one_of_many_is_refused(run: Run) -> None:

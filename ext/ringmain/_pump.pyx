@@ -109,8 +109,10 @@ cdef class Pump:
         over, self.over, self.loop = self.over, None, None
         call_unraisably(over)
 
-    def refuse(self):
-        """Give up before a byte has moved, so that others take over."""
+    def refuse(self, error=None):
+        """Give up before a byte has moved, so that others take over; the OSError tells what there was too little of."""
+        # Without its traceback, whose frames hold this pump: a cycle would keep what is the connection's.
+        self.error = error.with_traceback(None) if error is not None else None
         self.refused, self.verdict = True, "stopped"
 
     def stop(self, str verdict="stopped", object error=None):
@@ -194,7 +196,7 @@ cdef class Pump:
         """Move, without waiting, what was taken, and what a peer has been told is received."""
         cdef Step step = MOVED
         self.end_stall()
-        if self.waits == KEPT:
+        if self.waits == KEPT and self.few_size > 0:
             step = self.push_few()
         elif self.waits == LEFT:
             step = self.push()
@@ -276,12 +278,14 @@ cdef class Pump:
 
     cdef Step push_few(self) noexcept nogil:
         """Pass on what was received: whole or not at all, since it is no more than PIPE_BUF (pipe(7))."""
+        cdef Py_ssize_t size = self.few_size
         while write(self.pipe_in if self.pipe_in >= 0 else self.destination, self.few, self.few_size) < 0:
             if c_errno == EAGAIN:
                 return self.wait_for_destination(KEPT)
             if c_errno != EINTR:
                 return self.fail(DESTINATION)
-        return self.gave(self.few_size)
+        self.few_size = 0  # `wind_up` may come next, which must not pass it on again
+        return self.gave(size)
 
     cdef Step wait_for_source(self) noexcept nogil:
         """Ask to be woken up when the source has something, or what waits below the low-water mark is due."""

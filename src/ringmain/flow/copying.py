@@ -116,7 +116,8 @@ async def _pump(outflow: Outflow, source: Input, path: str) -> bool | None:
         pump.stop()
     await outflow.pump(pump)
     if pump.refused:
-        kernel.refused(path, source)
+        if (want := kernel.refused(path, source, pump)) is not None:
+            raise want
         return None
     if pump.failed == "source" and pump.error is not None:
         raise source.failure(pump.error)

@@ -267,7 +267,8 @@ class Inflow:
         await self._pumping.run(pump)
         if pump.refused:
             self._engine = None
-            kernel.refused(path, output)
+            if (want := kernel.refused(path, output, pump)) is not None:
+                raise output.failure(want)
             return False
         if pump.failed == "destination" and pump.error is not None:
             raise output.failure(pump.error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from ringmain._pump_crowd import PumpCrowd
 from ringmain._pump_loop import PumpLoop
 from ringmain.errors import UsageError
 from ringmain.waiting import let_go
+
+# What a process gets that may have no more descriptors, threads or memory.
+_WANTS = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Spliceable(Protocol):
@@ -41,9 +45,15 @@ def may_pump(path: str, descriptor: Spliceable | None = None, *, tls: bool, cut:
     return True
 
 
-def refused(path: str, descriptor: Spliceable) -> None:
-    """Raise UsageError if `path` insists on the kernel path that the pump has just refused."""
+def refused(path: str, descriptor: Spliceable, pump: Pump) -> OSError | None:
+    """Raise UsageError if `path` insists on the kernel path that the pump has just refused.
+
+    Where it was refused for want of descriptors or a thread return that instead: another client may have more luck.
+    """
+    if path == "kernel" and pump.error is not None and pump.error.errno in _WANTS:
+        return pump.error
     _refuse(path, f"{descriptor.name} cannot be spliced")
+    return None
 
 
 def _refuse(path: str, why: str) -> bool:
@@ -73,8 +83,8 @@ class Pumping:
             if self._pumps is None:
                 self._pumps = self._threads.idlest() if self._threads is not None else PumpLoop(_start_thread)
             self._pumps.add(pump, over)
-        except (OSError, RuntimeError):  # this user has all the descriptors or threads there may be; blocks need none
-            pump.refuse()
+        except (OSError, RuntimeError) as error:  # no more descriptors or threads for this user; blocks need none
+            pump.refuse(error if isinstance(error, OSError) else OSError(errno.EAGAIN, str(error)))
             return
         try:
             await asyncio.shield(done)
