@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import resource
@@ -239,6 +240,35 @@ def test_what_the_other_side_has_no_room_for_comes_later_and_in_order(run: Run) 
         return numbers
 
     assert run(main()) == list(range(3000))
+
+
+def test_sockets_that_may_not_go_yet_are_tried_again_now_and_then_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def refuse(*_: object) -> None:
+        tries.append(1)
+        raise OSError(errno.ETOOMANYREFS, "")
+
+    async def main() -> None:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sender = Channel(here, lambda _message, _sock: None, lambda: None)
+        while not sender.is_behind:
+            sender.send({})
+        sender.send({}, socket.socket())
+        receiver = Channel(there, lambda _message, _sock: None, lambda: None)
+        while not tries:
+            await asyncio.sleep(0)
+        for _ in range(100):  # turns of the loop
+            await asyncio.sleep(0)
+        sender.close()
+        receiver.close()
+
+    monkeypatch.setattr("ringmain.net.channel._BACK_OFF", 3600)
+    monkeypatch.setattr(socket, "send_fds", refuse)
+    run(main())
+    assert len(tries) == 1
 
 
 def test_listeners_that_ask_for_it_share_a_port(run: Run) -> None:

@@ -100,6 +100,7 @@ class Channel:
                 return
             except OSError as error:
                 if error.errno == errno.ETOOMANYREFS:
+                    self._loop.remove_writer(self._sock.fileno())  # there is room: it would call on and on
                     self._pause = self._loop.call_later(_BACK_OFF, self._flush)
                 else:  # it is gone, as whoever reads hears
                     self._drop()
