@@ -219,6 +219,23 @@ def test_a_command_that_goes_on_after_the_end_is_ended_with_all_it_started(bench
     peers.eventually(lambda: not is_alive(int(pids.read_text())), "the end of what the command started")
 
 
+def test_what_a_command_started_is_ended_although_it_ends_itself_at_once(bench: peers.Bench, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    line = f"sh -c 'trap \"\" TERM; echo $$ > {pids}; exec sleep 1000'; true"
+    loader, port = bench.listening("load", "--exec", line)
+    with peers.connect(port) as sock:
+        sock.sendall(b"x")
+        peers.eventually(lambda: pids.exists() and pids.read_text().endswith("\n"), "the command")
+        loader.signal(signal.SIGTERM)
+        assert loader.wait() == 143
+    pid = int(pids.read_text())
+    try:
+        peers.eventually(lambda: not is_alive(pid), "the end of what the command started")
+    finally:
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_no_more_commands_run_than_connections_may_be(bench: peers.Bench, tmp_path: Path) -> None:
     line = f"cat > /dev/null; echo $$ > {tmp_path}/pid-$RINGMAIN_NUMBER; exec sleep 1000"
     loader, port = bench.listening("load", "--max-connections", 2, "--gate", "queue", "--exec", line)

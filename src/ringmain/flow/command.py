@@ -11,6 +11,8 @@ from ringmain.net.readiness import until
 
 # How long a command that is told to end may take, by SIGTERM, and then by SIGKILL.
 _GRACE = 1.0
+# How often is looked meanwhile whether anybody of its process group is left.
+_LOOK = 0.02
 
 
 class Command:
@@ -51,16 +53,28 @@ class Command:
         One that even SIGKILL does not end, as it waits for a disk or is another user's, is left behind.
         """
         self.input.close()
+        if self.code is not None:
+            return
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if self.code is not None:
-                return
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+            self._signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE):
                     await self.exited()
+                    while self._signal(0):  # its number is no other group's as long as somebody is in it
+                        await asyncio.sleep(_LOOK)
+                    return
         if self.code is None:
             os.close(self._pidfd)
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to all of its process group, 0 being none; tell whether anybody is left in it."""
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            pass
+        return True
 
 
 def _pipe(writer: int) -> Output:
