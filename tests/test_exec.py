@@ -301,7 +301,8 @@ def test_a_connection_that_is_dialled_may_be_given_to_a_command(bench: peers.Ben
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = 'cat; echo "$RINGMAIN_PEER,$RINGMAIN_NUMBER,$RINGMAIN_LISTENER"'
         where = f"127.0.0.1:{listener.getsockname()[1]}"
-        loader = bench.ringmain("load", "-c", where, "--exec", command, stdout=subprocess.PIPE)
+        around = {**os.environ, "RINGMAIN_LISTENER": "of whoever has started us"}
+        loader = bench.ringmain("load", "-c", where, "--exec", command, stdout=subprocess.PIPE, env=around)
         sock, _ = listener.accept()
         with sock:
             sock.sendall(b"dialled\n")

@@ -151,11 +151,12 @@ class Commands:
             raise ReaderLeft
 
     def _start(self, inflow: "Inflow", number: int) -> Command:
-        added = {"RINGMAIN_PEER": printable(inflow.link.peer), "RINGMAIN_NUMBER": str(number)}
+        environment = {**os.environ, "RINGMAIN_PEER": printable(inflow.link.peer), "RINGMAIN_NUMBER": str(number)}
+        environment.pop("RINGMAIN_LISTENER", None)  # ours may be of a command that somebody listens for
         try:
             if self._listening:
-                added["RINGMAIN_LISTENER"] = addresses_of([inflow.link.sock])[0]
-            return Command(self._line, {**os.environ, **added})
+                environment["RINGMAIN_LISTENER"] = addresses_of([inflow.link.sock])[0]
+            return Command(self._line, environment)
         except OSError as error:
             remedy = "see ulimit -n and ulimit -u, or lower max_connections="
             raise OutputError("start the command", reason(error), remedy) from error
