@@ -31,16 +31,6 @@ def pair(bench: peers.Bench, *arguments: Any) -> Iterator[Pair]:
                 yield Pair(relay, port, client, server)
 
 
-def is_reset(sock: socket.socket) -> bool:
-    """Wait for the end of a connection; tell whether it was a reset."""
-    try:
-        while sock.recv(1 << 16):
-            pass
-    except ConnectionResetError:
-        return True
-    return False
-
-
 def small_client(port: int) -> socket.socket:
     """Return a connection that holds little that was not read."""
     sock = socket.socket()

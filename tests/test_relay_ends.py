@@ -12,7 +12,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates, lent_blocks, open_descriptors
-from relays import ANSWER, DATA, PATHS, is_reset, pair, small_client
+from relays import ANSWER, DATA, PATHS, pair, small_client
 from streams import drain, echo, exchange, flood, read, server_at
 
 import ringmain
@@ -32,7 +32,7 @@ def test_a_reset_is_passed_on_as_a_reset(bench: peers.Bench, path: str, who: str
             one.shutdown(socket.SHUT_WR)
             assert other.recv(1) == b""
         peers.close_with_reset(one)
-        assert is_reset(other) or half_closed  # which shows at the next write then
+        assert peers.ends_in_reset(other) or half_closed  # which shows at the next write then
         if half_closed:
             with pytest.raises(OSError, match=r"reset|pipe"):
                 peers.eventually(lambda: other.send(b"x") and False)
@@ -89,7 +89,7 @@ def test_bad_clients_stop_nothing(bench: peers.Bench, certificates: Certificates
         for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b""):
             with peers.connect(port) as sock:
                 sock.sendall(garbage)
-                is_reset(sock)
+                peers.ends_in_reset(sock)
         with peers.connect(port) as sock:
             peers.close_with_reset(sock)
         with peers.connect_tls(port, certificates.ca) as sock:
@@ -102,7 +102,7 @@ def test_a_client_is_closed_at_once_when_the_destination_is_down_and_the_next_is
     there = peers.free_port()
     relay, port = bench.relaying(f"tcp://127.0.0.1:{there}")
     with contextlib.suppress(ConnectionResetError), peers.connect(port) as sock:  # or before it has connected
-        assert is_reset(sock)
+        assert peers.ends_in_reset(sock)
     relay.says(f"connect to 127.0.0.1:{there}: connection refused")
     with server_at(there) as listener, peers.connect(port) as sock:
         server, _ = listener.accept()
@@ -151,7 +151,7 @@ def test_one_way_hears_of_a_destination_that_resets_while_nothing_is_sent(bench:
         it.client.sendall(b"x")
         assert read(it.server, 1) == b"x"
         peers.close_with_reset(it.server)
-        assert is_reset(it.client)
+        assert peers.ends_in_reset(it.client)
         assert it.relay.wait() == 55
 
 
@@ -160,8 +160,8 @@ def test_nothing_moving_for_the_idle_timeout_resets_both(bench: peers.Bench, pat
     with pair(bench, "-o", "--idle-timeout", "3s", "--path", path) as it:
         it.server.sendall(b"x")
         assert read(it.client, 1) == b"x"
-        assert is_reset(it.client)
-        assert is_reset(it.server)
+        assert peers.ends_in_reset(it.client)
+        assert peers.ends_in_reset(it.server)
         assert it.relay.wait() == 28
         assert "nothing moved for 3 s" in it.relay.stderr
 
@@ -189,8 +189,8 @@ def test_a_signal_ends_a_relay(bench: peers.Bench, path: str, state: str) -> Non
             with contextlib.suppress(OSError):
                 wait()
             return
-        assert is_reset(it.server)
-        assert state == "blocked" or is_reset(it.client)  # else the flood has heard of it
+        assert peers.ends_in_reset(it.server)
+        assert state == "blocked" or peers.ends_in_reset(it.client)  # else the flood has heard of it
 
 
 def test_clients_that_fail_leave_nothing_behind(run: Run) -> None:

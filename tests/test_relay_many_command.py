@@ -11,7 +11,6 @@ from pathlib import Path
 import peers
 import pytest
 from crossing import cores
-from relays import is_reset
 from streams import server_at
 
 
@@ -82,7 +81,7 @@ def test_a_signal_ends_all_of_them_with_a_reset(bench: peers.Bench) -> None:
                 client.sendall(b"on its way")
                 assert server.recv(10, socket.MSG_WAITALL) == b"on its way"
             relay.signal(signal.SIGTERM)
-            assert all(is_reset(end) for pair in pairs for end in pair)
+            assert all(peers.ends_in_reset(end) for pair in pairs for end in pair)
             assert relay.wait() == 143
         assert relay.stderr.count("\n") == 1  # where it listens
 

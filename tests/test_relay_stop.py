@@ -15,7 +15,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from relays import PATHS, is_reset
+from relays import PATHS
 from streams import echo, fill, flood, server_at
 
 import ringmain
@@ -46,7 +46,7 @@ def test_a_relay_that_is_cancelled_however_often_ends_when_nothing_uses_its_sock
                 with pytest.raises(asyncio.CancelledError):
                     await serving
                 assert not others()
-                assert await asyncio.to_thread(is_reset, server)
+                assert await asyncio.to_thread(peers.ends_in_reset, server)
 
     with server_at() as listener:
         run(main(listener, listener.getsockname()[1]))
@@ -83,7 +83,7 @@ def test_a_relay_can_be_stopped_at_any_time(certificates: Certificates, run: Run
                 assert relayer.stop() == (state == "while it relays")
             await serving
             if state not in ("before it opens", "idle"):
-                assert await asyncio.to_thread(is_reset, client) or silent  # whose handshake has failed
+                assert await asyncio.to_thread(peers.ends_in_reset, client) or silent  # whose handshake has failed
                 client.close()
             with await asyncio.to_thread(peers.connect, relayer.port) as late:
                 await relayer.serve()
@@ -109,7 +109,7 @@ def test_a_relay_that_is_left_while_another_task_serves_is_over(run: Run, state:
         await serving
         assert not others()
         if state == "while it relays":
-            assert await asyncio.to_thread(is_reset, client)
+            assert await asyncio.to_thread(peers.ends_in_reset, client)
             client.close()
         with pytest.raises(ringmain.UsageError, match="not open"):
             await relayer.serve()

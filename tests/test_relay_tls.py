@@ -13,7 +13,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from relays import ANSWER, DATA, is_reset, small_client
+from relays import ANSWER, DATA, small_client
 from streams import echo, exchange, read, sending, server_at
 
 import ringmain
@@ -136,7 +136,7 @@ def test_a_tls_stream_that_is_truncated_is_a_reset_for_the_other(
                 client.sendall(b"half a")
                 assert read(server, 6) == b"half a"
                 socket.socket.shutdown(client, socket.SHUT_WR)
-                assert is_reset(server)
+                assert peers.ends_in_reset(server)
         assert relay.wait() == 18
 
 

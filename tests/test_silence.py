@@ -13,7 +13,6 @@ from typing import Any
 import peers
 import pytest
 from conftest import FORGOTTEN, Certificates
-from relays import is_reset
 from streams import server_at
 
 import ringmain
@@ -82,7 +81,7 @@ def test_with_refuse_a_silent_client_makes_room_for_those_who_try_again(bench: p
         time.sleep(0.1)
         peers.eventually(try_again, "a client's turn")
         reading.result(peers.TIMEOUT)
-        assert is_reset(silent)
+        assert peers.ends_in_reset(silent)
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, peers.close_with_reset], ids=["ended", "reset"])
@@ -107,7 +106,7 @@ def test_who_came_later_than_one_who_left_in_time_waits_in_vain_no_longer(bench:
         with peers.connect(port) as patient:
             time.sleep(1.2)  # others are looked for after a second
             hasty.close()
-            assert is_reset(silent)
+            assert peers.ends_in_reset(silent)
             patient.sendall(b"at last\n")
             assert read_line(loader) == b"at last\n"
 
@@ -121,7 +120,7 @@ def test_who_waits_behind_those_who_left_counts_and_is_served(bench: peers.Bench
         with peers.connect(port) as patient:
             patient.sendall(b"at last\n")
             assert read_line(loader) == b"at last\n"
-            assert is_reset(silent)
+            assert peers.ends_in_reset(silent)
 
 
 def test_a_stranger_who_is_not_allowed_does_not_count_as_waiting(bench: peers.Bench) -> None:
@@ -251,7 +250,7 @@ def test_a_relay_turns_a_silent_client_away_too(bench: peers.Bench) -> None:
                     sock.settimeout(peers.TIMEOUT)
                     data = sock.recv(100)
             assert data == b"at last"
-            assert is_reset(silent)
+            assert peers.ends_in_reset(silent)
 
 
 def test_a_relay_whose_server_speaks_first_waits_for_the_answer(bench: peers.Bench) -> None:

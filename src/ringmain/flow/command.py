@@ -60,7 +60,8 @@ class Command:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE):
                     await self.exited()
-                    while self._signal(0):  # its number is no other group's as long as somebody is in it
+                    # Its number is no other group's as long as somebody is in it, of whose end no event tells.
+                    while self._signal(0):  # noqa: ASYNC110
                         await asyncio.sleep(_LOOK)
                     return
         if self.code is None:

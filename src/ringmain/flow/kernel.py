@@ -101,9 +101,13 @@ class PumpThreads:
         self._crowds: list[PumpCrowd] = []
 
     def idlest(self) -> PumpCrowd:
-        """Return the one with the fewest pumps; raise OSError where there are no descriptors for it."""
+        """Return the one with the fewest pumps; raise OSError where there are no descriptors for the first."""
         if len(self._crowds) < len(os.sched_getaffinity(0)) and all(map(len, self._crowds)):
-            self._crowds.append(PumpCrowd(_start_thread))
+            try:
+                self._crowds.append(PumpCrowd(_start_thread))
+            except OSError:
+                if not self._crowds:
+                    raise
         return min(self._crowds, key=len)
 
     def close(self) -> None:

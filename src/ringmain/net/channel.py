@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from ringmain.net.resets import reset
+from ringmain.net.resets import end_when_closed, reset, reset_when_closed
 
 log = logging.getLogger("ringmain")
 
@@ -56,8 +56,10 @@ class Channel:
     def send(self, message: Message, sock: socket.socket | None = None) -> None:
         """Send a message, now or once there is room; a socket goes with it, and is closed here.
 
-        Where the other end is gone the socket is reset, and the message lost.
+        Where the other end is gone, goes before it takes it, or has no descriptor for it, the socket is reset.
         """
+        if sock is not None:
+            reset_when_closed(sock)
         self._outbox.append((json.dumps(message).encode(), sock))
         if len(self._outbox) == 1:
             self._flush()
@@ -131,6 +133,8 @@ class Channel:
                 self._on_end()
                 return
             came = socket.socket(fileno=fds[0]) if fds else None
+            if came is not None:
+                end_when_closed(came)
             if (message := _parsed(data, flags)) is not None:
                 self._hear(message, came)
             elif came is not None:

@@ -59,6 +59,15 @@ def reset(sock: socket.socket) -> None:
 
 
 def reset_when_closed(sock: socket.socket) -> None:
-    """Let the close of a socket be a reset."""
+    """Let the close of a socket be a reset, in whichever process it comes."""
+    _linger(sock, on=1)
+
+
+def end_when_closed(sock: socket.socket) -> None:
+    """Take that back."""
+    _linger(sock, on=0)
+
+
+def _linger(sock: socket.socket, *, on: int) -> None:
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", on, 0))
