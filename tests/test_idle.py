@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringmain import errors
-from ringmain.flow import deadline
+from ringmain.flow import idle_timeout
 
 Run = Callable[[Any], Any]
 
@@ -54,9 +54,9 @@ def expiry(timeout: float, moves: list[float], pauses: list[tuple[float, float]]
         return sum(time <= clock.now for time in moves)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deadline, "monotonic", lambda: clock.now)
+        patch.setattr(idle_timeout, "monotonic", lambda: clock.now)
         loop: Any = clock
-        watch = deadline.Watch(loop, timeout, moved, lambda: expired.append(clock.now))
+        watch = idle_timeout.Watch(loop, timeout, moved, lambda: expired.append(clock.now))
         clock.run(max([*moves, *(end for _, end in pauses), 0.0]) + 2 * timeout)
         watch.cancel()
     assert len(expired) == 1
@@ -84,7 +84,7 @@ def test_what_need_not_move_for_a_while_has_all_its_time_afterwards() -> None:
 
 def test_off_is_off() -> None:
     loop = asyncio.new_event_loop()
-    deadline.Watch(loop, None, lambda: 0, lambda: None).cancel()
+    idle_timeout.Watch(loop, None, lambda: 0, lambda: None).cancel()
     loop.close()
 
 
@@ -98,7 +98,7 @@ def test_what_stands_still_in_a_deadline_is_an_error_that_keeps_nothing_alive(ru
     async def stand_still() -> None:
         peer = Peer()
         peers.append(weakref.ref(peer))
-        async with deadline.Deadline(0.05, peer.moved, "a test", "nothing moved", "is it up?"):
+        async with idle_timeout.Deadline(0.05, peer.moved, "a test", "nothing moved", "is it up?"):
             await asyncio.sleep(20)
 
     async def main() -> str:
@@ -121,7 +121,7 @@ def test_a_deadline_passes_on_what_is_raised_within(run: Run) -> None:
     async def main() -> None:
         for timeout in (None, 5.0):
             with pytest.raises(TimeoutError, match="of another kind"):
-                async with deadline.Deadline(timeout, lambda: 0, "a test", "nothing moved"):
+                async with idle_timeout.Deadline(timeout, lambda: 0, "a test", "nothing moved"):
                     raise TimeoutError("of another kind")
 
     run(main())

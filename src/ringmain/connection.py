@@ -14,7 +14,7 @@ from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
-from ringmain.flow.deadline import Deadline
+from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import context_for, dial

@@ -1,4 +1,4 @@
-"""Load: bytes from one connection at a time, as blocks."""
+"""Load: bytes from one connection at a time, or from many at once, as blocks."""
 
 import asyncio
 import functools

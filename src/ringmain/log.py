@@ -1,4 +1,7 @@
-"""The lines of the log that every connection brings: that it has come about, and what became of it."""
+"""The lines of the log that every connection brings: that it has come about, and what became of it.
+
+The words for what became of it are `Outcome.__str__`'s.
+"""
 
 import logging
 

@@ -21,7 +21,7 @@ from ringmain.bench.replay_result import Test
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
 from ringmain.flow.blocks import Flow
-from ringmain.flow.deadline import Deadline
+from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import dial

@@ -1,6 +1,7 @@
 """A measurement as one JSON object, with iperf3's names for what means the same there; `schema.json` describes it.
 
-That of a load test: `replay_result`; the events of --json-stream: `cli.bench_output`.
+That of rounds and of what they are compared with: `run`, `rounds`; of a load test: `replay_result`; the events of
+--json-stream: `cli.bench_output`.
 """
 
 import contextlib

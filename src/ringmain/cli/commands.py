@@ -1,4 +1,7 @@
-"""The command itself: arguments to one of the verbs to an exit code."""
+"""The command itself: arguments to one of the verbs to an exit code.
+
+Which one: that of the error (`errors`), or of a signal (`session`).
+"""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""ringmain load: its flags, and where bytes go. What they do is `ringmain.loader`'s."""
+"""ringmain load: its flags, and where bytes go. What they do is `ringmain.loader`'s; who writes is `flow.copying`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import ringmain
 from ringmain.cli.outputs import Template
-from ringmain.cli.process import Process
+from ringmain.cli.other_process import Process
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
 from ringmain.endpoint import Endpoint

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
-from ringmain.flow.deadline import Deadline
+from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.next_client import Carry
 from ringmain.flow.outflow import Outflow
 from ringmain.log import log_connected, log_ended

@@ -19,7 +19,7 @@ from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import BlocksHeldError, ParseError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow
-from ringmain.flow.deadline import Watch
+from ringmain.flow.idle_timeout import Watch
 from ringmain.log import log_connected, log_ended
 from ringmain.net.failures import loss_of, reset_of, vanished_of, was_alerted
 from ringmain.net.link import Link

@@ -1,4 +1,7 @@
-"""What the next client gets of what a lost one never had. That a file goes whole to each: `copying.from_input`."""
+"""What the next client gets of what a lost one never had.
+
+Whether it gets it: `Clients`. That a file goes whole to each: `copying.from_input`.
+"""
 
 
 class Carry:

@@ -8,7 +8,7 @@ from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow
-from ringmain.flow.deadline import Deadline
+from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
 from ringmain.log import log_ended

@@ -1,4 +1,7 @@
-"""One connection, plain or TLS: what is known of its peer, what an error of its socket means, and how it ends."""
+"""One connection, plain or TLS: what is known of its peer, what an error of its socket means, and how it ends.
+
+Whether it ends properly, over TLS with close_notify, or is reset: `Inflow.close`, `Outflow.end` and `Passage` decide.
+"""
 
 import asyncio
 import contextlib

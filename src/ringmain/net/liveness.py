@@ -2,7 +2,7 @@
 
 The kernel's keepalive asks a silent peer only while nothing is under way to it; then the kernel sends that again for a
 quarter of an hour. TCP_USER_TIMEOUT would bound it, but it also ends a connection whose peer answers every probe that
-its window is closed: a reader that merely stalls.
+its window is closed: a reader that merely stalls. How long one may stall is `flow.idle_timeout`'s.
 """
 
 import asyncio
