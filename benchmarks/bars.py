@@ -99,6 +99,19 @@ def _net(what: str, limit: float, bench: str, other: str) -> Bar:
     return Bar(f"{what}, net CPU s/GB", "at most", limit, "x", _median_ratio(bench, "ringmain", other, "net CPU s/GB"))
 
 
+def _ahead(what: str, bench: str, other: str) -> list[Bar]:
+    """Judge whether it is faster and cheaper; CPU as a whole, since the others' start-up is not told apart."""
+    return [
+        Bar(f"{what}, GB/s", "at least", 1.0, "x", _median_ratio(bench, "ringmain", other, "GB/s")),
+        _cpu(what, "below", 1.0, bench, other),
+    ]
+
+
+def _quiet_p99(results: Results) -> float | None:
+    p99 = _figure("quiet", "ringmain", "p99 µs", statistics.median)(results)
+    return None if p99 is None else p99 / 1e3
+
+
 def _latency(what: str, bench: str) -> Bar:
     ratio = _median_ratio(bench, "ringmain", "socat", "median µs")
     return Bar(f"{what} / socat, median", "at most", 1.3, "x", ratio)
@@ -131,6 +144,25 @@ BARS = [
     Bar("1 KiB ping-pong, slowest / linger + 1.3 socat", "at most", 1, "x", _slowest("ping-pong")),
     Bar("relay / socat, GB/s", "at least", 3, "x", _median_ratio("relay", "ringmain", "socat", "GB/s")),
     *_pair("relay / C splice", "relay", "C splice", 0.9, 1.2),
+    *(_net(f"{n} connections merged / C epoll", 1.3, f"many-{n}", "C epoll merge") for n in (16, 256, 1000)),
+    *(_net(f"{n} connections merged / a ring each", 0.5, f"many-{n}", "ringmain-each") for n in (16, 256, 1000)),
+    Bar(
+        "a block of 256 connections' lines",
+        "at least",
+        488,  # 0.5 MB
+        " KiB",
+        _figure("many-256", "ringmain", "block KiB", statistics.median),
+    ),
+    Bar("peak memory with 1,000 connections", "below", 64, " MiB", _figure("many-1000", "ringmain", "peak MiB", max)),
+    Bar("what 1,000 idle connections add", "at most", 2, " MiB", _figure("idle-many", "ringmain", "added MiB", max)),
+    Bar("a quiet line beside 255 floods, p99", "at most", 150, " ms", _quiet_p99),
+    *_ahead("256 connections merged / uvloop's readline", "many-256", "uvloop-readline"),
+    *_ahead("load of 256 connections to a pipe / socat fork", "many-pipe", "socat"),
+    *_ahead("load of 256 connections to a pipe / rsyslog imptcp", "many-pipe", "rsyslog"),
+    _cpu("relay of 200 / haproxy", "below", 1.0, "relay-200", "haproxy"),
+    _cpu("relay of 200 / haproxy splicing", "below", 1.0, "relay-200", "haproxy splice"),
+    _cpu("relay of 200 / socat fork", "below", 1.0, "relay-200", "socat"),
+    _cpu("relay of 1,000 / haproxy", "below", 1.0, "relay-1000", "haproxy"),
     *_pair("relay both ways at once / C splice", "relay-both", "C splice", 0.9, 1.2),
     _cpu("relay that ends TLS / stunnel", "below", 1.0, "relay-tls", "stunnel"),
     _cpu("relay that ends TLS / haproxy", "below", 1.0, "relay-tls", "haproxy"),

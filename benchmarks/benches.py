@@ -1,43 +1,20 @@
-"""What is measured: each bench is a shape of transfer and the contenders that alternate in it."""
+"""What is measured of single streams, and the list of all benches; `crowds` are those of many connections."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from benchmarks import others, transfers
-from benchmarks.transfers import Contender, Sample, Shape
-from benchmarks.workshop import GB, Workshop
+from benchmarks import others
+from benchmarks.bench import FEW, PLENTY, PYTHON, RELAY_COMMAND, SAVED, SOME, TLS_PLENTY, Bench, haproxy, python
+from benchmarks.crowds import CROWDS
+from benchmarks.transfers import Contender, Shape
+from benchmarks.workshop import GB
 
-ROUNDS = 5
-# GB a round: enough for the start-up of a process, which its CPU seconds include, to weigh little; the slow get less.
-# A whole run takes about ten minutes where a core reads 6 GB/s, three of them for the relays.
-PLENTY, TLS_PLENTY, SOME, FEW = 16.0, 8.0, 2.0, 1.0
 SIZES = [64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20]
 GROWTH = [1, 3, 10, 32]
 
-_PYTHON = "{python} -m benchmarks.receivers "
 _LOAD = "{ringmain} load --listen-once --stats-file {report} "
 _SAVE = "{ringmain} save --stats-file {report} tcp://127.0.0.1:{port}"
 
-
-@dataclass(frozen=True)
-class Bench:
-    """Contenders that do the same in turn. Ratios are against `reference`; `measure` does it once."""
-
-    name: str
-    title: str
-    reference: str
-    shape: Shape
-    contenders: list[Contender]
-    rounds: int = ROUNDS
-    compared: bool = True  # its contenders are not compared by another bench already
-    measure: Callable[[Workshop, Shape, Contender], Sample] = transfers.measure
-
-
-def _python(name: str, size: float, *, tls: bool = False) -> Contender:
-    return Contender(name, f"{_PYTHON}{name} {{port}}{' {cert}' if tls else ''}", size)
-
-
-RINGMAIN = _python("ringmain", PLENTY)
+RINGMAIN = python("ringmain", PLENTY)
 C_READ = Contender("C read", "{c}/receive read {port}", PLENTY)
 
 RECEIVE = Bench(
@@ -49,12 +26,12 @@ RECEIVE = Bench(
         C_READ,
         Contender("C poll + drain", "{c}/receive drain {port}", PLENTY),
         RINGMAIN,
-        _python("ringmain-lines", PLENTY / 2),
-        _python("asyncio-streams", FEW),
-        _python("asyncio-buffered", SOME),
-        _python("uvloop-streams", SOME),
-        _python("uvloop-protocol", SOME),
-        _python("uvloop-buffered", SOME),
+        python("ringmain-lines", PLENTY / 2),
+        python("asyncio-streams", FEW),
+        python("asyncio-buffered", SOME),
+        python("uvloop-streams", SOME),
+        python("uvloop-protocol", SOME),
+        python("uvloop-buffered", SOME),
     ],
 )
 
@@ -83,11 +60,11 @@ TLS = Bench(
     Shape(tls=True),
     [
         Contender("C OpenSSL", "{c}/tls receive {port} {cert}", TLS_PLENTY),
-        _python("ringmain", TLS_PLENTY, tls=True),
-        _python("aiofastnet", TLS_PLENTY, tls=True),
-        _python("uvloop-buffered", FEW, tls=True),
-        _python("asyncio-buffered", FEW, tls=True),
-        _python("sslsocket", FEW, tls=True),
+        python("ringmain", TLS_PLENTY, tls=True),
+        python("aiofastnet", TLS_PLENTY, tls=True),
+        python("uvloop-buffered", FEW, tls=True),
+        python("asyncio-buffered", FEW, tls=True),
+        python("sslsocket", FEW, tls=True),
     ],
 )
 
@@ -103,9 +80,8 @@ TLS_PIPE = Bench(
     ],
 )
 
-_SAVED = 8.0  # there is a file of it, in memory
 _SAVERS = [
-    Contender("ringmain", _SAVE, _SAVED),
+    Contender("ringmain", _SAVE, SAVED),
     Contender("socat", "socat -u STDIN TCP:127.0.0.1:{port}", FEW),
     Contender("nc", "nc -N 127.0.0.1 {port}", FEW),
     Contender("ncat", "ncat --send-only 127.0.0.1 {port}", FEW),
@@ -116,14 +92,14 @@ SAVE_FILE = Bench(
     "Send a file: `ringmain save < FILE` and others",
     "C sendfile",
     Shape(saves=True),
-    [Contender("C sendfile", "{c}/save sendfile {port}", _SAVED), *_SAVERS],
+    [Contender("C sendfile", "{c}/save sendfile {port}", SAVED), *_SAVERS],
 )
 SAVE_PIPE = Bench(
     "save-pipe",
     "Send what comes by a pipe: `... | ringmain save` and others",
     "C splice",
     Shape(saves=True, piped=True),
-    [Contender("C splice", "{c}/save splice {port}", _SAVED), *_SAVERS],
+    [Contender("C splice", "{c}/save splice {port}", SAVED), *_SAVERS],
 )
 
 SAVE_TLS = Bench(
@@ -138,23 +114,6 @@ SAVE_TLS = Bench(
     ],
 )
 
-
-def _merging(connections: int) -> Bench:
-    return Bench(
-        f"many-{connections}",
-        f"Merge the lines of {connections} connections, 400 bytes each",
-        "C epoll merge",
-        Shape(),
-        [
-            Contender("C epoll merge", "{c}/merge {port} {connections}", _SAVED, connections=connections),
-            Contender(
-                "ringmain", f"{_PYTHON}ringmain-merged {{port}} {{connections}}", _SAVED, connections=connections
-            ),
-        ],
-    )
-
-
-MANY = [_merging(connections) for connections in (16, 256, 1000)]
 
 SLOW = Bench(
     "slow",
@@ -207,7 +166,7 @@ MESSAGES = Bench(
         replace(contender, name=f"{contender.name} {_message_size(message)}", size=size, message=message)
         for message in SIZES
         for size in [min(2.0, message * 4e5 / GB)]
-        for contender in (C_READ, RINGMAIN, _python("uvloop-buffered", 1))
+        for contender in (C_READ, RINGMAIN, python("uvloop-buffered", 1))
     ],
     rounds=3,
     compared=False,
@@ -236,21 +195,8 @@ PING_PONG = Bench(
     measure=others.ping_pong,
 )
 
-_RELAY = "{ringmain} relay --listen-once --stats-file {report} "
+_RELAY = RELAY_COMMAND + "--listen-once --stats-file {report} "
 _SOCAT_RELAY = Contender("socat", "socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr TCP:127.0.0.1:{to}", FEW)
-_HAPROXY = """
-global
-    nbthread 1
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-{options}
-listen relay
-    bind 127.0.0.1:{{port}}{tls}
-    server there 127.0.0.1:{{to}}
-"""
 _STUNNEL = """
 foreground = yes
 debug = err
@@ -261,10 +207,6 @@ connect = 127.0.0.1:{to}
 cert = {cert}
 sslVersionMin = TLSv1.3
 """
-
-
-def _haproxy(name: str, size: float, options: str = "", tls: str = "") -> Contender:
-    return Contender(name, "haproxy -f {config}", size, config=_HAPROXY.format(options=options, tls=tls))
 
 
 RELAY = Bench(
@@ -278,8 +220,8 @@ RELAY = Bench(
         Contender("ringmain", _RELAY + "tcp://127.0.0.1:{port} tcp://127.0.0.1:{to}", PLENTY / 2),
         Contender("ringmain --path block", _RELAY + "--path block tcp://127.0.0.1:{port} tcp://127.0.0.1:{to}", SOME),
         _SOCAT_RELAY,
-        _haproxy("haproxy", SOME),
-        _haproxy("haproxy splice", SOME, "    option splice-auto"),
+        haproxy("haproxy", SOME),
+        haproxy("haproxy splice", SOME, "    option splice-auto"),
     ],
 )
 
@@ -302,8 +244,8 @@ RELAY_TLS = Bench(
     "stunnel",
     Shape(relays=True, tls=True),
     [
-        Contender("stunnel", "stunnel {config}", SOME, config=_STUNNEL),
-        _haproxy("haproxy", SOME, tls=" ssl crt {cert} ssl-min-ver TLSv1.3"),
+        Contender("stunnel", "stunnel {config}", SOME, config=_STUNNEL, server=True),
+        haproxy("haproxy", SOME, tls=" ssl crt {cert} ssl-min-ver TLSv1.3"),
         Contender(
             "socat",
             "socat OPENSSL-LISTEN:{port},bind=127.0.0.1,reuseaddr,cert={cert},verify=0 TCP:127.0.0.1:{to}",
@@ -351,7 +293,7 @@ STALLED = Bench(
     [
         Contender("ringmain", _LOAD + "tcp://127.0.0.1:{port}", 0),
         Contender("ringmain --path block", _LOAD + "--path block tcp://127.0.0.1:{port}", 0),
-        Contender("ringmain-stalled", _PYTHON + "ringmain-stalled {port}", 0),
+        Contender("ringmain-stalled", PYTHON + "ringmain-stalled {port}", 0),
     ],
     rounds=1,
     measure=others.stalled_memory,
@@ -368,5 +310,5 @@ IPERF = Bench(
 )
 
 _ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SAVE_TLS, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
-_ALL += [*MANY, RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
+_ALL += [*CROWDS, RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
 BENCHES = {bench.name: bench for bench in [*_ALL, MESSAGES, GROW_PLOT, IPERF]}

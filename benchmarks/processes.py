@@ -29,6 +29,7 @@ class Processes:
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = contextlib.ExitStack()  # bound, not listening: those who listen there set SO_REUSEADDR
         self._folder = Path(tempfile.mkdtemp(dir=workshop.folder))
 
     def __enter__(self) -> Self:
@@ -44,6 +45,7 @@ class Processes:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
+        self._ports.close()
         shutil.rmtree(self._folder)
 
     def start(
@@ -71,6 +73,13 @@ class Processes:
             os.sched_setaffinity(0, ALL_CORES)
         self._running[name] = process
         return process
+
+    def free_port(self) -> int:
+        """Return a port that nothing listens at, and that nobody is given who does not ask for it by number."""
+        sock = self._ports.enter_context(socket.socket())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
     def report_path(self, name: str) -> Path:
         """Return where a process writes its report."""
@@ -140,13 +149,6 @@ def _listens(family: str, port: int) -> bool:
     return any(local.endswith(f":{port:04X}") and state == "0A" for _, local, _, state, _ in fields)
 
 
-def free_port() -> int:
-    """Return a port that nothing listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def cpu_so_far(pid: int) -> float:
     """Return the CPU seconds of a process's first thread, to the microsecond."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
@@ -155,6 +157,16 @@ def cpu_so_far(pid: int) -> float:
 def peak_memory(pid: int) -> int:
     """Return the peak resident size of a process in bytes."""
     return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+
+def resident(pid: int) -> int:
+    """Return the resident size of a process in bytes."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+
+
+def descriptors(pid: int) -> int:
+    """Return how many descriptors a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @contextlib.contextmanager

@@ -1,17 +1,13 @@
 """Receive one stream in Python and drop it: `python -m benchmarks.receivers NAME PORT [KEY_AND_CERTIFICATE]`.
 
-`ringmain-merged` receives many, as many as its third argument says.
-
 Each way of receiving is a function below, as its documentation would have one write it. The bytes are counted, and
 reported with the number of reads to the file that BENCH_REPORT names. With BENCH_COPY set they are written to standard
 output too, for others to compare.
 """
 
 import asyncio
-import functools
 import json
 import os
-import resource
 import socket
 import ssl
 import sys
@@ -147,44 +143,6 @@ class Ringmain:
                     await asyncio.sleep(self.pause)
 
 
-class Merged:
-    """ringmain's merger: the lines of many connections, whole."""
-
-    def __init__(self) -> None:
-        self.size = self.reads = 0
-
-    async def serve(self, port: int, connections: str) -> None:
-        """Receive so many streams."""
-        from ringmain._delimiter import Delimiter
-        from ringmain._member import Member
-        from ringmain._merge import Merger
-        from ringmain._ring import Counters, Ring
-        from ringmain.net.link import Link
-        from ringmain.settings import BLOCK_SIZE, MAX_RECORD, RING_SIZE
-
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-        merger = Merger(asyncio.get_running_loop(), Ring(RING_SIZE, BLOCK_SIZE), Delimiter(b"\n"), MAX_RECORD, b"\n")
-        left = int(connections)
-        with socket.create_server((HOST, port), backlog=1024) as listener:
-            links = [Link(listener.accept()[0], "the peer") for _ in range(left)]
-
-        def ended(member: Member, link: Link) -> None:
-            nonlocal left
-            left -= 1
-            self.reads += member.counters.reads
-            link.close()
-
-        for link in links:
-            link.sock.setblocking(False)
-            member = merger.add(link, Counters())
-            member.on_end = functools.partial(ended, member, link)
-        while left:
-            await merger.wait()
-            while (block := merger.take()) is not None:
-                self.size += count(block)
-        merger.close()
-
-
 def blocking(port: int, tls: ssl.SSLContext) -> tuple[int, int]:
     """Receive by a blocking ssl.SSLSocket."""
     size = reads = 0
@@ -209,7 +167,6 @@ RECEIVERS: dict[str, tuple[Callable[[], Any], bool]] = {
     "aiofastnet": (AioFastNet, True),
     "ringmain": (Ringmain, True),
     "ringmain-lines": (lambda: Ringmain(b"\n"), True),
-    "ringmain-merged": (Merged, True),
     "ringmain-stalled": (lambda: Ringmain(pause=60), True),
 }
 

@@ -7,15 +7,17 @@ What is verified when:
   receive for themselves write it to a pipe then. Every run compares each contender once, before it measures.
 """
 
+import functools
 import hashlib
 import os
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.processes import CONTENDER_CORES, OTHER_CORES, Processes, cpu_so_far, free_port, listening_socket
+from benchmarks.processes import CONTENDER_CORES, OTHER_CORES, Processes, cpu_so_far, listening_socket
 from benchmarks.workshop import GB, BenchError, Workshop
 
 Sample = dict[str, float]
@@ -27,10 +29,10 @@ class Contender:
 
     `command` is split at blanks, then words in braces are filled in: {c} the folder of the baselines, {python},
     {ringmain}, {port}, {to} the port that a relay connects to, {cert} a file with key and certificate, {config} a file
-    with the text of `config`, {report} where to write JSON with `bytes` and `reads`. A contender with a configuration
-    is a server that runs until it is told to end. `size` is in GB. `message` is the size of the source's writes, `rate`
-    its limit in bytes a second (0: none). Each of many `connections` ({connections}) brings lines of 400 bytes in large
-    writes.
+    with the text of `config`, {report} where to write JSON with `bytes` and `reads`. A `server` runs until it is told
+    to end. `size` is in GB. `message` is the size of the source's writes, `rate` its limit in bytes a second (0: none).
+    Each of many `connections` ({connections}) brings lines of 400 bytes in large writes; a contender that `mixes` them
+    leaves no line whole, so that only the bytes can be counted.
     """
 
     name: str
@@ -39,7 +41,9 @@ class Contender:
     message: int = 256 << 10
     rate: float = 0
     config: str = ""
+    server: bool = False
     connections: int = 1
+    mixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,17 @@ def measure(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
     with Processes(workshop) as processes:
         if shape.saves:
             started = 0.0
-            _start_sink(processes, port := free_port(), tls=shape.tls)
+            _start_sink(processes, port := processes.free_port(), tls=shape.tls)
             _start_saver(processes, shape, contender, size, port)
         else:
-            to = free_port() if shape.relays else 0
+            to = processes.free_port() if shape.relays else 0
             if shape.relays:
-                _start_sink(processes, to)
-            started = _start_loader(processes, shape, contender, port := free_port(), to)
+                _start_sink(processes, to, connections=contender.connections)
+            started = _start_loader(processes, shape, contender, port := processes.free_port(), to)
             _start_source(processes, shape, contender, size, port)
-        for name in processes.names:
-            if name == "contender" and contender.config:
+        names = ["source", "contender", "sink"] if contender.server and shape.piped else processes.names
+        for name in names:
+            if name == "contender" and contender.server:
                 processes.stop(name)
             processes.wait(name)
         return _sample(processes, shape, size, started)
@@ -79,7 +84,10 @@ def measure(workshop: Workshop, shape: Shape, contender: Contender) -> Sample:
 
 def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -> None:
     """Move `size` bytes and compare their SHA-256 at both ends; raise BenchError if they differ."""
-    expected = _digest_of_pattern(workshop, size) if contender.connections == 1 else ""
+    if contender.connections > 1:
+        _compare_lines(workshop, shape, contender, size)
+        return
+    expected = _digest_of_pattern(workshop, size)
     with Processes(workshop) as processes:
         if shape.saves or shape.relays:
             with listening_socket() as listener:
@@ -87,7 +95,7 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
                 if shape.saves:
                     _start_saver(processes, shape, contender, size, there, compared=True)
                 else:
-                    _start_loader(processes, shape, contender, port := free_port(), there)
+                    _start_loader(processes, shape, contender, port := processes.free_port(), there)
                     _start_source(processes, shape, contender, size, port)
                 connection: socket.socket = listener.accept()[0]
             with connection:
@@ -95,15 +103,25 @@ def compare(workshop: Workshop, shape: Shape, contender: Contender, size: int) -
                     _digest_of_tls(workshop, connection) if shape.tls and shape.saves else _digest(connection.fileno())
                 )
         else:
-            port = free_port()
+            port = processes.free_port()
             _start_loader(processes, shape, contender, port, compared=True)
             _start_source(processes, shape, contender, size, port)
-            if contender.connections > 1:
-                _check_lines(processes.stdout("contender"), contender, size)
-                return
             digest = _digest(processes.stdout("contender"))
         if digest != expected:
             raise BenchError(f"{contender.name}: other bytes came than were sent; {processes.complaint('contender')}")
+
+
+def _compare_lines(workshop: Workshop, shape: Shape, contender: Contender, size: int) -> None:
+    with Processes(workshop) as processes:
+        if shape.relays:
+            _start_sink(processes, to := processes.free_port(), connections=contender.connections, compared=True)
+            _start_loader(processes, shape, contender, port := processes.free_port(), to)
+        else:
+            _start_loader(processes, shape, contender, port := processes.free_port(), compared=True)
+        _start_source(processes, shape, contender, size, port)
+        far_end = "sink" if shape.relays else "contender"
+        ended = functools.partial(processes.stop, "contender") if contender.server else None
+        _check_lines(processes.stdout(far_end), contender, size, ended)
 
 
 def command_line(processes: Processes, contender: Contender, port: int, to: int = 0) -> list[str]:
@@ -114,12 +132,17 @@ def command_line(processes: Processes, contender: Contender, port: int, to: int 
     return [word.format_map(words) for word in contender.command.split()]
 
 
-def _start_sink(processes: Processes, port: int, *, tls: bool = False) -> None:
+def _start_sink(
+    processes: Processes, port: int, *, tls: bool = False, connections: int = 1, compared: bool = False
+) -> None:
     folder = processes.workshop.folder
     command = [str(folder / "sink"), str(port)]
     if tls:
         command = [str(folder / "tls"), "receive", str(port), processes.workshop.words["cert"]]
-    processes.start("sink", command, cores=OTHER_CORES)
+    elif connections > 1:
+        command = [str(folder / "merge"), str(port), str(connections)]
+    stdout = subprocess.PIPE if compared else subprocess.DEVNULL
+    processes.start("sink", command, copying=compared, cores=OTHER_CORES, stdout=stdout)
     processes.wait_for_listener("sink", port)
 
 
@@ -148,8 +171,9 @@ def _start_loader(
         "contender", command, measured=True, copying=compared, cores=CONTENDER_CORES, stdout=piped
     )
     if shape.piped and not compared:
+        kind = "pipe" if contender.connections == 1 else "lines"
         processes.start(
-            "sink", [str(processes.workshop.folder / "sink"), "pipe"], cores=OTHER_CORES, stdin=process.stdout
+            "sink", [str(processes.workshop.folder / "sink"), kind], cores=OTHER_CORES, stdin=process.stdout
         )
         process.stdout.close()
     processes.wait_for_listener("contender", port)
@@ -189,17 +213,21 @@ def _sample(processes: Processes, shape: Shape, size: int, started: float) -> Sa
     }
     if own.get("reads"):
         sample |= {"reads/GB": own["reads"] / gigabytes, "read KiB": size / own["reads"] / 1024}
+    if own.get("blocks"):
+        sample["block KiB"] = size / own["blocks"] / 1024
     return sample
 
 
-def _check_lines(fd: int, contender: Contender, size: int) -> None:
-    """Read the lines of many connections, which must be all, and those of each in order."""
+def _check_lines(fd: int, contender: Contender, size: int, ended: Callable[[], object] | None) -> None:
+    """Read the lines of many connections, which must be all, and those of each in order; call `ended` at the last."""
     came = 0
     following = [0] * contender.connections
     with os.fdopen(os.dup(fd), "rb") as lines:
         for line in lines:
             came += len(line)
-            if len(line) == 400:  # but the last of all is shorter
+            if came == size and ended is not None:
+                ended()
+            if len(line) == 400 and not contender.mixes:  # but the last of all is shorter
                 connection, number = int(line[:4], 16), int(line[5:15], 16)
                 if line[15:] != b"." * 384 + b"\n" or number != following[connection]:
                     raise BenchError(f"{contender.name}: {line[:20]!r} came, not number {following[connection]}")

@@ -91,6 +91,7 @@ def lent_blocks() -> int:
 def nothing_is_left_behind() -> Iterator[None]:
     descriptors, lent = open_descriptors(), lent_blocks()
     yield
+    peers.give_ports_back()
     if len(open_descriptors()) > len(descriptors) or lent_blocks() > lent:
         for thread in threading.enumerate():
             if thread.name == "ringmain-pump":  # it lets go of its loop a moment after its last pump is over

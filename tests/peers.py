@@ -46,11 +46,26 @@ def eventually(condition: Callable[[], Any], what: str | Callable[[], str] = "a 
     raise AssertionError(f"{what if isinstance(what, str) else what()} did not come true in {TIMEOUT} s")
 
 
+_kept: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a port that nothing listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port of the loopback that nothing listens at, and that nobody else is given until the test ends.
+
+    A socket of ours is bound to it and does not listen: who asks for it by number may, with SO_REUSEADDR as all set it.
+    Without that another run of the tests, or a connect, could have it before what this test starts.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _kept.append(sock)
+    return int(sock.getsockname()[1])
+
+
+def give_ports_back() -> None:
+    """Close what `free_port` keeps."""
+    while _kept:
+        _kept.pop().close()
 
 
 @contextlib.contextmanager
@@ -90,7 +105,11 @@ class Program:
         return self.process.wait(TIMEOUT)
 
     def says(self, text: str) -> None:
-        eventually(lambda: text in self.stderr, f"{text!r} in stderr")
+        """Wait until it has written that to standard error; fail with what it has written, and how it ended."""
+        eventually(
+            lambda: text in self.stderr,
+            lambda: f"{text!r} in {self.stderr!r} of a process that ended with {self.process.poll()}",
+        )
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

@@ -240,10 +240,10 @@ def test_a_bad_header_gets_one_warning_and_the_next_client_is_served(bench: peer
 
 def test_a_client_that_sends_no_header_is_given_up(bench: peers.Bench) -> None:
     relay, port = bench.relaying("tcp://127.0.0.1:1", "--accept-proxy", "--handshake-timeout", "200ms")
-    with peers.connect(port) as sock:
+    # Its time may be over before it says a word.
+    with contextlib.suppress(ConnectionError), peers.connect(port) as sock:
         sock.sendall(b"PROXY TCP4")
-        with contextlib.suppress(ConnectionResetError):
-            assert sock.recv(1) == b""
+        assert sock.recv(1) == b""
     relay.says("not there within 0.2 s")
 
 

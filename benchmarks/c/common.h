@@ -131,10 +131,10 @@ struct taken {
 };
 
 /* Take all that a socket or pipe brings, as cheaply as possible: pipes are spliced to /dev/null, what a socket brings is
- * dropped unread, half a MiB at a time. The first 24 bytes of every 16 MiB are read and must bear the number of their
- * pass.
+ * dropped unread, half a MiB at a time. Of the pattern the first 24 bytes of every 16 MiB are read and must bear the
+ * number of their pass.
  */
-__attribute__((unused)) static struct taken take_all(int fd, int is_pipe) {
+__attribute__((unused)) static struct taken take_all(int fd, int is_pipe, int is_pattern) {
     static const size_t check = (size_t)16 << 20;
     struct taken taken = {.end = now()};
     int devnull = open("/dev/null", O_WRONLY);
@@ -144,7 +144,7 @@ __attribute__((unused)) static struct taken take_all(int fd, int is_pipe) {
         char seen[STAMP], expected[STAMP];
         size_t offset = taken.bytes % check, wanted = MIN(PASS, check - offset);
         ssize_t size;
-        if (offset < STAMP) {
+        if (is_pattern && offset < STAMP) {
             size = read(fd, seen, STAMP - offset);
             stamp(expected, taken.bytes / PASS);
             if (size > 0 && memcmp(seen, expected + offset, size) != 0)

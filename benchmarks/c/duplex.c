@@ -29,7 +29,7 @@ int main(int argc, char **argv) {
     double start = now();
     if (pthread_create(&thread, NULL, send_all, NULL) != 0)
         fail("pthread_create");
-    struct taken taken = take_all(fd, 0);
+    struct taken taken = take_all(fd, 0, 1);
     pthread_join(thread, NULL);
     report("{\"bytes\": %zu, \"start\": %.9f, \"end\": %.9f, \"bad\": %d}", taken.bytes, start, taken.end, taken.bad);
     return taken.bad;

@@ -91,6 +91,6 @@ int main(int argc, char **argv) {
             }
         }
     }
-    report("{\"bytes\": %zu, \"reads\": %zu, \"lines\": %zu}", total, reads, lines);
+    report("{\"bytes\": %zu, \"reads\": %zu, \"lines\": %zu, \"end\": %.9f}", total, reads, lines, now());
     return 0;
 }

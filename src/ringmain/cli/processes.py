@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import ringmain
-from ringmain.cli.outputs import Template
 from ringmain.cli.other_process import Process
+from ringmain.cli.outputs import Template
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
 from ringmain.endpoint import Endpoint

@@ -1,8 +1,8 @@
 """Reset a socket, or close it so that its peer takes that for what it is.
 
-Which ends become a reset: before data `gate`, `reception`, `arrivals`, `handing` and `relay_ends` decide, and on the way
-to another process `channel` and `cli.processes`; later `Inflow.close` (load; many at once `Crowd`), `flow.clients`
-(save; many at once `audience`), `Passage` (relay), `Connection`, `server`, `bench.server` and `bench.replay`.
+Which ends become a reset: before data `gate`, `reception`, `arrivals`, `handing` and `relay_ends` decide, on the way to
+another process `channel` and `cli.processes`, later `Inflow.close` (load; many at once `Crowd`), `flow.clients` (save;
+many at once `audience`), `Passage` (relay), `Connection`, `server`, `bench.server` and `bench.replay`.
 """
 
 import asyncio
