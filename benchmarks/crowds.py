@@ -8,10 +8,11 @@ _MERGERS = "{python} -m benchmarks.mergers "
 _LOAD = "{ringmain} load --max-connections {connections} tcp://127.0.0.1:{port}"
 _SOCAT = "socat -u TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,backlog=1024 STDOUT"
 _RSYSLOG = """
+main_queue(queue.timeoutShutdown="60000")
 module(load="imptcp")
 template(name="line" type="string" string="%rawmsg%\\n")
 ruleset(name="all") {{ action(type="omfile" file="/dev/stdout" template="line") }}
-input(type="imptcp" address="127.0.0.1" port="{port}" ruleset="all")
+input(type="imptcp" address="127.0.0.1" port="{port}" ruleset="all" supportOctetCountedFraming="off")
 """
 
 

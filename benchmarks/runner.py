@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks import transfers
-from benchmarks.benches import Bench
+from benchmarks.bench import Bench
 from benchmarks.machine import describe_machine, load_average
 from benchmarks.tables import say, table
 from benchmarks.workshop import BenchError, Workshop

@@ -99,7 +99,8 @@ def nothing_is_left_behind() -> Iterator[None]:
         gc.collect()  # which takes its time: only where something may be left in a cycle
     after = open_descriptors()
     assert len(after) <= len(descriptors), f"descriptors leaked: {[str(it.readlink()) for it in after - descriptors]}"
-    assert lent_blocks() <= lent, "blocks are still lent"
+    # Threads of Arrow, say, let go of what they have parsed a moment after who asked has it.
+    peers.eventually(lambda: lent_blocks() <= lent, "that no block is lent")
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])

@@ -70,15 +70,15 @@ class Inflow:
         self._flow = flow
         self.ring = flow.ring
         self._idle_timeout = idle_timeout
-        self._what = f"{verb} from {link.peer}"  # what errors say was being done
-        self._pumping = pumping or kernel.Pumping()
+        self._verb = verb
+        self._pumping = pumping
         self._engine: Receiver | Pump | Member | None = None
         self._stopped: Verdict | None = None
         self._hung_up = False
         self._kept_waiting: float | None = None  # what it was turned away for, in seconds
         self._closed = False
         # Returns the next block if there is one already: once bytes are received, the receiver's own method.
-        self.take: Callable[[], memoryview | None] = lambda: None
+        self.take: Callable[[], memoryview | None] = _nothing
         self._idle: Watch | None = None
         log_connected(link.peer, link.tls_version, link.cipher)
 
@@ -91,6 +91,11 @@ class Inflow:
         if verdict is None:
             return None
         return Verdict.STOPPED if self._hung_up else Verdict(verdict)
+
+    @property
+    def _what(self) -> str:
+        """What errors say was being done."""
+        return f"{self._verb} from {self.link.peer}"
 
     @property
     def fullness(self) -> float:
@@ -186,7 +191,7 @@ class Inflow:
 
     def _let_go(self) -> None:
         self._closed = True
-        self.take = lambda: None  # the ring is the next connection's from now on
+        self.take = _nothing  # the ring is the next connection's from now on
         self._cancel_idle()
 
     def close(self, *, broken_off: bool = False) -> None:
@@ -264,7 +269,7 @@ class Inflow:
         self._begin(pump)
         if self._stopped is not None:
             pump.stop(self._stopped.value)
-        await self._pumping.run(pump)
+        await (self._pumping or kernel.Pumping()).run(pump)
         if pump.refused:
             self._engine = None
             if (want := kernel.refused(path, output, pump)) is not None:
@@ -280,20 +285,24 @@ class Inflow:
         Raises OSError where the system has no room to watch it.
         """
         member = merger.add(self.link, self.counters)
-        member.on_skip = functools.partial(_warn_of_skipped, self.link.peer, self.ring.max_record)
+        member.on_skip = self._skipped
         member.on_end = on_end
         self._begin(member)
+
+    def _skipped(self, offset: int) -> None:
+        _warn_of_skipped(self.link.peer, self.ring.max_record, offset)
 
     def _begin(self, engine: Receiver | Pump | Member) -> None:
         self._engine = engine
         counters = self.counters  # not self: the timer must not keep what was forgotten alive
         self._cancel_idle()
-        self._idle = Watch(
-            self._loop,
-            self._idle_timeout,
-            lambda: None if engine.paused else counters.bytes_in,
-            lambda: engine.stop(Verdict.TIMED_OUT.value),
-        )
+        if self._idle_timeout is not None:
+            self._idle = Watch(
+                self._loop,
+                self._idle_timeout,
+                lambda: None if engine.paused else counters.bytes_in,
+                lambda: engine.stop(Verdict.TIMED_OUT.value),
+            )
 
     def _drop(self) -> None:
         """Forget what was not taken, unless it is mixed with what others brought."""
@@ -324,6 +333,10 @@ def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:
         offset,
         max_record,
     )
+
+
+def _nothing() -> None:
+    return None
 
 
 def _copied(block: memoryview | None) -> memoryview | None:

@@ -41,6 +41,9 @@ class Introduced(NamedTuple):
     told: "Told | None" = None
 
 
+_NOT_TOLD = Introduced("")
+
+
 class Link(Watched):
     """A connected, non-blocking socket that is ready for data; whoever holds it closes it. Made inside the loop.
 
@@ -53,7 +56,7 @@ class Link(Watched):
     def __init__(self, sock: socket.socket, peer: str, introduced: Introduced | None = None) -> None:
         super().__init__(sock)
         self.peer = peer
-        self.introduced = introduced or Introduced(peer)
+        self.introduced = introduced or _NOT_TOLD
         self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
         self.tls_version = self.session.version if self.session is not None else None
         self.cipher = self.session.cipher if self.session is not None else None
@@ -65,7 +68,7 @@ class Link(Watched):
         self._unjudged = False
         self._goodbye_due = False  # close_notify waits until it costs nothing to read
         self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
-        self._cancel_watch: Callable[[], None] = lambda: None
+        self._cancel_watch: Callable[[], None] | None = None
 
     def until_change(self) -> "asyncio.Future[None]":
         """Return a Future that is done when the peer sent anything that was discarded, ended, or failed."""
@@ -337,7 +340,8 @@ class Link(Watched):
                 self.session.shut_down()
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self.sock, socket.SHUT_WR)
-        self._cancel_watch()
+        if self._cancel_watch is not None:
+            self._cancel_watch()
         super().close()
         self.session = self._on_failure = None
         if self.failure is None:

@@ -17,7 +17,7 @@ class Watched:
         self.sock = sock
         self.fd = sock.fileno()
         self.closed = False
-        self._on_writable: set[Callable[[], object]] = set()
+        self._on_writable: dict[Callable[[], object], None] = {}  # a set, that is smaller while it is empty
         self._waits_to_write: asyncio.Future[None] | None = None
         self._hang_up: select.epoll | None = None
 
@@ -34,17 +34,17 @@ class Watched:
 
     def when_writable(self, call: Callable[[], object]) -> None:
         """Call once, when the socket takes bytes, unless it is closed before. Any number may wait."""
-        self._on_writable.add(call)
+        self._on_writable[call] = None
         try:
             self.loop.add_writer(self.fd, self._now_writable)
         except BaseException:
-            self._on_writable.discard(call)
+            self._on_writable.pop(call, None)
             raise
         if self.closed:
             self.loop.remove_writer(self.fd)
 
     def _now_writable(self) -> None:
-        calls, self._on_writable = self._on_writable, set()
+        calls, self._on_writable = self._on_writable, {}
         self.loop.remove_writer(self.fd)
         for call in calls:
             call()
@@ -64,7 +64,7 @@ class Watched:
             await ready
         finally:
             self._waits_to_write = None
-            self._on_writable.discard(call)
+            self._on_writable.pop(call, None)
             if not self._on_writable and not self.closed:
                 self.loop.remove_writer(self.fd)
 
