@@ -16,7 +16,7 @@ from ringmain.cli.log_handler import LogHandler
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
@@ -149,11 +149,14 @@ class Session:
             if self._announce or endpoint.port == "0":
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                     for address in listener.addresses:
-                        print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
+                        print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)
         if self._port_file is None or not listening:
             yield
             return
-        self._port_file.write("".join(f"{listener.port}\n" for listener, _, _ in listening))
+        with_ports = [listener for listener, endpoint, _ in listening if not endpoint.path]
+        if not with_ports:
+            raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
+        self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
         try:
             yield
         finally:
@@ -190,6 +193,14 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.handlers = [LogHandler()]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+
+
+def measured_at(text: str) -> Endpoint:
+    """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
+    endpoint = Endpoint.parse(text)
+    if endpoint.path:
+        raise UsageError(f"bench {endpoint}", "TCP and TLS are measured, no UNIX socket", "give HOST:PORT")
+    return endpoint
 
 
 def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:

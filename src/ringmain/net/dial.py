@@ -11,6 +11,7 @@ from typing import Any
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
+from ringmain.net import unix
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Introduced, Link
 from ringmain.net.readiness import until
@@ -71,11 +72,14 @@ async def dial(
 async def _dial_once(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
 ) -> Link:
-    peer = host_and_port(endpoint.host, endpoint.port)
+    peer = endpoint.address
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            rows = await resolve(endpoint, settings, listening=False)
-            sock = await first_that_answers(rows, peer, settings.receive_buffer)
+            if endpoint.path:
+                sock = await unix.connect(endpoint, settings)
+            else:
+                rows = await resolve(endpoint, settings, listening=False)
+                sock = await first_that_answers(rows, peer, settings.receive_buffer)
     except TimeoutError as error:
         what = f"connect to {peer}"
         if error.errno is not None:  # the kernel has given up first
@@ -114,7 +118,9 @@ def name_of(host: str) -> str:
 
 
 def prepare(sock: socket.socket, settings: Settings) -> None:
-    """Set what every connection wants: no Nagle delay, and probes that find out when the peer is gone."""
+    """Set what every connection of TCP wants: no Nagle delay, and probes that find out when the peer is gone."""
+    if sock.family == socket.AF_UNIX:  # whose peer cannot be gone without our kernel knowing
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if settings.keepalive is None:
         return

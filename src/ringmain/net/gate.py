@@ -14,7 +14,7 @@ from ringmain.errors import UsageError
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
 from ringmain.net.dial import Preface
 from ringmain.net.link import Link
-from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners
+from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners, port_of
 from ringmain.net.readiness import finish
 from ringmain.net.reception import Reception
 from ringmain.net.resets import reset
@@ -110,8 +110,8 @@ class Gate:
 
     @property
     def port(self) -> int:
-        """The port listened at, the same for every address."""
-        return int(self._sockets[0].getsockname()[1])
+        """The port listened at, the same for every address; raise ValueError at a UNIX socket."""
+        return port_of(self._sockets[0])
 
     @property
     def _is_full(self) -> bool:
@@ -226,7 +226,7 @@ class Gate:
         if phase is _Phase.HELD:
             held = [hold_back(sock) for sock in self._sockets]
             if not all(held):
-                log.info("this kernel takes no socket filter: other clients wait connected")
+                log.info("no socket filter here: other clients wait connected")
         self._watch()
         if phase is _Phase.LOOKING_OUT and self._reception.waiting():  # of whom no event tells
             self._loop.call_soon(self._look_at_door)

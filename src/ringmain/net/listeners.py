@@ -8,7 +8,8 @@ import struct
 from typing import Any
 
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import BindError, reason
+from ringmain.errors import BindError, UsageError, reason
+from ringmain.net import unix
 from ringmain.net.dial import resolve
 from ringmain.net.receive_buffer import set_receive_buffer, warn_of_less
 from ringmain.settings import Settings
@@ -23,6 +24,11 @@ _DROP_ALL = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))
 
 async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
     """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
+    if endpoint.path:
+        return [unix.listen(endpoint, settings, _BACKLOG)]
+    for name in ("socket_mode", "socket_owner"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"{name}= with {endpoint}", "it is for the file of a UNIX socket", "give a unix: endpoint")
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
@@ -43,11 +49,20 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
 
 
 def addresses_of(sockets: list[socket.socket]) -> list[str]:
-    """Return where sockets listen, as "127.0.0.1:43211", "[::1]:43211" or "[fe80::1%eth0]:43211"."""
+    """Return where sockets listen: "127.0.0.1:43211", "[::1]:43211", "[fe80::1%eth0]:43211" or "unix:/path"."""
     return [_written(sock.getsockname()) for sock in sockets]
 
 
-def _written(address: tuple[Any, ...]) -> str:
+def port_of(sock: socket.socket) -> int:
+    """Return the port that a socket listens at; raise ValueError for a UNIX socket."""
+    if sock.family == socket.AF_UNIX:
+        raise ValueError("no port: a UNIX socket is listened at")
+    return int(sock.getsockname()[1])
+
+
+def _written(address: tuple[Any, ...] | str | bytes) -> str:
+    if isinstance(address, str | bytes):
+        return unix.written(address)
     zone = f"%{socket.if_indextoname(address[3])}" if address[3:] and address[3] else ""
     return host_and_port(f"{address[0]}{zone}", address[1])
 
@@ -101,6 +116,8 @@ def _open_one(
 
 def hold_back(sock: socket.socket) -> bool:
     """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
+    if sock.family == socket.AF_UNIX:  # which takes it and looks at no stream with it
+        return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, _DROP_ALL.buffer_info()[0]))
     except OSError:

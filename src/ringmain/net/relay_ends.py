@@ -4,6 +4,7 @@ How connections end is told by `resets`.
 """
 
 import asyncio
+import dataclasses
 import socket
 import ssl
 
@@ -82,6 +83,9 @@ class Ends:
 
     async def open(self) -> None:
         """Open both; `close` what was opened where that fails."""
+        for end, other in ((self.source, self.destination), (self.destination, self.source)):
+            if other.listening and other.endpoint.path and not end.endpoint.path:  # whose they are, then
+                end.settings = dataclasses.replace(end.settings, socket_mode=None, socket_owner=None)
         # What a client needs is imported before the first is accepted, when there may be no descriptor left for it.
         if self._accept_proxy or self._send_proxy is not None:
             from ringmain.net import proxy  # noqa: F401
@@ -119,7 +123,9 @@ class Ends:
         """
         first, second = self._in_turn
         connecting = second.connect(self._preface(second, client))
-        other = await unless(until_gone(client.fd), connecting, second.dismiss)
+        # Of a UNIX socket's peer that has sent all and closed one could not tell that it was no reset.
+        gone = until_gone(client.fd) if client.credentials is None else asyncio.Event().wait()
+        other = await unless(gone, connecting, second.dismiss)
         if other is None:
             raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
         return (client, other) if first is self.source else (other, client)
