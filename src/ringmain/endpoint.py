@@ -19,7 +19,8 @@ _LONGEST_PATH = 107
 class Endpoint:
     """Where to listen or connect: a host ("" is every interface), a port (number or service name), TLS or not.
 
-    Or a UNIX socket: then `path` is its file, or "@name" where it is abstract, and host and port are "".
+    Or a UNIX socket: then `path` is its file, or "@name" where it is abstract, and host and port are "". Or, with the
+    host "fd", sockets that a service manager has handed over: then the port is their name, or the number of one.
     """
 
     host: str
@@ -44,9 +45,18 @@ class Endpoint:
             raise UsageError(what, "blanks and control characters have no place in it", _EXAMPLE)
         if match["literal"] is not None and ":" not in host:
             raise UsageError(what, "only an IPv6 address stands in brackets", _EXAMPLE)
-        if re.fullmatch(r"[+-]?\d+", port) and not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        if (
+            host != "fd"
+            and re.fullmatch(r"[+-]?\d+", port)
+            and not (port.isascii() and port.isdigit() and int(port) <= 65535)
+        ):
             raise UsageError(what, f"port {port} is not between 0 and 65535", "choose another")
         return cls(host, port, scheme == "tcps")
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether it is listened at already, by a service manager's doing."""
+        return self.host == "fd"
 
     @property
     def address(self) -> str:

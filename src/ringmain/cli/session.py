@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
 from ringmain.cli.log_handler import LogHandler
+from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
@@ -20,7 +22,7 @@ from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
-from ringmain.progress import Line, Look, show_progress
+from ringmain.progress import Line, Look, relay_line, show_progress, size_words
 from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
@@ -56,6 +58,7 @@ class Session:
         if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._totals = Totals()
+        self._manager = ServiceManager()
         self._begun = False
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
@@ -114,11 +117,15 @@ class Session:
         present: Callable[[], Present] | None,
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
-        signals.watch(task, stop, lambda: look()[:2])
+        signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
         if self.shows_progress and line is not None:
             signals.helpers.append(asyncio.ensure_future(self.show(look, line)))
         if self.interval is not None and present is not None:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
+        if self._manager.is_there:
+            words = ("there", "back") if line is relay_line else ("in", "out")
+            status = functools.partial(_status, look, words, present)
+            signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
         try:
             await asyncio.wait([task])
         finally:
@@ -131,6 +138,10 @@ class Session:
             with contextlib.suppress(ReaderLeft):
                 task.result()
 
+    def _stops(self, stop: Callable[[], bool]) -> bool:
+        self._manager.tell("STOPPING=1")
+        return stop()
+
     async def show(self, look: Look, line: Line) -> None:
         """Show progress until cancelled."""
         await show_progress(look, line)
@@ -142,7 +153,10 @@ class Session:
 
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
-        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS."""
+        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS.
+
+        Tell the service manager too, if there is one, that clients can come or the connection is there.
+        """
         self._begun = True
         listening = [end for end in ends if end[0].addresses]
         for listener, endpoint, tls in listening:
@@ -150,13 +164,12 @@ class Session:
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                     for address in listener.addresses:
                         print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)
-        if self._port_file is None or not listening:
-            yield
-            return
-        with_ports = [listener for listener, endpoint, _ in listening if not endpoint.path]
-        if not with_ports:
-            raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
-        self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
+        if self._port_file is not None and listening:
+            with_ports = [it[0] for it in listening if not it[0].addresses[0].startswith("unix:")]
+            if not with_ports:
+                raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
+            self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
+        self._manager.tell("READY=1")
         try:
             yield
         finally:
@@ -187,6 +200,12 @@ class Session:
             await asyncio.sleep(due - time.monotonic())
             if self._begun:
                 self._append(self._totals.row(present()))
+
+
+def _status(look: Look, words: tuple[str, str], present: Callable[[], Present] | None) -> str:
+    """Return a line for the service manager: how many are connected, and what was moved."""
+    sizes = ", ".join(f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True))
+    return f"{present().connections} connected, {sizes}" if present is not None else sizes
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:

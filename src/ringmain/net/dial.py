@@ -10,7 +10,7 @@ from typing import Any
 
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
+from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, UsageError, reason
 from ringmain.net import unix
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Introduced, Link
@@ -56,6 +56,9 @@ async def dial(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
 ) -> Link:
     """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
+    if endpoint.handed_over:
+        why = "what a service manager hands over is listened at"
+        raise UsageError(f"connect to {endpoint}", why, "listen there, or give HOST:PORT")
     attempt = 0
     while True:
         try:

@@ -202,6 +202,8 @@ class Gate:
     def _look_at_door(self) -> None:
         """See who has come: the next clients, or somebody else while all places are taken."""
         if not self._is_full:
+            if self._ended is not None:  # since the loop heard of him: whoever has the socket next may serve him
+                return
             self._reception.welcome(self._settings.max_connections - len(self._guests))
             if self._reception.ready:
                 self._wake()

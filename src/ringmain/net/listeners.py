@@ -9,7 +9,7 @@ from typing import Any
 
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import BindError, UsageError, reason
-from ringmain.net import unix
+from ringmain.net import activation, unix
 from ringmain.net.dial import resolve
 from ringmain.net.receive_buffer import set_receive_buffer, warn_of_less
 from ringmain.settings import Settings
@@ -29,6 +29,10 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
     for name in ("socket_mode", "socket_owner"):
         if getattr(settings, name) is not None:
             raise UsageError(f"{name}= with {endpoint}", "it is for the file of a UNIX socket", "give a unix: endpoint")
+    if endpoint.handed_over:
+        sockets = activation.take(endpoint, settings)
+        warn_of_less(sockets[0], settings.receive_buffer)
+        return sockets
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
@@ -116,7 +120,7 @@ def _open_one(
 
 def hold_back(sock: socket.socket) -> bool:
     """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
-    if sock.family == socket.AF_UNIX:  # which takes it and looks at no stream with it
+    if not _is_ours_to_filter(sock):
         return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, _DROP_ALL.buffer_info()[0]))
@@ -125,7 +129,14 @@ def hold_back(sock: socket.socket) -> bool:
     return True
 
 
+def _is_ours_to_filter(sock: socket.socket) -> bool:
+    """Tell whether a filter may be set: not at a UNIX socket, which heeds none; nor where it would outlive us."""
+    return sock.family != socket.AF_UNIX and not isinstance(sock, activation.HandedOver)
+
+
 def let_in(sock: socket.socket) -> None:
     """Undo `hold_back`: a client that still tries gets through with its next SYN."""
+    if not _is_ours_to_filter(sock):
+        return
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
