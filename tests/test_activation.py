@@ -131,7 +131,7 @@ asyncio.run(main())
 
 
 def test_systemd_starts_it_with_the_first_client_who_is_served(bench: peers.Bench, tmp_path: Path) -> None:
-    activate, output, path = peers.need("systemd-socket-activate"), bench.folder / "output", tmp_path / "socket"
+    activate, output, path = peers.need_systemd("systemd-socket-activate"), bench.folder / "output", tmp_path / "socket"
     bench.start([activate, "-l", str(path), "--fdname=in", *peers.RINGMAIN, "load", "-o", "-O", str(output), "fd:in"])
     peers.eventually(path.is_socket)
     with socket.socket(socket.AF_UNIX) as client:
