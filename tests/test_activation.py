@@ -148,6 +148,7 @@ def test_systemd_starts_it_with_the_first_client_who_is_served(bench: peers.Benc
         (["load", "tcp://fd:5"], 45, "no such socket"),
         (["load", "tcp://fd:in"], 45, "descriptor 3 is no socket that listens for streams; the socket unit needs"),
         (["load", "tcp://fd:out"], 45, "descriptor 4 is no socket"),
+        (["bench", "--server", "tcp://fd:in"], 2, "nothing that was handed over"),
         (["load", "--connect", "tcp://fd:in"], 2, "is listened at; listen there"),
         (["save", "tcp://fd:in"], 2, "is listened at; listen there"),
         (["load", "--reuse-port", "tcp://fd:in"], 2, "--reuse-port with tcp://fd:in"),

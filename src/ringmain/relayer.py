@@ -188,11 +188,6 @@ class Relayer(Blocking):
         return self.source.refused + self.destination.refused
 
     @property
-    def served(self) -> int:
-        """How many connections to the source are being relayed."""
-        return len(self._passages)
-
-    @property
     def counters(self) -> list[Counters]:
         """The counters of the present connection: there, and, unless it is one-way, back. Empty between two.
 

@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Callable
 
+from ringmain.errors import printable
+
 # How often its one line of status may change, and how long a message may wait for a manager that is busy; in seconds.
 _STATUS_EVERY = 1.0
 _PATIENCE = 1.0
@@ -41,7 +43,7 @@ class ServiceManager:
         while True:
             if self._watchdog is not None:
                 self.tell("WATCHDOG=1")
-            if (now := status()) != last:
+            if (now := printable(status())) != last:
                 self.tell(f"STATUS={now}")
                 last = now
             await asyncio.sleep(min(self._watchdog or _STATUS_EVERY, _STATUS_EVERY))

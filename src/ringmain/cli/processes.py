@@ -21,7 +21,6 @@ from ringmain.cli.other_process import Process
 from ringmain.cli.outputs import Template
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
@@ -82,9 +81,7 @@ class Processes:
 
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
-        return self._session.run(
-            self._work, self._stop, self._look, progress_line, self._present, _Signals(self._leave)
-        )
+        return self._session.run(self._work, self._stop, self._look, progress_line, signals=_Signals(self._leave))
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
@@ -230,10 +227,6 @@ class Processes:
         for worker in self._workers.values():
             worker.kill()
         self._session.remove_port_file()
-
-    def _present(self) -> Present:
-        served = sum(len(it.guests) for it in self._workers.values())
-        return Present(served, self.gate.refused if self._began else 0, self._look()[0], None)
 
     def _look(self) -> tuple[int, int, float]:
         moved = [it.moved for it in self._workers.values()]

@@ -83,7 +83,7 @@ def run_relay(
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import Present, relay_figures
+    from ringmain.cli.stats import relay_figures
     from ringmain.endpoint import Endpoint
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import relay_line
@@ -108,9 +108,6 @@ def run_relay(
         there, back = [*relayer.taken, 0, 0][:2]
         return session.bytes_in + there, session.bytes_out + back, relayer.fullness
 
-    def present() -> Present:
-        return Present(relayer.served, relayer.refused, sum(relayer.taken), None)
-
     async def work() -> None:
         relayer.on_end = on_end
         async with relayer:
@@ -119,4 +116,4 @@ def run_relay(
             ):
                 await relayer.serve(path)
 
-    return session.run(work, relayer.stop, look, relay_line, present)
+    return session.run(work, relayer.stop, look, relay_line)

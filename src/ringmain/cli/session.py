@@ -29,6 +29,8 @@ log = logging.getLogger("ringmain")
 
 # What a listener has open besides its connections, and some to spare.
 _OTHER_DESCRIPTORS = 64
+# So many clients are named to a service manager; of more there is only the number.
+_MOST_NAMES = 3
 _REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "quiet", "verbose", "progress")
 # The options that wait for TLS in vain where there is none; all but the one that is never unset.
 _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
@@ -45,6 +47,10 @@ class Listener(Protocol):
     def port(self) -> int:
         """The port listened at."""
 
+    @property
+    def peers(self) -> list[str]:
+        """The clients that are served."""
+
 
 class Session:
     """What the verbs have in common on the command line."""
@@ -60,6 +66,7 @@ class Session:
         self._totals = Totals()
         self._manager = ServiceManager()
         self._begun = False
+        self._listening: list[Listener] = []
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
@@ -124,7 +131,7 @@ class Session:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
         if self._manager.is_there:
             words = ("there", "back") if line is relay_line else ("in", "out")
-            status = functools.partial(_status, look, words, present)
+            status = functools.partial(self._status, look, words)
             signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
         try:
             await asyncio.wait([task])
@@ -141,6 +148,16 @@ class Session:
     def _stops(self, stop: Callable[[], bool]) -> bool:
         self._manager.tell("STOPPING=1")
         return stop()
+
+    def _status(self, look: Look, words: tuple[str, str]) -> str:
+        """Return a line for the service manager: who is connected, and what was moved."""
+        if not self._begun:
+            return "beginning"
+        peers = [peer for listener in self._listening for peer in listener.peers]
+        who = f"{len(peers)} connected" if self._listening else "connected"
+        names = f" ({', '.join(peers)})" if 0 < len(peers) <= _MOST_NAMES else ""
+        moved = [f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True)]
+        return f"{who}{names}, {', '.join(moved)}"
 
     async def show(self, look: Look, line: Line) -> None:
         """Show progress until cancelled."""
@@ -159,6 +176,7 @@ class Session:
         """
         self._begun = True
         listening = [end for end in ends if end[0].addresses]
+        self._listening = [end[0] for end in listening]
         for listener, endpoint, tls in listening:
             if self._announce or endpoint.port == "0":
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
@@ -202,12 +220,6 @@ class Session:
                 self._append(self._totals.row(present()))
 
 
-def _status(look: Look, words: tuple[str, str], present: Callable[[], Present] | None) -> str:
-    """Return a line for the service manager: how many are connected, and what was moved."""
-    sizes = ", ".join(f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True))
-    return f"{present().connections} connected, {sizes}" if present is not None else sizes
-
-
 def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.handlers = [LogHandler()]
     log.propagate = False
@@ -217,8 +229,9 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
 def measured_at(text: str) -> Endpoint:
     """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
     endpoint = Endpoint.parse(text)
-    if endpoint.path:
-        raise UsageError(f"bench {endpoint}", "TCP and TLS are measured, no UNIX socket", "give HOST:PORT")
+    if endpoint.path or endpoint.handed_over:
+        why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
+        raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")
     return endpoint
 
 

@@ -114,6 +114,11 @@ class Gate:
         return port_of(self._sockets[0])
 
     @property
+    def peers(self) -> list[str]:
+        """Who is served, in the order in which they were let in."""
+        return [link.peer for link in self._guests]
+
+    @property
     def _is_full(self) -> bool:
         return len(self._guests) >= self._settings.max_connections
 
@@ -331,6 +336,11 @@ class Listening:
         if self._gate is None:
             raise ValueError("no port: nothing is listened at")
         return self._gate.port
+
+    @property
+    def peers(self) -> list[str]:
+        """The clients that are served, as "192.0.2.1:51234"; none for a verb that connects."""
+        return self._gate.peers if self._gate is not None else []
 
     @property
     def refused(self) -> int:
