@@ -207,6 +207,7 @@ def test_several_processes_share_the_clients(bench: peers.Bench, path: Path) -> 
         (["load", "--socket-mode", "660", "tcp://127.0.0.1:0"], 2, "--socket-mode with tcp:"),
         (["load", "--socket-mode", "rw", "unix:{folder}/s"], 2, "three octal digits"),
         (["load", "--socket-owner", "nobody-of-that-name", "unix:{folder}/s"], 2, "no such user or group"),
+        (["load", "--socket-owner", ":99999999999", "unix:{folder}/s"], 2, "no such user or group"),
         (["load", "--port-file", "{folder}/port", "unix:{folder}/s"], 2, "a UNIX socket has no port"),
         (["bench", "unix:{folder}/s"], 2, "no UNIX socket"),
         (["bench", "--server", "unix:{folder}/s"], 2, "no UNIX socket"),

@@ -173,9 +173,9 @@ def _give(path: str, settings: Settings) -> None:
         try:
             uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid if user else -1
             gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else -1
-        except KeyError as error:
+            os.chown(path, uid, gid)
+        except (KeyError, ValueError, OverflowError) as error:
             what = f"socket_owner={settings.socket_owner}"
             raise UsageError(what, "no such user or group", "write USER, USER:GROUP or :GROUP") from error
-        os.chown(path, uid, gid)
     if settings.socket_mode is not None:
         Path(path).chmod(settings.socket_mode)
