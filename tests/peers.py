@@ -202,6 +202,14 @@ def need(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+def need_systemd(name: str) -> str:
+    """Return the path of a program of systemd's; without it skip: `make test` does not install that."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is missing; systemd may replace what manages services here, so that is left to you")
+    return path
+
+
 def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
     """Wait until something listens at a port, without connecting to it."""
     family = "tcp6" if ":" in host else "tcp"

@@ -26,10 +26,29 @@ def test_every_documented_form_is_read(text: str, host: str, port: str, tls: boo
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("unix:/run/in.sock", "/run/in.sock"),
+        ("unix:in.sock", "in.sock"),
+        ("unix:./with blanks", "./with blanks"),
+        ("unix:///run/in.sock", "/run/in.sock"),
+        ("unix:@name", "@name"),
+        ("unix:" + "x" * 107, "x" * 107),
+    ],
+)
+def test_a_unix_socket_is_a_path_or_a_name(text: str, path: str) -> None:
+    endpoint = Endpoint.parse(text)
+    assert (endpoint.host, endpoint.port, endpoint.tls, endpoint.path) == ("", "", False, path)
+    assert str(endpoint) == endpoint.address == f"unix:{path}"
+    assert Endpoint.parse(str(endpoint)) == endpoint
+
+
+@pytest.mark.parametrize(
     "text",
     ["", ":", "host", "host:", "tcp://", "tcp://host", "::1:80", "[::1]", "[host]:1", "[]:1", "http://host:80"]
     + ["host:65536", "host:-1", "host:+1", "host:1 ", "ho st:1", "tcp://host:1/path", "tcp://host:1?x", "host:\u0661"]
-    + ["tcp://user@host:1:2", "tcp:///:1", "tcp://h\x00st:1"],
+    + ["tcp://user@host:1:2", "tcp:///:1", "tcp://h\x00st:1"]
+    + ["unix:", "unix:@", "unix:/run/", "unix://run/in.sock", "unix:/a\x00b", "unix:" + "\u00fc" * 54],
 )
 def test_anything_else_is_named_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -244,6 +244,8 @@ cdef class Session:
         errno). OpenSSL 3 names a real one; where it does not, a socket that knows no peer any more was reset.
         """
         if isinstance(error, ssl.SSLEOFError) and error.reason is None:
+            if self.sock.family == socket.AF_UNIX:  # which says what it has once only, and not by its state
+                return error
             if self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
                 return ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         return error

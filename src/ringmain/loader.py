@@ -11,7 +11,7 @@ from typing import Literal, Self, Unpack
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.flow.crowd import Crowd
@@ -134,7 +134,7 @@ class Loader(Listening, Iterated, Blocking):
 
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
-        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        where = as_url((self.addresses or [self.endpoint.address])[0], tls=tls)
         state = "listening" if self._gate is not None else "closed" if self._inflow is None else "connected"
         return self._described(where, state, [self.counters.bytes_in] if self.counters is not None else [], self.served)
 

@@ -6,6 +6,7 @@ Exit codes are not here: the command ends with the `exit_code` of the error (`er
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError, TimedOutError, TruncatedError
@@ -60,6 +61,17 @@ def total(all_counters: Iterable[Counters]) -> Counters:
     return summed
 
 
+class Credentials(NamedTuple):
+    """The process at the other end of a UNIX socket, and its user and group."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"unix:pid={self.pid},uid={self.uid},gid={self.gid}"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one connection, in a relay of one side.
@@ -77,6 +89,7 @@ class Outcome:
     error: RingmainError | None = None
     state: State | None = None
     proxy: str | None = None  # the address that a PROXY header came from
+    credentials: Credentials | None = None  # of the peer of a UNIX socket
 
     def __str__(self) -> str:
         return f"{self.peer}: {self.verdict} after {self.size} bytes"

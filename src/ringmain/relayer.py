@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingRelayer
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import ReceiveError, RingmainError, UsageError, reason
 from ringmain.flow import kernel
 from ringmain.flow.blocks import plain_flow
@@ -129,7 +129,7 @@ class Relayer(Blocking):
 
     def __repr__(self) -> str:
         where = " to ".join(
-            f"{'tcps' if end.endpoint.tls else 'tcp'}://{(end.addresses or [end.endpoint.address])[0]}"
+            as_url((end.addresses or [end.endpoint.address])[0], tls=end.endpoint.tls)
             for end in (self.source, self.destination)
         )
         state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingSaver
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import UsageError
 from ringmain.flow.broadcast import Broadcast
 from ringmain.flow.clients import Clients, OnEnd
@@ -94,7 +94,7 @@ class Saver(Listening, Blocking):
 
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
-        where = f"{'tcps' if tls else 'tcp'}://{(self.addresses or [self.endpoint.address])[0]}"
+        where = as_url((self.addresses or [self.endpoint.address])[0], tls=tls)
         state = "listening" if self._gate is not None else "connected" if self.connections else "closed"
         sizes = [] if self.counters is None else [self.counters.bytes_out]
         return self._described(where, state, sizes, self.connections)

@@ -57,7 +57,8 @@ class ConnectionOptions(TypedDict, total=False):
     about that long again is lost. `gate` and `allow` say what becomes of other clients: `allow` is a network or
     several, as "10.0.0.0/8". With `reuse_port` other listeners that ask for it too may share the port
     (SO_REUSEPORT): the kernel picks one for each client by its address, which spreads few clients unevenly. `family` is
-    4, 6, or 0 for both.
+    4, 6, or 0 for both. A listener at a UNIX socket gives its file `socket_mode`, as 0o660, and `socket_owner`, as
+    "USER", "USER:GROUP" or ":GROUP"; else the umask and this process decide.
     """
 
     connect_timeout: float | None
@@ -69,6 +70,8 @@ class ConnectionOptions(TypedDict, total=False):
     allow: str | Sequence[str]
     reuse_port: bool
     family: Literal[0, 4, 6]
+    socket_mode: int | None
+    socket_owner: str | None
 
 
 class Options(ConnectionOptions, total=False):
@@ -131,6 +134,8 @@ class Settings(TlsSettings):
     allow: str | Sequence[str] = ()
     reuse_port: bool = False
     family: int = 0
+    socket_mode: int | None = None
+    socket_owner: str | None = None
     max_connections: int = 1
     receive_buffer: int | None = None
     # What many clients of a saver do to one another, and how many bytes may be due to each.
@@ -144,6 +149,8 @@ class Settings(TlsSettings):
         _check("gate", self.gate, GATES)
         _check("family", self.family, (0, 4, 6))
         _check("slow", self.slow, SLOW)
+        if self.socket_mode is not None and not 0 <= self.socket_mode <= 0o777:
+            raise UsageError(f"socket_mode={self.socket_mode:#o}", "no mode of a socket", "give one up to 0o777")
         if self.max_connections < 1:
             raise UsageError(f"max_connections={self.max_connections!r}", "nobody could be served", "give at least 1")
         if self.receive_buffer is not None and self.receive_buffer < 1:

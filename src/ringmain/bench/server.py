@@ -78,6 +78,11 @@ class Server:
         """The port listened at, the same for every address."""
         return int(self._listeners[0].getsockname()[1])
 
+    @property
+    def peers(self) -> list[str]:
+        """Whose measurement goes on, if there is one."""
+        return [self._present.peer] if self._present is not None else []
+
     async def serve(self) -> None:
         """Serve one client after another, or with `listen_once` return after the first measurement."""
         accepting = [asyncio.ensure_future(self._accept(sock)) for sock in self._listeners]
@@ -197,6 +202,7 @@ class _Present:
     """The measurement that goes on: its streams, and when anything of it has moved last."""
 
     def __init__(self, wire: Wire, plan: Plan) -> None:
+        self.peer = wire.link.peer
         self._wire = wire
         self._plan = plan
         self._token = secrets.token_hex(TOKEN_SIZE // 2)

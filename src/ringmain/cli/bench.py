@@ -140,14 +140,13 @@ def run_bench(
     from ringmain.bench.files import try_to_write, write
     from ringmain.bench.page import page
     from ringmain.bench.run import Run
-    from ringmain.cli.session import Session, uses_tls
-    from ringmain.endpoint import Endpoint
+    from ringmain.cli.session import Session, measured_at, uses_tls
     from ringmain.settings import Settings
 
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
     session = Session(options)
     if endpoint is not None:
-        uses_tls(Endpoint.parse(endpoint), options)
+        uses_tls(measured_at(endpoint), options)
     settings = Settings(**options)
     teller = Teller(as_events=json_stream, show=session.shows_progress)
     run = Run(gate, teller)
@@ -156,7 +155,7 @@ def run_bench(
         if endpoint is None:
             await run.of_loopback(plan)
         else:
-            await run.of_endpoint(Endpoint.parse(endpoint), settings, plan)
+            await run.of_endpoint(measured_at(endpoint), settings, plan)
 
     if report is not None:
         try_to_write(report, "--report")
@@ -191,14 +190,13 @@ def _plan(options: dict[str, Any], seconds: float | None) -> Plan:
 def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
     """Run `ringmain bench --server`; return the exit code."""
     from ringmain.bench.server import Server
-    from ringmain.cli.session import Session, uses_tls
-    from ringmain.endpoint import Endpoint
+    from ringmain.cli.session import Session, measured_at, uses_tls
     from ringmain.settings import Settings
 
     session = Session(options)
-    uses_tls(Endpoint.parse(endpoint), options)
+    uses_tls(measured_at(endpoint), options)
     settings = Settings(**options)
-    server = Server(Endpoint.parse(endpoint), settings, listen_once=listen_once)
+    server = Server(measured_at(endpoint), settings, listen_once=listen_once)
 
     async def work() -> None:
         async with server:

@@ -46,6 +46,9 @@ def cli() -> None:
     ringmain relay tcp://:9000 tcps://example.org:4000     relay both ways
     ringmain bench                                         measure this machine
 
+    Where tcp://HOST:PORT stands, unix:/path (or unix:@name) may: a UNIX socket; and where one listens,
+    tcp://fd:NAME or tcps://fd:NAME: what systemd hands over by that name (fd:3 is the first).
+
     Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
     """
 

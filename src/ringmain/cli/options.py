@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from ringmain import __version__
-from ringmain.cli.values import DURATION, Duration, Linger, Retries
+from ringmain.cli.values import DURATION, Duration, Linger, Mode, Retries
 from ringmain.settings import GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -116,6 +116,10 @@ _CONNECTION = [
         is_flag=True,
         help="Share the port with other listeners that do so (SO_REUSEPORT); the kernel spreads clients unevenly.",
     ),
+    click.option(
+        "--socket-mode", metavar="OCTAL", type=Mode(), help="Mode of a UNIX socket that is listened at, as 0660."
+    ),
+    click.option("--socket-owner", metavar="USER[:GROUP]", help="Owner of a UNIX socket that is listened at."),
     click.option(
         "--path",
         type=click.Choice(PATHS),

@@ -54,7 +54,7 @@ def relay(source: str, destination: str, **options: Any) -> int:
 
 
 def _is_file(end: str) -> bool:
-    return end == "-" or ("/" in end.rstrip("/") and "://" not in end)
+    return end == "-" or ("/" in end.rstrip("/") and "://" not in end and not end.startswith("unix:"))
 
 
 def _check_file(source: str, destination: str, options: dict[str, Any]) -> None:

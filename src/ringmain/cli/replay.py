@@ -115,12 +115,11 @@ def _test(
     from ringmain.bench.replay_result import Test
     from ringmain.bench.result import about
     from ringmain.bench.table import replay_table
-    from ringmain.cli.session import Session, log, uses_tls
-    from ringmain.endpoint import Endpoint
+    from ringmain.cli.session import Session, log, measured_at, uses_tls
     from ringmain.net.gate import Gate
 
     session = Session(options)
-    where = Endpoint.parse(endpoint)
+    where = measured_at(endpoint)
     tls = uses_tls(where, options)
     settings = Settings(**options)
     teller = Teller(as_events=json_stream, show=session.shows_progress)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import sys
 import time
@@ -13,20 +14,23 @@ from typing import Any, Protocol
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
 from ringmain.cli.log_handler import LogHandler
+from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
-from ringmain.progress import Line, Look, show_progress
+from ringmain.progress import Line, Look, relay_line, show_progress, size_words
 from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
 
 # What a listener has open besides its connections, and some to spare.
 _OTHER_DESCRIPTORS = 64
+# So many clients are named to a service manager; of more there is only the number.
+_MOST_NAMES = 3
 _REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "quiet", "verbose", "progress")
 # The options that wait for TLS in vain where there is none; all but the one that is never unset.
 _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
@@ -43,6 +47,10 @@ class Listener(Protocol):
     def port(self) -> int:
         """The port listened at."""
 
+    @property
+    def peers(self) -> list[str]:
+        """The clients that are served."""
+
 
 class Session:
     """What the verbs have in common on the command line."""
@@ -56,7 +64,9 @@ class Session:
         if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._totals = Totals()
+        self._manager = ServiceManager()
         self._begun = False
+        self._listening: list[Listener] = []
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
@@ -114,11 +124,15 @@ class Session:
         present: Callable[[], Present] | None,
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
-        signals.watch(task, stop, lambda: look()[:2])
+        signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
         if self.shows_progress and line is not None:
             signals.helpers.append(asyncio.ensure_future(self.show(look, line)))
         if self.interval is not None and present is not None:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
+        if self._manager.is_there:
+            words = ("there", "back") if line is relay_line else ("in", "out")
+            status = functools.partial(self._status, look, words)
+            signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
         try:
             await asyncio.wait([task])
         finally:
@@ -131,6 +145,20 @@ class Session:
             with contextlib.suppress(ReaderLeft):
                 task.result()
 
+    def _stops(self, stop: Callable[[], bool]) -> bool:
+        self._manager.tell("STOPPING=1")
+        return stop()
+
+    def _status(self, look: Look, words: tuple[str, str]) -> str:
+        """Return a line for the service manager: who is connected, and what was moved."""
+        if not self._begun:
+            return "beginning"
+        peers = [peer for listener in self._listening for peer in listener.peers]
+        who = f"{len(peers)} connected" if self._listening else "connected"
+        names = f" ({', '.join(peers)})" if 0 < len(peers) <= _MOST_NAMES else ""
+        moved = [f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True)]
+        return f"{who}{names}, {', '.join(moved)}"
+
     async def show(self, look: Look, line: Line) -> None:
         """Show progress until cancelled."""
         await show_progress(look, line)
@@ -142,18 +170,24 @@ class Session:
 
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
-        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS."""
+        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS.
+
+        Tell the service manager too, if there is one, that clients can come or the connection is there.
+        """
         self._begun = True
         listening = [end for end in ends if end[0].addresses]
+        self._listening = [end[0] for end in listening]
         for listener, endpoint, tls in listening:
             if self._announce or endpoint.port == "0":
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                     for address in listener.addresses:
-                        print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
-        if self._port_file is None or not listening:
-            yield
-            return
-        self._port_file.write("".join(f"{listener.port}\n" for listener, _, _ in listening))
+                        print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)
+        if self._port_file is not None and listening:
+            with_ports = [it[0] for it in listening if not it[0].addresses[0].startswith("unix:")]
+            if not with_ports:
+                raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
+            self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
+        self._manager.tell("READY=1")
         try:
             yield
         finally:
@@ -190,6 +224,15 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.handlers = [LogHandler()]
     log.propagate = False
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+
+
+def measured_at(text: str) -> Endpoint:
+    """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
+    endpoint = Endpoint.parse(text)
+    if endpoint.path or endpoint.handed_over:
+        why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
+        raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")
+    return endpoint
 
 
 def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:

@@ -103,6 +103,20 @@ class LongRecords(click.Choice[str]):
         return "reset" if word == "raise" else word
 
 
+class Mode(click.ParamType[int]):
+    """The mode of a file, as chmod has it: 0660."""
+
+    name = "mode"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bits."""
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"0?[0-7]{3}", value):
+            self.fail(f"{value!r} is not a mode: write three octal digits, as 0660", param, ctx)
+        return int(value, 8)
+
+
 class Percentage(click.ParamType[float]):
     """5%, which converts to 0.05."""
 

@@ -213,7 +213,10 @@ class Inflow:
         """Return what became of it; `error` is what `failure` returned."""
         link, counters = self.link, self.counters
         verdict = self.verdict or Verdict.STOPPED
-        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_in, verdict, error)
+        came, credentials = counters.bytes_in, link.credentials
+        return Outcome(
+            link.peer, link.tls_version, link.cipher, counters, came, verdict, error, credentials=credentials
+        )
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a link that broke."""

@@ -44,7 +44,7 @@ class Outflow:
         self.link = link
         self.on_failure = on_failure
         self.pumping: Pump | None = None
-        self._carry = carry if link.session is None else None  # under TLS nobody can tell in terms of plain bytes
+        self._carry = carry if link.counts_bytes else None
         self._duplex = duplex
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
@@ -54,7 +54,7 @@ class Outflow:
         self._turn = _TURN  # how many bytes may still go out before others get their turn
         self.accepted = 0
         self.torn = False  # the last view was broken off when the kernel had a part of it, or TLS of a record
-        self.undelivered = 0  # how many bytes were not acknowledged when it was closed; under TLS nobody can tell
+        self.undelivered = 0  # how many bytes were not acknowledged when it was closed, where the link tells
         self.counters = counters or Counters()
         self._times = self.counters if counters is None else Counters()
         self._times.started = time.monotonic()
@@ -193,7 +193,10 @@ class Outflow:
     def outcome(self, verdict: Verdict, error: RingmainError | None = None) -> Outcome:
         """Return what became of it, which only its owner knows."""
         link, counters = self.link, self.counters
-        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_out, verdict, error)
+        sent, credentials = counters.bytes_out, link.credentials
+        return Outcome(
+            link.peer, link.tls_version, link.cipher, counters, sent, verdict, error, credentials=credentials
+        )
 
     @property
     def fullness(self) -> float:
@@ -217,7 +220,7 @@ class Outflow:
         if self.link.closed:
             return
         self._trim()
-        if self.link.session is None:
+        if self.link.counts_bytes:
             self.undelivered = self.link.undelivered()
         if self._flushing is not None and not self.link.loop.is_closed():
             self._flushing.cancel()

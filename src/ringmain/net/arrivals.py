@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ringmain.endpoint import host_and_port
 from ringmain.errors import reason
 from ringmain.net.resets import reset
+from ringmain.net.unix import credentials_of
 
 if TYPE_CHECKING:
     from ringmain.net.allow import Allowed
@@ -81,7 +82,7 @@ class Arrivals:
                 self._admit(sock, address)
 
     def _admit(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
-        peer = host_and_port(*address[:2])
+        peer = str(credentials_of(sock) or host_and_port(*address[:2]))
         if self._allowed is not None and not self._allowed.has(str(address[0])):
             self.refused += 1
             log.warning("%s: refused: not in allow=", peer)

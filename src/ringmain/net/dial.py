@@ -10,9 +10,11 @@ from typing import Any
 
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
+from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, UsageError, reason
+from ringmain.net import unix
 from ringmain.net.happy_eyeballs import first_that_answers
-from ringmain.net.link import Introduced, Link
+from ringmain.net.link import Link
+from ringmain.net.proxy import Introduced
 from ringmain.net.readiness import until
 from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
@@ -55,6 +57,9 @@ async def dial(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
 ) -> Link:
     """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
+    if endpoint.handed_over:
+        why = "what a service manager hands over is listened at"
+        raise UsageError(f"connect to {endpoint}", why, "listen there, or give HOST:PORT")
     attempt = 0
     while True:
         try:
@@ -71,11 +76,14 @@ async def dial(
 async def _dial_once(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
 ) -> Link:
-    peer = host_and_port(endpoint.host, endpoint.port)
+    peer = endpoint.address
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            rows = await resolve(endpoint, settings, listening=False)
-            sock = await first_that_answers(rows, peer, settings.receive_buffer)
+            if endpoint.path:
+                sock = await unix.connect(endpoint, settings)
+            else:
+                rows = await resolve(endpoint, settings, listening=False)
+                sock = await first_that_answers(rows, peer, settings.receive_buffer)
     except TimeoutError as error:
         what = f"connect to {peer}"
         if error.errno is not None:  # the kernel has given up first
@@ -114,7 +122,9 @@ def name_of(host: str) -> str:
 
 
 def prepare(sock: socket.socket, settings: Settings) -> None:
-    """Set what every connection wants: no Nagle delay, and probes that find out when the peer is gone."""
+    """Set what every connection of TCP wants: no Nagle delay, and probes that find out when the peer is gone."""
+    if sock.family == socket.AF_UNIX:  # whose peer cannot be gone without our kernel knowing
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if settings.keepalive is None:
         return

@@ -23,6 +23,10 @@ class Door(Protocol):
     def port(self) -> int:
         """The port listened at."""
 
+    @property
+    def peers(self) -> list[str]:
+        """Who is served."""
+
     async def next_connection(self, context: ssl.SSLContext | None, preface: Preface | None = None) -> Link:
         """Return the next client that is ready for data; raise NoMoreClients after `stop`."""
 

@@ -14,7 +14,7 @@ from ringmain.errors import UsageError
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
 from ringmain.net.dial import Preface
 from ringmain.net.link import Link
-from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners
+from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners, port_of
 from ringmain.net.readiness import finish
 from ringmain.net.reception import Reception
 from ringmain.net.resets import reset
@@ -110,8 +110,13 @@ class Gate:
 
     @property
     def port(self) -> int:
-        """The port listened at, the same for every address."""
-        return int(self._sockets[0].getsockname()[1])
+        """The port listened at, the same for every address; raise ValueError at a UNIX socket."""
+        return port_of(self._sockets[0])
+
+    @property
+    def peers(self) -> list[str]:
+        """Who is served, in the order in which they were let in."""
+        return [link.peer for link in self._guests]
 
     @property
     def _is_full(self) -> bool:
@@ -202,6 +207,8 @@ class Gate:
     def _look_at_door(self) -> None:
         """See who has come: the next clients, or somebody else while all places are taken."""
         if not self._is_full:
+            if self._ended is not None:  # since the loop heard of him: whoever has the socket next may serve him
+                return
             self._reception.welcome(self._settings.max_connections - len(self._guests))
             if self._reception.ready:
                 self._wake()
@@ -226,7 +233,7 @@ class Gate:
         if phase is _Phase.HELD:
             held = [hold_back(sock) for sock in self._sockets]
             if not all(held):
-                log.info("this kernel takes no socket filter: other clients wait connected")
+                log.info("no socket filter here: other clients wait connected")
         self._watch()
         if phase is _Phase.LOOKING_OUT and self._reception.waiting():  # of whom no event tells
             self._loop.call_soon(self._look_at_door)
@@ -329,6 +336,11 @@ class Listening:
         if self._gate is None:
             raise ValueError("no port: nothing is listened at")
         return self._gate.port
+
+    @property
+    def peers(self) -> list[str]:
+        """The clients that are served, as "192.0.2.1:51234"; none for a verb that connects."""
+        return self._gate.peers if self._gate is not None else []
 
     @property
     def refused(self) -> int:

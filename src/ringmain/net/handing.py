@@ -52,6 +52,11 @@ class HandedDoor:
         self._failure: BaseException | None = None
         self._ended = False
 
+    @property
+    def peers(self) -> list[str]:
+        """Who is served."""
+        return [link.peer for link in self._served]
+
     async def open(self, *, resumes: bool) -> None:
         """Say that all is ready for clients, and wait until they are to come.
 

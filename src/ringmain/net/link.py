@@ -6,42 +6,26 @@ Whether it ends properly, over TLS with close_notify, or is reset: `Inflow.close
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
 
 from ringmain._tls import Session
 from ringmain.errors import reason
+from ringmain.net import queues
 from ringmain.net.liveness import watch_peer
+from ringmain.net.proxy import NOT_TOLD, Introduced
 from ringmain.net.readiness import finish
 from ringmain.net.resets import hear_out, reset_when_closed
+from ringmain.net.unix import credentials_of
 from ringmain.net.watched import Watched
-
-if TYPE_CHECKING:
-    from ringmain.net.proxy import Told
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _CLOSE_TIMEOUT = 2.0
 # How long a TLS 1.3 server that has asked for our certificate gets to answer it, once its kernel has everything.
 _VERDICT = 5.0
-_TCP_CLOSE = 7  # <netinet/tcp.h>
 _SCRATCH = bytearray(1 << 16)
-
-
-class Introduced(NamedTuple):
-    """Who a peer is, by what goes before its first byte: as `told` by a PROXY header that `proxy` sent."""
-
-    peer: str
-    proxy: str | None = None
-    told: "Told | None" = None
-
-
-_NOT_TOLD = Introduced("")
 
 
 class Link(Watched):
@@ -50,13 +34,14 @@ class Link(Watched):
     `session` is None for a plain connection, and once it is closed; `tls_version` ("TLSv1.3") and `cipher` (OpenSSL's
     name of the suite) are None for a plain one. `failure` is why nothing can be sent any more, `peer_ended` tells that
     the peer sends nothing more, `heard_reset` that a reset was told to who sends. The kernel tells of one once: who
-    reads finds an end afterwards, as if the peer had closed.
+    reads finds an end afterwards, as if the peer had closed. `credentials` are those of a UNIX socket's peer.
     """
 
     def __init__(self, sock: socket.socket, peer: str, introduced: Introduced | None = None) -> None:
         super().__init__(sock)
         self.peer = peer
-        self.introduced = introduced or _NOT_TOLD
+        self.introduced = introduced or NOT_TOLD
+        self.credentials = credentials_of(sock)
         self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
         self.tls_version = self.session.version if self.session is not None else None
         self.cipher = self.session.cipher if self.session is not None else None
@@ -151,15 +136,14 @@ class Link(Watched):
 
         A reset is told once, by a read or a write, whichever is first: the other finds a plain end.
         """
-        return self.heard_reset or (self._fin == 0 and self._is_gone())
-
-    def _is_gone(self) -> bool:
-        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        return self.heard_reset or (self._fin == 0 and queues.is_gone(self.sock))
 
     def _look_for_reset(self) -> None:
         """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
         number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number or (self._is_gone() and self.unacknowledged()):  # else the last acknowledgement has just come
+        if number or (
+            queues.is_gone(self.sock) and self.unacknowledged()
+        ):  # else the last acknowledgement has just come
             number = number or errno.ECONNRESET
             self.fail(OSError(number, os.strerror(number)))
 
@@ -188,17 +172,19 @@ class Link(Watched):
 
     def unread(self) -> int:
         """Return how many bytes wait in the kernel to be read."""
-        return int(struct.unpack("i", fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, bytes(4)))[0])
+        return queues.unread(self.sock)
 
     def unacknowledged(self) -> int | None:
-        """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown."""
-        if self.closed:
-            return None
-        try:
-            answer = fcntl.ioctl(self.fd, termios.TIOCOUTQ, bytes(4))
-        except OSError:
-            return None
-        return int(struct.unpack("i", answer)[0])
+        """Return how many bytes (a FIN counts as one) the peer's kernel has not acknowledged; None if unknown.
+
+        Of a UNIX socket it is memory, 0 only once the peer has read all: see `queues`.
+        """
+        return None if self.closed else queues.unacknowledged(self.sock)
+
+    @property
+    def counts_bytes(self) -> bool:
+        """Whether that is known in the bytes that were sent: not under TLS, nor of a UNIX socket."""
+        return self.session is None and self.credentials is None
 
     def undelivered(self) -> int:
         """Return how many of them are not of our end: what was sent, in the bytes of the wire."""
@@ -258,7 +244,7 @@ class Link(Watched):
         await self._hear_verdict()
 
     async def until_acknowledged(self) -> None:
-        """Return once the peer's kernel has every byte that was sent."""
+        """Return once the peer's kernel has every byte that was sent; at a UNIX socket, once the peer has read it."""
         pause, deadline = 0.0005, self.loop.time() + _CLOSE_TIMEOUT
         while (left := self.unacknowledged()) != 0:
             if self.failure is None and (self.peer_ended or not self._discards):  # nobody reads any more
@@ -274,6 +260,10 @@ class Link(Watched):
                 async with asyncio.timeout(pause):
                     await self.until_change()
             pause = min(2 * pause, 0.05)
+        if self.credentials is not None:  # a peer that leaves some unread takes all from the queue, and fails us first
+            self._look_for_reset()
+            if self.failure is not None:
+                raise self.failure
 
     async def _hear_verdict(self) -> None:
         """Wait until the peer has said anything, if it may still say that it rejects us; not for ever.

@@ -8,7 +8,8 @@ import struct
 from typing import Any
 
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import BindError, reason
+from ringmain.errors import BindError, UsageError, reason
+from ringmain.net import activation, unix
 from ringmain.net.dial import resolve
 from ringmain.net.receive_buffer import set_receive_buffer, warn_of_less
 from ringmain.settings import Settings
@@ -23,6 +24,15 @@ _DROP_ALL = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))
 
 async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
     """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
+    if endpoint.path:
+        return [unix.listen(endpoint, settings, _BACKLOG)]
+    for name in ("socket_mode", "socket_owner"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"{name}= with {endpoint}", "it is for the file of a UNIX socket", "give a unix: endpoint")
+    if endpoint.handed_over:
+        sockets = activation.take(endpoint, settings)
+        warn_of_less(sockets[0], settings.receive_buffer)
+        return sockets
     rows = await resolve(endpoint, settings, listening=True)
     for attempt in range(20):
         try:
@@ -43,11 +53,20 @@ async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.
 
 
 def addresses_of(sockets: list[socket.socket]) -> list[str]:
-    """Return where sockets listen, as "127.0.0.1:43211", "[::1]:43211" or "[fe80::1%eth0]:43211"."""
+    """Return where sockets listen: "127.0.0.1:43211", "[::1]:43211", "[fe80::1%eth0]:43211" or "unix:/path"."""
     return [_written(sock.getsockname()) for sock in sockets]
 
 
-def _written(address: tuple[Any, ...]) -> str:
+def port_of(sock: socket.socket) -> int:
+    """Return the port that a socket listens at; raise ValueError for a UNIX socket."""
+    if sock.family == socket.AF_UNIX:
+        raise ValueError("no port: a UNIX socket is listened at")
+    return int(sock.getsockname()[1])
+
+
+def _written(address: tuple[Any, ...] | str | bytes) -> str:
+    if isinstance(address, str | bytes):
+        return unix.written(address)
     zone = f"%{socket.if_indextoname(address[3])}" if address[3:] and address[3] else ""
     return host_and_port(f"{address[0]}{zone}", address[1])
 
@@ -101,6 +120,8 @@ def _open_one(
 
 def hold_back(sock: socket.socket) -> bool:
     """Drop every packet that comes to a listening socket, so that connects there time out; tell whether it took."""
+    if not _is_ours_to_filter(sock):
+        return False
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, _DROP_ALL.buffer_info()[0]))
     except OSError:
@@ -108,7 +129,14 @@ def hold_back(sock: socket.socket) -> bool:
     return True
 
 
+def _is_ours_to_filter(sock: socket.socket) -> bool:
+    """Tell whether a filter may be set: not at a UNIX socket, which heeds none; nor where it would outlive us."""
+    return sock.family != socket.AF_UNIX and not isinstance(sock, activation.HandedOver)
+
+
 def let_in(sock: socket.socket) -> None:
     """Undo `hold_back`: a client that still tries gets through with its next SYN."""
+    if not _is_ours_to_filter(sock):
+        return
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)

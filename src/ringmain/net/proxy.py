@@ -44,6 +44,18 @@ class Told(NamedTuple):
         return host_and_port(str(self.source[0]), self.source[1])
 
 
+class Introduced(NamedTuple):
+    """Who a peer is, by what goes before its first byte: as `told` by a PROXY header that `proxy` sent."""
+
+    peer: str
+    proxy: str | None = None
+    told: Told | None = None
+
+
+# Of a peer that nothing went before.
+NOT_TOLD = Introduced("")
+
+
 async def read_header(sock: socket.socket, peer: str, timeout: float | None) -> Told | None:
     """Read a header of either version and not a byte more; None if it names no TCP addresses.
 
@@ -155,7 +167,10 @@ def _crc32c(data: bytes) -> int:
 
 
 async def send_header(sock: socket.socket, peer: str, version: str, source: socket.socket, told: Told | None) -> None:
-    """Send a header of the version that tells what was told of the source, or else who it is; raise SendError."""
+    """Send a header of the version that tells what was told of the source, or else who it is; raise SendError.
+
+    Of a client of a UNIX socket it says that it is unknown.
+    """
     try:
         known = told or _told_by_socket(source)
     except OSError as error:
@@ -166,7 +181,9 @@ async def send_header(sock: socket.socket, peer: str, version: str, source: sock
         raise SendError(f"PROXY header to {peer}", reason(error), "does it expect one? see send_proxy=") from error
 
 
-def _told_by_socket(sock: socket.socket) -> Told:
+def _told_by_socket(sock: socket.socket) -> Told | None:
+    if sock.family == socket.AF_UNIX:
+        return None
     kind = IPv4Address if sock.family == socket.AF_INET else IPv6Address
     # A zone (fe80::1%eth0) is known to this machine only.
     source, destination = (
@@ -175,12 +192,16 @@ def _told_by_socket(sock: socket.socket) -> Told:
     return Told(source, destination)
 
 
-def _v1(told: Told) -> bytes:
+def _v1(told: Told | None) -> bytes:
+    if told is None:
+        return b"PROXY UNKNOWN\r\n"
     (source, port), (destination, other_port) = told.source, told.destination
     return f"PROXY TCP{source.version} {source} {destination} {port} {other_port}\r\n".encode()
 
 
-def _v2(told: Told) -> bytes:
+def _v2(told: Told | None) -> bytes:
+    if told is None:
+        return _SIGNATURE + struct.pack("!BBH", _PROXY, _UNSPECIFIED, 0)
     (source, port), (destination, other_port) = told.source, told.destination
     addresses = source.packed + destination.packed + struct.pack("!HH", port, other_port)
     family = _TCP4 if source.version == 4 else _TCP6

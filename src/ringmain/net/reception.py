@@ -181,6 +181,8 @@ def _is_silent(fd: int) -> bool:
     """Tell whether not a byte has come of a connection, nor its end."""
     sock = socket.socket(fileno=fd)  # TLS has taken it from whoever accepted it
     try:
+        if sock.family == socket.AF_UNIX:  # nothing tells what has come of one
+            return False
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
     finally:
         sock.detach()

@@ -4,6 +4,7 @@ How connections end is told by `resets`.
 """
 
 import asyncio
+import dataclasses
 import socket
 import ssl
 
@@ -12,7 +13,7 @@ from ringmain.errors import ReceiveError
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest, Listening
 from ringmain.net.gate import listen as open_gate
-from ringmain.net.link import Introduced, Link
+from ringmain.net.link import Link
 from ringmain.net.readiness import until_gone
 from ringmain.settings import Settings
 from ringmain.waiting import unless
@@ -82,6 +83,9 @@ class Ends:
 
     async def open(self) -> None:
         """Open both; `close` what was opened where that fails."""
+        for end, other in ((self.source, self.destination), (self.destination, self.source)):
+            if other.listening and other.endpoint.path and not end.endpoint.path:  # whose they are, then
+                end.settings = dataclasses.replace(end.settings, socket_mode=None, socket_owner=None)
         # What a client needs is imported before the first is accepted, when there may be no descriptor left for it.
         if self._accept_proxy or self._send_proxy is not None:
             from ringmain.net import proxy  # noqa: F401
@@ -119,7 +123,9 @@ class Ends:
         """
         first, second = self._in_turn
         connecting = second.connect(self._preface(second, client))
-        other = await unless(until_gone(client.fd), connecting, second.dismiss)
+        # Of a UNIX socket's peer that has sent all and closed one could not tell that it was no reset.
+        gone = until_gone(client.fd) if client.credentials is None else asyncio.Event().wait()
+        other = await unless(gone, connecting, second.dismiss)
         if other is None:
             raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
         return (client, other) if first is self.source else (other, client)
@@ -142,7 +148,7 @@ class Ends:
         version, client = self._send_proxy, source
 
         async def send(sock: socket.socket, peer: str) -> Introduced:
-            from ringmain.net.proxy import send_header
+            from ringmain.net.proxy import Introduced, send_header
 
             await send_header(sock, peer, version, client.sock, client.introduced.told)
             return Introduced(peer)
@@ -150,7 +156,7 @@ class Ends:
         return send
 
     async def _read_header(self, sock: socket.socket, peer: str) -> Introduced:
-        from ringmain.net.proxy import read_header
+        from ringmain.net.proxy import Introduced, read_header
 
         told = await read_header(sock, peer, self.source.settings.handshake_timeout)
         return Introduced(told.peer if told is not None else peer, peer, told)
