@@ -36,9 +36,10 @@ _APART_DESCRIPTORS = 8
     "--output",
     metavar="FILE",
     default="-",
-    help="Write to FILE instead of standard output, and empty it first. With {peer} or {number} in its name each "
-    "connection has a file of its own.",
+    help="Write to FILE instead of standard output, and empty it first: see --append. With {peer} or {number} in its "
+    "name each connection has a file of its own; %Y-%m-%d and the like stand for the time.",
 )
+@click.option("-a", "--append", is_flag=True, help="Write behind what FILE has; whoever shortens it, leaves no hole.")
 @click.option(
     "--exec",
     metavar="COMMAND",
@@ -111,10 +112,18 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
 
 
 def run_load(
-    endpoint: str, output: str, path: str, *, option: str = "--output", processes: int = PROCESSES, **options: Any
+    endpoint: str,
+    output: str,
+    path: str,
+    *,
+    append: bool = False,
+    option: str = "--output",
+    processes: int = PROCESSES,
+    **options: Any,
 ) -> int:
     """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
+    import os
 
     from ringmain.cli.outputs import Commands, Files, Template
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
@@ -123,10 +132,16 @@ def run_load(
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
+    if append and output == "-":
+        why = (
+            "a command has standard output" if options.get("exec") is not None else "standard output is opened already"
+        )
+        raise UsageError("--append", why, f"give {option} FILE, or redirect with >>")
     if processes > 1:
         from ringmain.cli.processes import Processes
 
-        return Processes(endpoint, output, path, option, processes, session, options).run()
+        return Processes(endpoint, output, path, option, processes, session, options, append=append).run()
+    flags = os.O_APPEND if append else 0
     command = options.pop("exec", None)
     template = Template(output, option)
     if command is not None and output != "-":
@@ -137,12 +152,12 @@ def run_load(
     loader = ringmain.load(endpoint, **options)
     cut = bool(options.get("delimiter")) or options.get("framing") is not None
     if not apart:
-        with contextlib.closing(open_output(template.name(), option)) as sink:
+        with contextlib.closing(open_output(template.name(), option, flags)) as sink:
             kernel.may_pump(path, sink, tls=tls, cut=cut or loader.merges)
             return load_into(sink, path, loader, session, tls=tls)
     kernel.may_pump(path, tls=tls, cut=cut)
     if command is None:
-        return _load_apart(Files(template, path).give, loader, session, {}, tls=tls)
+        return _load_apart(Files(template, path, flags).give, loader, session, {}, tls=tls)
     commands = Commands(command, path, listening=not loader.connect)
     return _load_apart(commands.give, loader, session, commands.exits, tls=tls)
 

@@ -60,6 +60,8 @@ class Processes:
         count: int,
         session: Session,
         options: dict[str, Any],
+        *,
+        append: bool,
     ) -> None:
         """Raise UsageError for what several processes cannot do."""
         self._output = Template(output, option)
@@ -69,7 +71,8 @@ class Processes:
         self._endpoint, self._settings = loader.endpoint, loader.settings
         self._count = count
         self._session = session
-        self._task = {"endpoint": endpoint, "path": path, "option": option, **options, **session.loudness}
+        self._task = {"endpoint": endpoint, "path": path, "option": option, "append": append, **options}
+        self._task |= session.loudness
         self._task["delimiter"] = options["delimiter"].decode("latin-1")
         self._workers: dict[int, Process] = {}
         self._gone = (0, 0)  # what those have moved that have died

@@ -68,7 +68,15 @@ class _Session(Session):
 
 
 def _run(
-    sock: socket.socket, session: _Session, endpoint: str, output: str, path: str, option: str, **options: Any
+    sock: socket.socket,
+    session: _Session,
+    endpoint: str,
+    output: str,
+    path: str,
+    option: str,
+    *,
+    append: bool,
+    **options: Any,
 ) -> int:
     """Load from the clients that come over a socket; return the exit code."""
     level = log.level
@@ -78,7 +86,7 @@ def _run(
     loader = ringmain.load(endpoint, **options)
     orders = _Orders()
     kind = functools.partial(ResumableOutput, mark=Mark(0), walk=loader.records(headers=True))
-    with contextlib.closing(open_output(output, option, kind=kind)) as sink:
+    with contextlib.closing(open_output(output, option, os.O_APPEND if append else 0, kind)) as sink:
         kernel.may_pump(path, sink, tls=tls, cut=True)
 
         async def open_door(_: Endpoint, settings: Settings) -> HandedDoor:

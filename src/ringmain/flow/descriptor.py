@@ -91,7 +91,7 @@ class Descriptor:
 
 
 class Output(Descriptor):
-    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`.
+    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`, or if it appends.
 
     `option` is what the user chose it with.
     """
@@ -101,16 +101,17 @@ class Output(Descriptor):
         self.option = option
         self.opened: int | None = None  # the descriptor, where it is ours to close
         self.made: Path | None = None  # the file, where there was none before, until `begin`
-        if self.is_file and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+        self.appends = self.is_file and bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+        if self.appends:  # do_splice of the kernel's fs/splice.c answers EINVAL, sendfile too
             self.obstacle = "is open for appending"
         elif self.is_file and _is_standard_error(fd):
             # splice does not lock the position that they share: a line written meanwhile would set it back.
             self.obstacle = "is where standard error goes too"
 
     def begin(self) -> None:
-        """Empty the file, now that nothing stands in the way of bytes for it; raise OutputError."""
+        """Empty the file, unless it appends, now that nothing stands in the way of bytes for it; raise OutputError."""
         self.made = None
-        if self.opened is not None and self.is_file:
+        if self.opened is not None and self.is_file and not self.appends:
             try:
                 os.ftruncate(self.opened, 0)
             except OSError as error:
@@ -241,18 +242,22 @@ def open_output(
     """Open a file, "-" being standard output; raise OutputError. It keeps what it has until `Output.begin`."""
     if path == "-":
         return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output", option)
-    made: Path | None = None
     try:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
-        except FileNotFoundError:
-            made = Path(path).resolve()
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
+        fd, made = _open_or_make(path, flags)
     except OSError as error:
         raise OutputError(f"open {path}", reason(error), f"choose another {option}") from error
     output = kind(fd, path, option)
     output.opened, output.made = fd, made
     return output
+
+
+def _open_or_make(path: str, flags: int) -> tuple[int, Path | None]:
+    """Open a file for writing; return its descriptor and, where there was none before, the file."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags), None
+    except FileNotFoundError:
+        made = Path(path).resolve()
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666), made
 
 
 def open_input(path: str, option: str = "--input") -> Input:
