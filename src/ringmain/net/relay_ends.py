@@ -5,14 +5,14 @@ How connections end is told by `resets`.
 
 import asyncio
 import socket
-import ssl
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError
 from ringmain.net.dial import Preface, context_for, dial
-from ringmain.net.gate import Guest, Listening
+from ringmain.net.gate import Guest
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.link import Introduced, Link
+from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
 from ringmain.settings import Settings
 from ringmain.waiting import unless
@@ -25,7 +25,6 @@ class End(Listening):
         self.endpoint = endpoint
         self.settings = settings
         self.listening = listening
-        self._context: ssl.SSLContext | None = None
 
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
