@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from ringmain._ring import Counters
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
     from ringmain.flow.apart import Give
@@ -125,7 +126,8 @@ def run_load(
     import contextlib
     import os
 
-    from ringmain.cli.outputs import Commands, Files, Template
+    from ringmain.cli.outputs import Commands, Files, Template, reopen
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
@@ -150,16 +152,19 @@ def run_load(
     allow_descriptors(options["max_connections"], _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
+    session.check_reloading(*([loader.settings] if tls else []))
     cut = bool(options.get("delimiter")) or options.get("framing") is not None
     if not apart:
         with contextlib.closing(open_output(template.name(), option, flags)) as sink:
             kernel.may_pump(path, sink, tls=tls, cut=cut or loader.merges)
-            return load_into(sink, path, loader, session, tls=tls)
+            renewal = Renewal([loader], [lambda: reopen(sink, template.name())])
+            return load_into(sink, path, loader, session, tls=tls, renewal=renewal)
     kernel.may_pump(path, tls=tls, cut=cut)
     if command is None:
-        return _load_apart(Files(template, path, flags).give, loader, session, {}, tls=tls)
+        files = Files(template, path, flags)
+        return _load_apart(files.give, loader, session, {}, Renewal([loader], [files.reopen]), tls=tls)
     commands = Commands(command, path, listening=not loader.connect)
-    return _load_apart(commands.give, loader, session, commands.exits, tls=tls)
+    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), tls=tls)
 
 
 def load_into(
@@ -170,6 +175,7 @@ def load_into(
     *,
     tls: bool,
     signals: "Signals | None" = None,
+    renewal: "Renewal | None" = None,
 ) -> int:
     """Write what all connections bring to one output, until that ends; return the exit code."""
     import asyncio
@@ -201,11 +207,17 @@ def load_into(
         if not moving.cancelled():
             moving.result()
 
-    return _run(work, loader, session, written, {}, signals)
+    return _run(work, loader, session, written, {}, signals, renewal)
 
 
 def _load_apart(
-    give: "Give", loader: "ringmain.Loader", session: "Session", exits: "dict[Counters, int]", *, tls: bool
+    give: "Give",
+    loader: "ringmain.Loader",
+    session: "Session",
+    exits: "dict[Counters, int]",
+    renewal: "Renewal",
+    *,
+    tls: bool,
 ) -> int:
     """Run a load of each connection to a place of its own."""
     from ringmain._ring import Counters
@@ -216,7 +228,7 @@ def _load_apart(
             with session.announced((loader, loader.endpoint, tls)):
                 await each_by_itself(loader, give)
 
-    return _run(work, loader, session, Counters(), exits)
+    return _run(work, loader, session, Counters(), exits, renewal=renewal)
 
 
 def _run(
@@ -226,6 +238,7 @@ def _run(
     written: "Counters",
     exits: "dict[Counters, int]",
     signals: "Signals | None" = None,
+    renewal: "Renewal | None" = None,
 ) -> int:
     from ringmain.cli.stats import Present, figures
     from ringmain.outcome import Outcome
@@ -244,4 +257,4 @@ def _run(
         return Present(loader.served, loader.refused, counters.bytes_in if counters is not None else 0, counters)
 
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line, present, signals)
+    return session.run(work, loader.stop, look, progress_line, present, signals, renewal)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from ringmain.errors import OutputError, UsageError, printable, reason
@@ -81,6 +82,7 @@ class Files:
         self._template = template
         self._path = path
         self._flags = flags | os.O_NONBLOCK  # a FIFO that nobody reads must not make all others wait
+        self._open: dict[Output, tuple[str, int]] = {}  # and what the name of each is made of
         self._taken: set[tuple[int, int]] = set()
         folder = template.folder or "."
         what, remedy = f"make files in {folder}", f"choose another {template.option}"
@@ -96,19 +98,35 @@ class Files:
         name = self._template.name(inflow.link.peer, number)
         output = open_output(name, self._template.option, self._flags)
         try:
-            status = os.fstat(output.fd)
-            identity = (status.st_dev, status.st_ino)
-            if output.is_file and identity in self._taken:
+            if output.is_file and output.identity in self._taken:
                 why, remedy = "another connection is being written there", "let {number} be a part of the name"
                 raise OutputError(f"write to {name}", why, remedy)
-            self._taken.add(identity)
+            self._open[output] = inflow.link.peer, number
+            self._taken.add(output.identity)
             try:
                 output.begin()
                 await inflow.copy_to(output, self._path)
             finally:
-                self._taken.discard(identity)
+                self._taken.discard(output.identity)
+                del self._open[output]
         finally:
             _close(output)
+
+    def reopen(self) -> None:
+        """Let each connection go on in the file that has its name now, or warn."""
+        for output, (peer, number) in self._open.items():
+            before = output.identity
+            reopen(output, self._template.name(peer, number), self._taken)
+            self._taken.discard(before)
+            self._taken.add(output.identity)
+
+
+def reopen(output: Output, name: str, taken: Container[tuple[int, int]] = ()) -> None:
+    """Let an output go on in the file that has this name now, or warn: `Output.reopen`."""
+    try:
+        output.reopen(name, taken)
+    except OutputError as error:
+        log.warning("%s", error)
 
 
 def _close(output: Output) -> None:

@@ -4,6 +4,7 @@ import logging
 import mmap
 import os
 import struct
+from collections.abc import Container
 from pathlib import Path
 
 from ringmain._ring import Counters
@@ -76,18 +77,22 @@ class ResumableOutput(Output):
         if self.is_file:
             self._mark.note(os.lseek(self.fd, 0, os.SEEK_CUR), self._file)  # also where somebody has shortened it
 
+    def reopen(self, name: str, taken: Container[tuple[int, int]] = ()) -> None:
+        """Go on in another file, and note that."""
+        super().reopen(name, taken)
+        if self._begun:
+            self._note()
+
     def _note(self) -> None:
         """Note where the file ends, and which it is."""
-        status = os.fstat(self.fd)
-        self._file = status.st_dev, status.st_ino
+        self._file = self.identity
         self._mark.note(os.lseek(self.fd, 0, os.SEEK_END) if self.is_file else 0, self._file)
 
     def _cut_to_whole(self, size: int) -> None:
         """Cut off what is behind the last whole record, where so much is known to be whole."""
-        status = os.fstat(self.fd)
-        end = status.st_size
-        if (status.st_dev, status.st_ino) != self._mark.file:
+        if self.identity != self._mark.file:
             return  # somebody has put another file there
+        end = os.fstat(self.fd).st_size
         size = min(size, end)  # or has shortened it
         with Path(f"/proc/self/fd/{self.fd}").open("rb", buffering=0) as file:
             rest = os.pread(file.fileno(), end - size, size)
