@@ -40,7 +40,7 @@ _APART_DESCRIPTORS = 8
     help="Write to FILE instead of standard output, and empty it first: see --append. With {peer} or {number} in its "
     "name each connection has a file of its own; %Y-%m-%d and the like stand for the time.",
 )
-@click.option("-a", "--append", is_flag=True, help="Write behind what FILE has; whoever shortens it, leaves no hole.")
+@click.option("--append", is_flag=True, help="Write behind what FILE has; where it is shortened there will be no hole.")
 @click.option(
     "--exec",
     metavar="COMMAND",
