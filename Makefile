@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
-PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3
+PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 logrotate
 # What the tests look at results with.
 TOOLS := chromium git valgrind
 
@@ -72,7 +72,7 @@ demo: $(VENV)/installed
 	$(BIN)/python benchmarks/demo.py
 
 peers:
-	@missing=; $(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3); \
+	@missing=; $(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 logrotate); \
 	$(foreach tool,$(TOOLS),missing=; $(call bring,$(tool),$(tool));)
 
 test: $(VENV)/installed $(VENV)/testing peers

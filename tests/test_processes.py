@@ -84,7 +84,7 @@ def test_a_process_that_is_killed_is_told_of_and_replaced_and_what_it_wrote_stay
     assert crew.program.wait() == 143
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_ends_all_and_what_was_acknowledged_is_written(bench: peers.Bench, number: int) -> None:
     crew = Crew(bench)
     workers = crew.workers()

@@ -184,7 +184,8 @@ def test_where_a_process_has_died_in_a_write_whole_records_stay_and_a_part_is_dr
     os.write(fd, Mark.UNSET)
     mark = Mark(fd)
     os.close(fd)
-    mark.size = len(whole) if noted is None else noted
+    status = path.stat()
+    mark.note(len(whole) if noted is None else noted, (status.st_dev, status.st_ino))
     output = open_output(str(path), kind=functools.partial(ResumableOutput, mark=mark, walk=walk))
     output.begin()
     run(_write(output, whole))

@@ -25,7 +25,7 @@ from ringmain.net.arrivals import Arrivals
 Run = Callable[[Any], Any]
 
 # Some that end a process by themselves; each does so in every state of ours too.
-SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGXCPU, signal.SIGUSR1, signal.SIGALRM]
+SIGNALS = [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGXCPU, signal.SIGUSR2, signal.SIGALRM]
 
 
 def acknowledged(sock: socket.socket) -> int:
@@ -44,7 +44,7 @@ def fill(sock: socket.socket, data: bytes) -> None:
     assert len(view), "the connection holds more than the test has"
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM], ids=["HUP", "TERM"])
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM], ids=["USR2", "TERM"])
 @pytest.mark.parametrize("path", ["kernel", "block"])
 def test_a_signal_hands_on_all_that_was_acknowledged_to_a_slow_reader(
     bench: peers.Bench, path: str, number: int
@@ -116,7 +116,7 @@ def test_a_signal_while_the_program_starts_ends_it_without_a_word(bench: peers.B
     (tmp_path / "click.py").write_text(
         "import os, time\nos.write(2, b'starting\\n')\ntime.sleep(60)\n"  # at once, which print is not
     )
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in (signal.SIGUSR2, signal.SIGTERM):
         program = bench.ringmain("load", "127.0.0.1:0", env=os.environ | {"PYTHONPATH": str(tmp_path)})
         program.says("starting")
         program.signal(number)

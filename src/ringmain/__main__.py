@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from ringmain.cli.signals import end_at_once, terminating
+from ringmain.cli.signals import end_at_once, hear_later, heeded, terminating
 from ringmain.errors import reason
 
 
@@ -21,8 +21,9 @@ def hold_standard_descriptors() -> None:
 def main() -> None:
     """Run the command line; it exits the process."""
     # Until the event loop takes over there is nothing to save: a signal ends the process without a traceback.
+    later = heeded()
     for number in terminating():
-        signal.signal(number, end_at_once)
+        signal.signal(number, hear_later if number in later else end_at_once)
     hold_standard_descriptors()
     try:
         from ringmain.cli.commands import run

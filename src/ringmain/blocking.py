@@ -160,6 +160,9 @@ class BlockingSaver(Protocol):
     def break_off(self, *, at_once: bool = False) -> None:
         """Reset the peer, if there is one, once it has all that was written, or `at_once`."""
 
+    def reload_certificates(self) -> None:
+        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
+
     def stop(self) -> bool:
         """Serve no other client. False when there is no connection."""
 
@@ -195,6 +198,9 @@ class BlockingRelayer(Protocol):
 
     def serve(self, path: str = "auto") -> None:
         """Relay for one client after another, or many at once, until none is to come. path: auto, kernel, block."""
+
+    def reload_certificates(self) -> None:
+        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
 
     def stop(self) -> bool:
         """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""

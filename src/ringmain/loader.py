@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import ssl
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -19,8 +18,9 @@ from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
 from ringmain.iterators import Iterated
 from ringmain.net.dial import context_for, dial
-from ringmain.net.gate import Listening, NoMoreClients
+from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
+from ringmain.net.listening import Listening
 from ringmain.outcome import Outcome
 from ringmain.settings import BLOCK_SIZE, LINGER, LONG_RECORDS, Framing, Options, Settings, settings_for
 from ringmain.stream import Stream
@@ -127,7 +127,6 @@ class Loader(Listening, Iterated, Blocking):
         self.on_end: Callable[[Outcome], None] | None = None
         self._new_flow = new_flow
         self.flow = new_flow(merges=self.merges)
-        self._context: ssl.SSLContext | None = None
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
         self._turn = Turn("another task is already waiting for this loader")

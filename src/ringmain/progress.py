@@ -48,23 +48,37 @@ def relay_line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float
     return f"there {there}  back {back}  {clock_words(seconds)}  buffer {fullness:.0%}"
 
 
+class Figures:
+    """What a verb shows, as a line whose rates are of the time since the one before, or since the start."""
+
+    def __init__(self, look: Look, line: Line) -> None:
+        self._look = look
+        self._line = line
+        self._started = self._before = time.monotonic()
+        self._last = (0, 0)
+
+    def text(self) -> str:
+        """Return the line."""
+        now = time.monotonic()
+        bytes_in, bytes_out, fullness = self._look()
+        seconds = max(now - self._before, 1e-3)
+        rates = (bytes_in - self._last[0]) / seconds, (bytes_out - self._last[1]) / seconds
+        self._before, self._last = now, (bytes_in, bytes_out)
+        return self._line((bytes_in, bytes_out), now - self._started, rates, fullness)
+
+
 async def show_progress(look: Look, line: Line) -> None:
     """Show progress until cancelled.
 
     On a terminal one line is written over; elsewhere (--progress) each is a line of its own.
     """
     terminal = sys.stderr.isatty()
-    started = before = time.monotonic()
-    last_in = last_out = 0
+    figures = Figures(look, line)
     try:
         while True:
             await asyncio.sleep(INTERVAL)
-            now = time.monotonic()
-            bytes_in, bytes_out, fullness = look()
-            rates = (bytes_in - last_in) / (now - before), (bytes_out - last_out) / (now - before)
-            text = line((bytes_in, bytes_out), now - started, rates, fullness)
+            text = figures.text()
             print(f"\r{text}\x1b[K" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
-            before, last_in, last_out = now, bytes_in, bytes_out
     finally:
         if terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

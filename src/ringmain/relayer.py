@@ -214,6 +214,11 @@ class Relayer(Blocking):
         ways = (direction.fullness for passage in self._passages for direction in passage.directions)
         return max(ways, default=0.0)
 
+    def reload_certificates(self) -> None:
+        """Read the files of both ends again, as `Listening.reload_certificates` does."""
+        self.source.reload_certificates()
+        self.destination.reload_certificates()
+
     def serve(self, path: str = PATH) -> Coroutine[Any, Any, None]:
         """Relay for one client after another, or for many at once; to be awaited in `async with`.
 

@@ -15,8 +15,8 @@ from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
-from ringmain.net.gate import Listening
 from ringmain.net.gate import listen as open_gate
+from ringmain.net.listening import Listening
 from ringmain.outcome import Outcome
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.waiting import Turn
@@ -105,12 +105,12 @@ class Saver(Listening, Blocking):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        context = context_for(self.endpoint, self.settings, listening=self.listening)
+        self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
-        self._clients.open(self._gate, context)
+        self._clients.open(self._gate, self._context)
         if isinstance(self._clients, Clients) and not self.listening:
-            self._clients.begin(await dial(self.endpoint, self.settings, context))
+            self._clients.begin(await dial(self.endpoint, self.settings, self._context))
         return self
 
     async def __aexit__(

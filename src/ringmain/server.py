@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Self, Unpack
@@ -13,8 +12,9 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, UsageError, printable
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.net.dial import context_for
-from ringmain.net.gate import Gate, Listening, NoMoreClients, listen
+from ringmain.net.gate import Gate, NoMoreClients, listen
 from ringmain.net.link import Link
+from ringmain.net.listening import Listening
 from ringmain.settings import BLOCK_SIZE, LINGER, MAX_RECORD, Options, Settings, settings_for
 from ringmain.waiting import let_go
 
@@ -93,14 +93,14 @@ class Server(Listening):
         self._entered, self._heard = True, False
         try:
             self._loop = asyncio.get_running_loop()
-            context = context_for(self.endpoint, self.settings, listening=True)
+            self._context = context_for(self.endpoint, self.settings, listening=True)
             self._gate = gate = await listen(self.endpoint, self.settings)
         except BaseException:
             self._entered = False
             raise
         if self._stopped:
             gate.stop()
-        self._serving = self._loop.create_task(self._serve(gate, context))
+        self._serving = self._loop.create_task(self._serve(gate))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -150,10 +150,10 @@ class Server(Listening):
             self._gate.close()
             self._gate = None
 
-    async def _serve(self, gate: Gate, context: ssl.SSLContext | None) -> None:
+    async def _serve(self, gate: Gate) -> None:
         try:
             while True:
-                await self._serve_one(gate, await gate.next_connection(context))
+                await self._serve_one(gate, await gate.next_connection(self._context))
         except NoMoreClients:
             pass
         except BaseException as error:

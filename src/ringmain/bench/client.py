@@ -16,8 +16,8 @@ from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
 from ringmain.net.dial import dial
+from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
-from ringmain.net.proxy import Introduced
 from ringmain.settings import Settings
 
 # What a server may say went wrong: no more of it is told.

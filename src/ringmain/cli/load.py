@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from ringmain._ring import Counters
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
     from ringmain.flow.apart import Give
@@ -36,9 +37,10 @@ _APART_DESCRIPTORS = 8
     "--output",
     metavar="FILE",
     default="-",
-    help="Write to FILE instead of standard output, and empty it first. With {peer} or {number} in its name each "
-    "connection has a file of its own.",
+    help="Write to FILE instead of standard output, and empty it first: see --append. With {peer} or {number} in its "
+    "name each connection has a file of its own; %Y-%m-%d and the like stand for the time.",
 )
+@click.option("--append", is_flag=True, help="Write behind what FILE has; where it is shortened there will be no hole.")
 @click.option(
     "--exec",
     metavar="COMMAND",
@@ -111,22 +113,37 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
 
 
 def run_load(
-    endpoint: str, output: str, path: str, *, option: str = "--output", processes: int = PROCESSES, **options: Any
+    endpoint: str,
+    output: str,
+    path: str,
+    *,
+    append: bool = False,
+    option: str = "--output",
+    processes: int = PROCESSES,
+    **options: Any,
 ) -> int:
     """Run `ringmain load`; return the exit code. `option` is what `output` was given as."""
     import contextlib
+    import os
 
-    from ringmain.cli.outputs import Commands, Files, Template
+    from ringmain.cli.outputs import Commands, Files, Template, reopen
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
 
     session = Session(options)
+    if append and output == "-":
+        why = (
+            "a command has standard output" if options.get("exec") is not None else "standard output is opened already"
+        )
+        raise UsageError("--append", why, f"give {option} FILE, or redirect with >>")
     if processes > 1:
         from ringmain.cli.processes import Processes
 
-        return Processes(endpoint, output, path, option, processes, session, options).run()
+        return Processes(endpoint, output, path, option, processes, session, options, append=append).run()
+    flags = os.O_APPEND if append else 0
     command = options.pop("exec", None)
     template = Template(output, option)
     if command is not None and output != "-":
@@ -135,16 +152,19 @@ def run_load(
     allow_descriptors(options["max_connections"], _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)
+    session.check_reloading(*([loader.settings] if tls else []))
     cut = bool(options.get("delimiter")) or options.get("framing") is not None
     if not apart:
-        with contextlib.closing(open_output(template.name(), option)) as sink:
+        with contextlib.closing(open_output(template.name(), option, flags)) as sink:
             kernel.may_pump(path, sink, tls=tls, cut=cut or loader.merges)
-            return load_into(sink, path, loader, session, tls=tls)
+            renewal = Renewal([loader], [lambda: reopen(sink, template.name())])
+            return load_into(sink, path, loader, session, tls=tls, renewal=renewal)
     kernel.may_pump(path, tls=tls, cut=cut)
     if command is None:
-        return _load_apart(Files(template, path).give, loader, session, {}, tls=tls)
+        files = Files(template, path, flags)
+        return _load_apart(files.give, loader, session, {}, Renewal([loader], [files.reopen]), tls=tls)
     commands = Commands(command, path, listening=not loader.connect)
-    return _load_apart(commands.give, loader, session, commands.exits, tls=tls)
+    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), tls=tls)
 
 
 def load_into(
@@ -155,6 +175,7 @@ def load_into(
     *,
     tls: bool,
     signals: "Signals | None" = None,
+    renewal: "Renewal | None" = None,
 ) -> int:
     """Write what all connections bring to one output, until that ends; return the exit code."""
     import asyncio
@@ -186,11 +207,17 @@ def load_into(
         if not moving.cancelled():
             moving.result()
 
-    return _run(work, loader, session, written, {}, signals)
+    return _run(work, loader, session, written, {}, signals, renewal)
 
 
 def _load_apart(
-    give: "Give", loader: "ringmain.Loader", session: "Session", exits: "dict[Counters, int]", *, tls: bool
+    give: "Give",
+    loader: "ringmain.Loader",
+    session: "Session",
+    exits: "dict[Counters, int]",
+    renewal: "Renewal",
+    *,
+    tls: bool,
 ) -> int:
     """Run a load of each connection to a place of its own."""
     from ringmain._ring import Counters
@@ -201,7 +228,7 @@ def _load_apart(
             with session.announced((loader, loader.endpoint, tls)):
                 await each_by_itself(loader, give)
 
-    return _run(work, loader, session, Counters(), exits)
+    return _run(work, loader, session, Counters(), exits, renewal=renewal)
 
 
 def _run(
@@ -211,6 +238,7 @@ def _run(
     written: "Counters",
     exits: "dict[Counters, int]",
     signals: "Signals | None" = None,
+    renewal: "Renewal | None" = None,
 ) -> int:
     from ringmain.cli.stats import Present, figures
     from ringmain.outcome import Outcome
@@ -229,4 +257,4 @@ def _run(
         return Present(loader.served, loader.refused, counters.bytes_in if counters is not None else 0, counters)
 
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line, present, signals)
+    return session.run(work, loader.stop, look, progress_line, present, signals, renewal)

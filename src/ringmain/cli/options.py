@@ -129,6 +129,11 @@ _CONNECTION = [
     ),
     _PORT_FILE,
     click.option("--stats-file", metavar="FILE", help="Append one JSON object here for each connection."),
+    duration(
+        "--reload-certificates",
+        None,
+        "Look this often for other certificate, key and CA files, and read them again; SIGHUP does so at once.",
+    ),
     *_FAMILY,
     *_LOUDNESS,
 ]

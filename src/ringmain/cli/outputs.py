@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import signal
+import time
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from ringmain.errors import OutputError, UsageError, printable, reason
@@ -22,18 +24,21 @@ log = logging.getLogger("ringmain")
 
 # What stands for a connection's own, and for the number of a process of `--processes`.
 _FIELDS = ("peer", "number", "process")
-_TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}")
+# What strftime makes of a letter where it is a part of a name: no slash, no space.
+_TIMES = frozenset("aAbBCdFgGhHIjmMpRsSTuUVwWyYzZ")
+_TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|%.?", re.DOTALL)
 _LONGEST_PEER = 100
 
 
 class Template:
     """The name of a file, in whose last part {peer} and {number} stand for those of a connection, {{ and }} for braces.
 
-    {process} stands for a process's. `varies` tells whether connections differ, `parts` whether processes do.
+    {process} stands for a process's, %Y and the like (strftime) for the time at which `name` is called, %% for a %.
+    `varies` tells whether connections differ, `parts` whether processes do.
     """
 
     def __init__(self, text: str, option: str) -> None:
-        """Raise UsageError for another word in braces."""
+        """Raise UsageError for another word in braces, or another letter behind a %."""
         self.folder, slash, self._name = text.rpartition("/")
         self.folder += slash
         self.option = option
@@ -41,7 +46,11 @@ class Template:
             raise UsageError(
                 f"{option} {text}", "only the last part of the path may have placeholders", "name one folder"
             )
-        words = {token[1:-1] for token in _TOKEN.findall(self._name) if token not in ("{{", "}}")}
+        tokens = set(_TOKEN.findall(self._name)) - {"{{", "}}", "%%"}
+        if unknown := {token for token in tokens if token[0] == "%" and token[1:] not in _TIMES}:
+            remedy = "choose a letter of strftime, as in %Y-%m-%d, or write %% for a percent sign"
+            raise UsageError(f"{option} {text}", f"no time {min(unknown)} is known", remedy)
+        words = {token[1:-1] for token in tokens if token[0] == "{"}
         if unknown := words.difference(_FIELDS):
             remedy = "choose {peer}, {number} or {process}, or write {{ and }} for braces"
             raise UsageError(f"{option} {text}", f"no placeholder {{{min(unknown)}}} is known", remedy)
@@ -49,10 +58,11 @@ class Template:
         self.parts = "process" in words
 
     def name(self, peer: str = "", number: int = 0, process: int = 1) -> str:
-        """Return the name of the file of a connection, or of a process."""
-        values = {"{{": "{", "}}": "}", "{peer}": file_name_of(peer), "{number}": str(number)}
+        """Return the name of the file of a connection, or of a process, at this time of the local clock."""
+        values = {"{{": "{", "}}": "}", "%%": "%", "{peer}": file_name_of(peer), "{number}": str(number)}
         values["{process}"] = str(process)
-        return self.folder + _TOKEN.sub(lambda token: values[token[0]], self._name)
+        now = time.localtime()
+        return self.folder + _TOKEN.sub(lambda it: values.get(it[0]) or time.strftime(it[0], now), self._name)
 
 
 def file_name_of(peer: str) -> str:
@@ -67,10 +77,12 @@ def file_name_of(peer: str) -> str:
 class Files:
     """Write each connection to a file of its own. What one may not do to another: write to the same file meanwhile."""
 
-    def __init__(self, template: Template, path: str) -> None:
-        """Raise OutputError if no file can be made there."""
+    def __init__(self, template: Template, path: str, flags: int = 0) -> None:
+        """Raise OutputError if no file can be made there. `flags` are those of `open_output`."""
         self._template = template
         self._path = path
+        self._flags = flags | os.O_NONBLOCK  # a FIFO that nobody reads must not make all others wait
+        self._open: dict[Output, tuple[str, int]] = {}  # and what the name of each is made of
         self._taken: set[tuple[int, int]] = set()
         folder = template.folder or "."
         what, remedy = f"make files in {folder}", f"choose another {template.option}"
@@ -84,22 +96,37 @@ class Files:
     async def give(self, inflow: "Inflow", number: int) -> None:
         """Write all that a connection brings; raise OutputError."""
         name = self._template.name(inflow.link.peer, number)
-        # A FIFO that nobody reads must not make all others wait.
-        output = open_output(name, self._template.option, os.O_NONBLOCK)
+        output = open_output(name, self._template.option, self._flags)
         try:
-            status = os.fstat(output.fd)
-            identity = (status.st_dev, status.st_ino)
-            if output.is_file and identity in self._taken:
+            if output.is_file and output.identity in self._taken:
                 why, remedy = "another connection is being written there", "let {number} be a part of the name"
                 raise OutputError(f"write to {name}", why, remedy)
-            self._taken.add(identity)
+            self._open[output] = inflow.link.peer, number
+            self._taken.add(output.identity)
             try:
                 output.begin()
                 await inflow.copy_to(output, self._path)
             finally:
-                self._taken.discard(identity)
+                self._taken.discard(output.identity)
+                del self._open[output]
         finally:
             _close(output)
+
+    def reopen(self) -> None:
+        """Let each connection go on in the file that has its name now, or warn."""
+        for output, (peer, number) in self._open.items():
+            before = output.identity
+            reopen(output, self._template.name(peer, number), self._taken)
+            self._taken.discard(before)
+            self._taken.add(output.identity)
+
+
+def reopen(output: Output, name: str, taken: Container[tuple[int, int]] = ()) -> None:
+    """Let an output go on in the file that has this name now, or warn: `Output.reopen`."""
+    try:
+        output.reopen(name, taken)
+    except OutputError as error:
+        log.warning("%s", error)
 
 
 def _close(output: Output) -> None:

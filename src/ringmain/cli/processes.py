@@ -19,6 +19,7 @@ from typing import Any
 import ringmain
 from ringmain.cli.other_process import Process
 from ringmain.cli.outputs import Template
+from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
 from ringmain.endpoint import Endpoint
@@ -27,6 +28,7 @@ from ringmain.flow.resuming import Mark
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
 from ringmain.net.readiness import finish
+from ringmain.net.renewable import Renewable
 from ringmain.progress import progress_line
 from ringmain.waiting import let_go
 
@@ -60,6 +62,8 @@ class Processes:
         count: int,
         session: Session,
         options: dict[str, Any],
+        *,
+        append: bool,
     ) -> None:
         """Raise UsageError for what several processes cannot do."""
         self._output = Template(output, option)
@@ -67,9 +71,13 @@ class Processes:
         self._tls = uses_tls(Endpoint.parse(endpoint), options)
         loader = ringmain.load(endpoint, **options)  # which checks the rest
         self._endpoint, self._settings = loader.endpoint, loader.settings
+        session.check_reloading(*([loader.settings] if self._tls else []))
+        self._context: Renewable | None = None
         self._count = count
         self._session = session
-        self._task = {"endpoint": endpoint, "path": path, "option": option, **options, **session.loudness}
+        self._task = {"endpoint": endpoint, "path": path, "option": option, "append": append, **options}
+        self._task |= {**session.loudness, "progress": True}
+        self._names: dict[int, str] = {}
         self._task["delimiter"] = options["delimiter"].decode("latin-1")
         self._workers: dict[int, Process] = {}
         self._gone = (0, 0)  # what those have moved that have died
@@ -81,7 +89,26 @@ class Processes:
 
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
-        return self._session.run(self._work, self._stop, self._look, progress_line, signals=_Signals(self._leave))
+        signals, renewal = _Signals(self._leave), Renewal([self], [self._reopen])
+        return self._session.run(self._work, self._stop, self._look, progress_line, signals=signals, renewal=renewal)
+
+    def reload_certificates(self) -> None:
+        """Let all read them again, unless something is wrong with them: whoever starts later does so anyway."""
+        if self._context is not None:
+            self._context.renew()
+            for worker in self._workers.values():
+                worker.channel.send({"certificates": True})
+
+    @property
+    def certificates_changed(self) -> bool:
+        """Whether they are other files by now."""
+        return self._context is not None and self._context.has_changed
+
+    def _reopen(self) -> None:
+        """Let each go on in the file that has its name now."""
+        for number, worker in self._workers.items():
+            self._names[number] = self._output.name(process=number)
+            worker.channel.send({"output": self._names[number]})
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
@@ -97,7 +124,7 @@ class Processes:
             finish(self._all_ready)
 
     async def _work(self) -> None:
-        context_for(self._endpoint, self._settings, listening=True)  # which tells what is wrong with certificates
+        self._context = context_for(self._endpoint, self._settings, listening=True)  # tells what is wrong with a file
         self.gate = await listen(self._endpoint, self._settings)
         self._changed = asyncio.Event()
         self._all_ready = asyncio.get_running_loop().create_future()
@@ -153,11 +180,14 @@ class Processes:
     async def _keep(self, number: int) -> None:
         """Run a process, and another one whenever it dies."""
         try:
+            self._names[number] = self._output.name(process=number)
             with os.fdopen(os.memfd_create("ringmain-task"), "wb") as memory:
-                task = {**self._task, "output": self._output.name(process=number)}
-                memory.write(Mark.UNSET + json.dumps(task).encode())
-                memory.flush()
+                memory.write(Mark.UNSET)
                 while not self._stopping:
+                    memory.seek(Mark.SIZE)
+                    memory.truncate()
+                    memory.write(json.dumps({**self._task, "output": self._names[number]}).encode())
+                    memory.flush()
                     started = time.monotonic()
                     await self._run_one(number, memory.fileno())
                     while not self._stopping and (left := started + _PAUSE - time.monotonic()) > 0:

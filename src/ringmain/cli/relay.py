@@ -82,6 +82,7 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
     from ringmain.cli.stats import relay_figures
     from ringmain.endpoint import Endpoint
@@ -101,6 +102,9 @@ def run_relay(
         **options,
     )
 
+    ends = [relayer.source, relayer.destination]
+    session.check_reloading(*(end.settings for end in ends if end.endpoint.tls))
+
     def on_end(outcome: RelayOutcome) -> None:
         session.record(relay_figures(outcome, relayer.refused), outcome.source.size, outcome.destination.size)
 
@@ -111,9 +115,7 @@ def run_relay(
     async def work() -> None:
         relayer.on_end = on_end
         async with relayer:
-            with session.announced(
-                *((end, end.endpoint, end.endpoint.tls) for end in (relayer.source, relayer.destination))
-            ):
+            with session.announced(*((end, end.endpoint, end.endpoint.tls) for end in ends)):
                 await relayer.serve(path)
 
-    return session.run(work, relayer.stop, look, relay_line)
+    return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends))

@@ -63,6 +63,7 @@ def run_save(
 ) -> int:
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
     from ringmain._ring import Counters
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.cli.stats import Present, figures
     from ringmain.endpoint import Endpoint
@@ -75,6 +76,7 @@ def run_save(
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
+    session.check_reloading(*([saver.settings] if tls else []))
     source = open_input(input_, option)
     kernel.may_pump(path, source, tls=tls)
 
@@ -110,4 +112,4 @@ def run_save(
         clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""
         return clients + progress_line(*figures)
 
-    return session.run(work, stop, look, line, present)
+    return session.run(work, stop, look, line, present, renewal=Renewal([saver]))

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -16,13 +17,14 @@ from ringmain.blocking import new_loop
 from ringmain.cli.log_handler import LogHandler
 from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
+from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
-from ringmain.progress import Line, Look, relay_line, show_progress, size_words
+from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
 from ringmain.settings import TlsSettings, keywords_given
 
 log = logging.getLogger("ringmain")
@@ -31,7 +33,7 @@ log = logging.getLogger("ringmain")
 _OTHER_DESCRIPTORS = 64
 # So many clients are named to a service manager; of more there is only the number.
 _MOST_NAMES = 3
-_REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "quiet", "verbose", "progress")
+_REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "reload_certificates", "quiet", "verbose", "progress")
 # The options that wait for TLS in vain where there is none; all but the one that is never unset.
 _TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
 
@@ -63,6 +65,7 @@ class Session:
         self.interval: float | None = report["stats_interval"]
         if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
+        self._reload_interval: float | None = report["reload_certificates"]
         self._totals = Totals()
         self._manager = ServiceManager()
         self._begun = False
@@ -89,19 +92,22 @@ class Session:
         line: Line | None = None,
         present: Callable[[], Present] | None = None,
         signals: Signals | None = None,
+        renewal: Renewal | None = None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
-        else.
+        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
         """
         signals = signals or Signals(self.remove_port_file)
+        if renewal is not None and line is not None:
+            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: _teller(Figures(look, line))}
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals, present))
+            runner.run(self._supervise(work, stop, look, line, signals, present, renewal))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -122,6 +128,7 @@ class Session:
         line: Line | None,
         signals: Signals,
         present: Callable[[], Present] | None,
+        renewal: Renewal | None,
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -133,6 +140,8 @@ class Session:
             words = ("there", "back") if line is relay_line else ("in", "out")
             status = functools.partial(self._status, look, words)
             signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
+        if self._reload_interval is not None and renewal is not None:
+            signals.helpers.append(asyncio.ensure_future(renewal.watch(self._reload_interval)))
         try:
             await asyncio.wait([task])
         finally:
@@ -159,9 +168,20 @@ class Session:
         moved = [f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True)]
         return f"{who}{names}, {', '.join(moved)}"
 
+    def _renew(self, renewal: Renewal) -> None:
+        if self._stats_file is not None:
+            self._stats_file.reopen()
+        renewal.renew()
+
     async def show(self, look: Look, line: Line) -> None:
         """Show progress until cancelled."""
         await show_progress(look, line)
+
+    def check_reloading(self, *ends: TlsSettings) -> None:
+        """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
+        files = [it for end in ends for it in (end.certfile, end.keyfile, end.cafile, end.client_ca) if it is not None]
+        if self._reload_interval is not None and not files:
+            raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 
     def remove_port_file(self) -> None:
         """Remove the port file, if there is one of ours."""
@@ -218,6 +238,15 @@ class Session:
             await asyncio.sleep(due - time.monotonic())
             if self._begun:
                 self._append(self._totals.row(present()))
+
+
+def _teller(figures: Figures) -> Callable[[], None]:
+    def tell() -> None:
+        text = figures.text()
+        with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+            print(f"\r{text}\x1b[K" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _set_up_log(quiet: bool, verbose: bool) -> None:

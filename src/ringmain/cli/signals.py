@@ -1,4 +1,4 @@
-"""Which signals end us, SIGTERM and all that can be caught, and what they do to a run.
+"""Which signals end us, SIGTERM and all that can be caught, what they do to a run, and which it heeds otherwise.
 
 One list, for the start of the command line and for its runs. What `stop` means to a verb: its own `stop`.
 
@@ -22,9 +22,30 @@ _KEPT = {getattr(signal, name).value for name in _FAULTS | _HARMLESS if hasattr(
 _GRACE = 2.0
 
 
+_early: list[int] = []  # came while we started
+
+
 def end_at_once(number: int, _: object) -> None:
     """Handle a signal while there is nothing to save: end the process without a traceback."""
     os._exit(128 + number)
+
+
+def hear_later(number: int, _: object) -> None:
+    """Handle a signal that a run may heed otherwise, before it is known which run that is."""
+    _early.append(number)
+
+
+def heeded() -> set[int]:
+    """Return the signals that a run may heed otherwise than by its end: SIGUSR1, and SIGHUP where no terminal sends it.
+
+    A terminal that hangs up sends SIGHUP to those whose controlling terminal it is, which are to end. Whoever has none,
+    as a service has none, is sent it by somebody who wants something of it.
+    """
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:  # ENXIO: there is none
+        return {signal.SIGUSR1, signal.SIGHUP}
+    return {signal.SIGUSR1}
 
 
 def terminating() -> list[int]:
@@ -33,7 +54,7 @@ def terminating() -> list[int]:
     One that was ignored when we started, as nohup does with SIGHUP, is not among them, nor one that somebody else has
     set a handler for. Python itself ignores SIGPIPE and SIGXFSZ: a write that meets the limit fails, and says why.
     """
-    ours = (signal.SIG_DFL, signal.default_int_handler, end_at_once)
+    ours = (signal.SIG_DFL, signal.default_int_handler, end_at_once, hear_later)
     return [int(number) for number in sorted(signal.valid_signals() - _KEPT) if signal.getsignal(number) in ours]
 
 
@@ -41,7 +62,7 @@ class Signals:
     """What signals do to a run. Make it before the event loop, which sets handlers of its own.
 
     `number` is the first that came, or 0; `cancelled` tells that the run was cancelled for it; `helpers` are tasks to
-    cancel once the run is over.
+    cancel once the run is over; `calls` are what those of `heeded` do where they do not end it.
     """
 
     def __init__(self, at_exit: Callable[[], object]) -> None:
@@ -49,6 +70,7 @@ class Signals:
         self.number = 0
         self.cancelled = False
         self.helpers: list[asyncio.Task[None]] = []
+        self.calls: dict[int, Callable[[], object]] = {}
         self._at_exit = at_exit
         self._terminating = terminating()
 
@@ -58,8 +80,14 @@ class Signals:
         That is at once where `stop` returns False, as nothing is under way, else when `moved` returns the same for a
         while.
         """
+        loop, kept = task.get_loop(), heeded()
         for number in self._terminating:
-            task.get_loop().add_signal_handler(number, self.came, number, task, stop, moved)
+            if number in kept and number in self.calls:
+                loop.add_signal_handler(number, self.calls[number])
+            else:
+                loop.add_signal_handler(number, self.came, number, task, stop, moved)
+        while _early:
+            signal.raise_signal(_early.pop())
 
     def came(
         self, number: int, task: "asyncio.Task[None]", stop: Callable[[], bool], moved: Callable[[], object]

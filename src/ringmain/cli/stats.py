@@ -159,6 +159,18 @@ class StatsFile:
                 log.warning("write %s: %s; connections are served, and not reported", self._path, reason(error))
             self._failing = True
 
+    def reopen(self) -> None:
+        """Append to the file that has the name now, or warn and go on with the old one."""
+        if self._fd is None:
+            return  # it is opened for the first row
+        try:
+            fd = self._open(os.O_CREAT)
+        except OSError as error:
+            log.warning("reopen %s: %s; rows go on in the file that is open", self._path, reason(error))
+            return
+        os.close(self._fd)
+        self._fd = fd
+
     def _open(self, flags: int) -> int:
         # A pipe is opened for reading too: it is not waited for whoever reads there, and rows lie in it meanwhile.
         pipe = Path(self._path).is_fifo()

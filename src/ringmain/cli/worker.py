@@ -2,7 +2,8 @@
 
 FD is its end of the channel; standard input is a file in memory with the mark of its output and, as JSON, what to do.
 Besides what `handing` tells of it says {"row": {...}} for each connection, {"moved": [IN, OUT, FULLNESS]} where
-progress is shown, and {"error": LINE, "exit_code": N} before it ends for one.
+they have changed, and {"error": LINE, "exit_code": N} before it ends for one. It hears of {"output": NAME}, the file to
+go on in, and of {"certificates": true}, to read them again.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from typing import Any
 
 import ringmain
 from ringmain.cli.load import load_into
+from ringmain.cli.outputs import reopen
+from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, allow_descriptors, uses_tls
 from ringmain.cli.signals import Signals, terminating
 from ringmain.endpoint import Endpoint
@@ -26,6 +29,7 @@ from ringmain.errors import RingmainError
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
+from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
 from ringmain.outcome import Outcome
 from ringmain.progress import INTERVAL, Line, Look
@@ -61,14 +65,24 @@ class _Session(Session):
 
     async def show(self, look: Look, _: Line) -> None:
         """Tell what was moved, until cancelled."""
+        told = (0, 0, 0.0)
         while True:
             await asyncio.sleep(INTERVAL)
-            if self.door is not None and not self.door.channel.is_behind:
-                self.door.channel.send({"moved": look()})
+            if self.door is not None and not self.door.channel.is_behind and (moved := look()) != told:
+                told = moved
+                self.door.channel.send({"moved": moved})
 
 
 def _run(
-    sock: socket.socket, session: _Session, endpoint: str, output: str, path: str, option: str, **options: Any
+    sock: socket.socket,
+    session: _Session,
+    endpoint: str,
+    output: str,
+    path: str,
+    option: str,
+    *,
+    append: bool,
+    **options: Any,
 ) -> int:
     """Load from the clients that come over a socket; return the exit code."""
     level = log.level
@@ -78,11 +92,17 @@ def _run(
     loader = ringmain.load(endpoint, **options)
     orders = _Orders()
     kind = functools.partial(ResumableOutput, mark=Mark(0), walk=loader.records(headers=True))
-    with contextlib.closing(open_output(output, option, kind=kind)) as sink:
+    with contextlib.closing(open_output(output, option, os.O_APPEND if append else 0, kind)) as sink:
         kernel.may_pump(path, sink, tls=tls, cut=True)
 
+        def renew(message: Message) -> None:
+            if "output" in message:
+                reopen(sink, message["output"])
+            if "certificates" in message:
+                Renewal([loader]).renew()
+
         async def open_door(_: Endpoint, settings: Settings) -> HandedDoor:
-            session.door = door = HandedDoor(sock, settings, orders.end)
+            session.door = door = HandedDoor(sock, settings, orders.end, renew)
             await door.open(resumes=sink.is_file)
             log.setLevel(level)
             return door

@@ -13,7 +13,7 @@ import select
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from ringmain._pump import widen_pipe
@@ -91,7 +91,7 @@ class Descriptor:
 
 
 class Output(Descriptor):
-    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`.
+    """Write to a descriptor. A file that `open_output` opened keeps what it has until `begin`, or if it appends.
 
     `option` is what the user chose it with.
     """
@@ -101,20 +101,63 @@ class Output(Descriptor):
         self.option = option
         self.opened: int | None = None  # the descriptor, where it is ours to close
         self.made: Path | None = None  # the file, where there was none before, until `begin`
-        if self.is_file and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
+        self._begun = False
+        self.appends = self.is_file and bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+        if self.appends:  # do_splice of the kernel's fs/splice.c answers EINVAL, sendfile too
             self.obstacle = "is open for appending"
         elif self.is_file and _is_standard_error(fd):
             # splice does not lock the position that they share: a line written meanwhile would set it back.
             self.obstacle = "is where standard error goes too"
 
     def begin(self) -> None:
-        """Empty the file, now that nothing stands in the way of bytes for it; raise OutputError."""
+        """Empty the file, unless it appends, now that nothing stands in the way of bytes for it; raise OutputError."""
         self.made = None
-        if self.opened is not None and self.is_file:
+        self._begun = True
+        if self.opened is not None and self.is_file and not self.appends:
             try:
                 os.ftruncate(self.opened, 0)
             except OSError as error:
                 raise OutputError(f"open {self.name}", reason(error), f"choose another {self.option}") from error
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and inode: which file it is."""
+        return _identity(self.fd)
+
+    def reopen(self, name: str, taken: Container[tuple[int, int]] = ()) -> None:
+        """Go on in the file that has this name now, behind what it holds; raise OutputError and stay in the old one.
+
+        Does nothing where that is the same file, or no regular file was opened here; refuses one whose `identity` is
+        among `taken`. Each `write` is whole in either, and a pump may go on, since the descriptor keeps its number.
+        """
+        if self.opened is None or not self.is_file:
+            return
+        what, remedy = f"reopen {name}", f"it goes on in the file that was {self.name}"
+        try:
+            fd, made = _open_or_make(name, os.O_NONBLOCK | (os.O_APPEND if self.appends else 0))
+        except OSError as error:
+            raise OutputError(what, reason(error), remedy) from error
+        try:
+            if (identity := _identity(fd)) == self.identity:
+                return
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OutputError(what, "it is no regular file any more", remedy)
+            if identity in taken:
+                raise OutputError(what, "another connection is being written there", remedy)
+            os.lseek(fd, 0, os.SEEK_END)
+            old = os.dup(self.opened)
+            os.dup2(fd, self.opened, inheritable=False)
+        except OSError as error:  # of descriptors
+            raise OutputError(what, reason(error), remedy) from error
+        finally:
+            os.close(fd)
+        before, self.name = self.name, name
+        if not self._begun:
+            self.made = made
+        try:
+            os.close(old)
+        except OSError as error:  # a network file system tells of a write that failed when it is closed
+            raise OutputError(f"write to {before}", reason(error), "free space") from error
 
     def close(self) -> None:
         """Close what was opened here; remove a file that was made for bytes which never had a way to come."""
@@ -225,6 +268,11 @@ class Input(Descriptor):
         return os.readv(self.fd, [self._buffer])
 
 
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
 def _is_ready(fd: int, events: int) -> bool:
     """Tell whether a descriptor may be used without blocking. Not by `select`, which knows numbers below 1024 only."""
     poll = select.poll()
@@ -241,18 +289,22 @@ def open_output(
     """Open a file, "-" being standard output; raise OutputError. It keeps what it has until `Output.begin`."""
     if path == "-":
         return Output(_standard(1, OutputError, "standard output", "redirect it somewhere"), "standard output", option)
-    made: Path | None = None
     try:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
-        except FileNotFoundError:
-            made = Path(path).resolve()
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
+        fd, made = _open_or_make(path, flags)
     except OSError as error:
         raise OutputError(f"open {path}", reason(error), f"choose another {option}") from error
     output = kind(fd, path, option)
     output.opened, output.made = fd, made
     return output
+
+
+def _open_or_make(path: str, flags: int) -> tuple[int, Path | None]:
+    """Open a file for writing; return its descriptor and, where there was none before, the file."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags), None
+    except FileNotFoundError:
+        made = Path(path).resolve()
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666), made
 
 
 def open_input(path: str, option: str = "--input") -> Input:

@@ -4,6 +4,7 @@ import logging
 import mmap
 import os
 import struct
+from collections.abc import Container
 from pathlib import Path
 
 from ringmain._ring import Counters
@@ -15,14 +16,14 @@ log = logging.getLogger("ringmain")
 
 
 class Mark:
-    """How many bytes of a file are whole writes, kept at the beginning of a file in memory that outlives a process.
+    """How far the whole writes to which file go, kept at the beginning of a file in memory that outlives a process.
 
-    None until the file was begun.
+    `size` is None until one was begun, `file` its device and inode.
     """
 
-    _FORMAT = "<q"
+    _FORMAT = "<qQQ"
     SIZE = struct.calcsize(_FORMAT)
-    UNSET = struct.pack(_FORMAT, -1)
+    UNSET = struct.pack(_FORMAT, -1, 0, 0)
 
     def __init__(self, fd: int) -> None:
         """Use the descriptor of the file in memory."""
@@ -30,13 +31,19 @@ class Mark:
 
     @property
     def size(self) -> int | None:
-        """The bytes."""
-        (size,) = struct.unpack(self._FORMAT, self._memory)
+        """The bytes up to there."""
+        size, _, _ = struct.unpack(self._FORMAT, self._memory)
         return size if size >= 0 else None
 
-    @size.setter
-    def size(self, size: int) -> None:
-        self._memory[:] = struct.pack(self._FORMAT, size)
+    @property
+    def file(self) -> tuple[int, int]:
+        """Which file."""
+        _, device, inode = struct.unpack(self._FORMAT, self._memory)
+        return device, inode
+
+    def note(self, size: int, file: tuple[int, int]) -> None:
+        """Set both at once."""
+        self._memory[:] = struct.pack(self._FORMAT, size, *file)
 
 
 class ResumableOutput(Output):
@@ -52,28 +59,41 @@ class ResumableOutput(Output):
         self._walk = walk  # over whole records, headers included
 
     def begin(self) -> None:
-        """Empty the file, or go to its end if it was begun before; raise OutputError."""
+        """Empty the file, or go to its end if one was begun before, or if it appends; raise OutputError."""
         size = self._mark.size
         if size is None or not self.is_file:
             super().begin()
-            self._mark.size = 0
-            return
-        self.made = None
-        try:
-            self._mark.size = self._whole(size)
-        except OSError as error:
-            raise OutputError(f"go on with {self.name}", reason(error), f"choose another {self.option}") from error
+        else:
+            self.made = None
+            try:
+                self._cut_to_whole(size)
+            except OSError as error:
+                raise OutputError(f"go on with {self.name}", reason(error), f"choose another {self.option}") from error
+        self._note()
 
     async def write(self, view: memoryview, counters: Counters) -> None:
         """Write all of the view, which are whole records."""
-        size = len(view)
         await super().write(view, counters)
-        self._mark.size = (self._mark.size or 0) + size
+        if self.is_file:
+            self._mark.note(os.lseek(self.fd, 0, os.SEEK_CUR), self._file)  # also where somebody has shortened it
 
-    def _whole(self, size: int) -> int:
-        """Cut off what is behind the last whole record, go there, and return where that is."""
+    def reopen(self, name: str, taken: Container[tuple[int, int]] = ()) -> None:
+        """Go on in another file, and note that."""
+        super().reopen(name, taken)
+        if self._begun:
+            self._note()
+
+    def _note(self) -> None:
+        """Note where the file ends, and which it is."""
+        self._file = self.identity
+        self._mark.note(os.lseek(self.fd, 0, os.SEEK_END) if self.is_file else 0, self._file)
+
+    def _cut_to_whole(self, size: int) -> None:
+        """Cut off what is behind the last whole record, where so much is known to be whole."""
+        if self.identity != self._mark.file:
+            return  # somebody has put another file there
         end = os.fstat(self.fd).st_size
-        size = min(size, end)  # somebody has put another file there, or emptied it
+        size = min(size, end)  # or has shortened it
         with Path(f"/proc/self/fd/{self.fd}").open("rb", buffering=0) as file:
             rest = os.pread(file.fileno(), end - size, size)
         self._walk.enter(memoryview(rest), keeps_rest=False)
@@ -84,4 +104,3 @@ class ResumableOutput(Output):
                 "%s: dropped %d bytes of a record that a dead process has left unfinished", self.name, end - size
             )
             os.ftruncate(self.fd, size)
-        return os.lseek(self.fd, size, os.SEEK_SET)

@@ -6,20 +6,23 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, UsageError, reason
 from ringmain.net import unix
 from ringmain.net.happy_eyeballs import first_that_answers
+from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
-from ringmain.net.proxy import Introduced
 from ringmain.net.readiness import until
 from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
 from ringmain.net.resets import farewell
 from ringmain.settings import Settings
+
+if TYPE_CHECKING:
+    from ringmain.net.renewable import Renewable
 
 log = logging.getLogger("ringmain")
 
@@ -107,13 +110,13 @@ async def _dial_once(
     return Link(sock, peer, introduced)
 
 
-def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> ssl.SSLContext | None:
+def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> "Renewable | None":
     """Return how the connections of an endpoint are protected, None for plain TCP; raise what is wrong with a file."""
     if not (endpoint.tls or settings.tls):
         return None
-    from ringmain.net.tls import client_context, server_context
+    from ringmain.net.tls import renewable_context
 
-    return (server_context if listening else client_context)(settings)
+    return renewable_context(settings, listening=listening)
 
 
 def name_of(host: str) -> str:

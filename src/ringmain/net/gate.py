@@ -6,8 +6,8 @@ import functools
 import logging
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
@@ -19,9 +19,6 @@ from ringmain.net.readiness import finish
 from ringmain.net.reception import Reception
 from ringmain.net.resets import reset
 from ringmain.settings import Settings
-
-if TYPE_CHECKING:
-    from ringmain.net.door import Door
 
 log = logging.getLogger("ringmain")
 
@@ -317,32 +314,3 @@ class Gate:
             self._await_beginning(self._loop.time() + timeout, other)
         else:
             self._look()
-
-
-class Listening:
-    """What a verb that may listen tells about its listener."""
-
-    _gate: "Door | None" = None
-    open_gate: Callable[[Endpoint, Settings], "Awaitable[Door]"] = staticmethod(listen)  # or where others hand clients
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at, as "127.0.0.1:43211"; empty for a verb that connects."""
-        return self._gate.addresses if self._gate is not None else []
-
-    @property
-    def port(self) -> int:
-        """The port listened at, which port 0 leaves to the system."""
-        if self._gate is None:
-            raise ValueError("no port: nothing is listened at")
-        return self._gate.port
-
-    @property
-    def peers(self) -> list[str]:
-        """The clients that are served, as "192.0.2.1:51234"; none for a verb that connects."""
-        return self._gate.peers if self._gate is not None else []
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
-        return self._gate.refused if self._gate is not None else 0

@@ -29,15 +29,23 @@ log = logging.getLogger("ringmain")
 class HandedDoor:
     """Hand out the clients that come over a channel, once they are ready: those that its other end has places for.
 
-    `open` returns once that says so. `on_end` is called when the other end is closed.
+    `open` returns once that says so. `on_end` is called when the other end is closed,
+    `on_other` with what else it says.
     """
 
     refused = 0
     addresses: list[str] = []  # noqa: RUF012 - nothing is listened at
     port = 0
 
-    def __init__(self, sock: socket.socket, settings: Settings, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        settings: Settings,
+        on_end: Callable[[], None],
+        on_other: Callable[[Message], None] = lambda _: None,
+    ) -> None:
         self.channel = Channel(sock, self._hear, on_end)
+        self._on_other = on_other
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._began = self._loop.create_future()
@@ -131,6 +139,8 @@ class HandedDoor:
                 self._tell_of(number)
         elif "go" in message:
             finish(self._began)
+        else:
+            self._on_other(message)
 
     def _tell_of(self, number: int) -> None:
         """Tell whether a guest is silent: not to be told before it is served; one that is over is none any more."""

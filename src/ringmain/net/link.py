@@ -14,8 +14,8 @@ from collections.abc import Callable
 from ringmain._tls import Session
 from ringmain.errors import reason
 from ringmain.net import queues
+from ringmain.net.introduced import NOT_TOLD, Introduced
 from ringmain.net.liveness import watch_peer
-from ringmain.net.proxy import NOT_TOLD, Introduced
 from ringmain.net.readiness import finish
 from ringmain.net.resets import hear_out, reset_when_closed
 from ringmain.net.unix import credentials_of

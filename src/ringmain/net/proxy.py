@@ -44,18 +44,6 @@ class Told(NamedTuple):
         return host_and_port(str(self.source[0]), self.source[1])
 
 
-class Introduced(NamedTuple):
-    """Who a peer is, by what goes before its first byte: as `told` by a PROXY header that `proxy` sent."""
-
-    peer: str
-    proxy: str | None = None
-    told: Told | None = None
-
-
-# Of a peer that nothing went before.
-NOT_TOLD = Introduced("")
-
-
 async def read_header(sock: socket.socket, peer: str, timeout: float | None) -> Told | None:
     """Read a header of either version and not a byte more; None if it names no TCP addresses.
 

@@ -6,14 +6,15 @@ How connections end is told by `resets`.
 import asyncio
 import dataclasses
 import socket
-import ssl
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError
 from ringmain.net.dial import Preface, context_for, dial
-from ringmain.net.gate import Guest, Listening
+from ringmain.net.gate import Guest
 from ringmain.net.gate import listen as open_gate
+from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
+from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
 from ringmain.settings import Settings
 from ringmain.waiting import unless
@@ -26,7 +27,6 @@ class End(Listening):
         self.endpoint = endpoint
         self.settings = settings
         self.listening = listening
-        self._context: ssl.SSLContext | None = None
 
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
@@ -148,7 +148,7 @@ class Ends:
         version, client = self._send_proxy, source
 
         async def send(sock: socket.socket, peer: str) -> Introduced:
-            from ringmain.net.proxy import Introduced, send_header
+            from ringmain.net.proxy import send_header
 
             await send_header(sock, peer, version, client.sock, client.introduced.told)
             return Introduced(peer)
@@ -156,7 +156,7 @@ class Ends:
         return send
 
     async def _read_header(self, sock: socket.socket, peer: str) -> Introduced:
-        from ringmain.net.proxy import Introduced, read_header
+        from ringmain.net.proxy import read_header
 
         told = await read_header(sock, peer, self.source.settings.handshake_timeout)
         return Introduced(told.peer if told is not None else peer, peer, told)

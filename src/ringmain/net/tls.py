@@ -8,19 +8,24 @@ import stat
 from pathlib import Path
 
 from ringmain.errors import CaFileError, CertificateError, UsageError, reason
+from ringmain.net.renewable import Renewable
 from ringmain.settings import Settings, keywords_given
 
 log = logging.getLogger("ringmain")
 
 
-def server_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client."""
+def server_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext:
+    """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client.
+
+    What the settings deserve a warning for is told unless this is done `again`.
+    """
     if settings.certfile is None and not settings.self_signed:
         prefix = settings.prefix
         remedy = f"give {prefix}certfile=, a PEM file, or {prefix}self_signed=True to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
     why = f"by a listener, which verifies clients with {settings.prefix}client_ca="
-    _warn_of_unused(settings, ("cafile", "server_name", "insecure"), why)
+    if not again:
+        _warn_of_unused(settings, ("cafile", "server_name", "insecure"), why)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
@@ -34,17 +39,14 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def client_context(settings: Settings) -> ssl.SSLContext:
+def client_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext:
     """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
-    _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
+    if not again:
+        _warn_of_client(settings)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        log.warning(
-            "%sinsecure=True: the peer's certificate is not verified, anyone in between can read and change the data",
-            settings.prefix,
-        )
     elif settings.cafile is not None:
         _load_authorities(context, settings.cafile, "CA file")
     else:
@@ -52,6 +54,26 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     if settings.certfile is not None:
         _load_own(context, settings)
     return _finished(context, settings)
+
+
+def renewable_context(settings: Settings, *, listening: bool) -> Renewable:
+    """Return either, which may read its files again."""
+    make = server_context if listening else client_context
+    if listening and settings.self_signed:
+        made = server_context(settings)
+        return Renewable.made_by(lambda _: made, [])  # who has verified its fingerprint is to find it again
+    names = (settings.certfile, settings.keyfile, settings.client_ca if listening else settings.cafile)
+    files = [name for name in names if name is not None]
+    return Renewable.made_by(lambda again: make(settings, again=again), files)
+
+
+def _warn_of_client(settings: Settings) -> None:
+    _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
+    if settings.insecure:
+        log.warning(
+            "%sinsecure=True: the peer's certificate is not verified, anyone in between can read and change the data",
+            settings.prefix,
+        )
 
 
 def _warn_of_unused(settings: Settings, names: tuple[str, ...], why: str) -> None:

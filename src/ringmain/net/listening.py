@@ -1,0 +1,52 @@
+"""What the verbs that may listen tell of their listener and of their certificates."""
+
+from collections.abc import Awaitable, Callable
+
+from ringmain.endpoint import Endpoint
+from ringmain.net.door import Door
+from ringmain.net.gate import listen
+from ringmain.net.renewable import Renewable
+from ringmain.settings import Settings
+
+
+class Listening:
+    """What a verb that may listen tells about its listener, and how its connections are protected."""
+
+    _gate: Door | None = None
+    _context: Renewable | None = None
+    open_gate: Callable[[Endpoint, Settings], Awaitable[Door]] = staticmethod(listen)  # or where others hand clients
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, as "127.0.0.1:43211"; empty for a verb that connects."""
+        return self._gate.addresses if self._gate is not None else []
+
+    @property
+    def port(self) -> int:
+        """The port listened at, which port 0 leaves to the system."""
+        if self._gate is None:
+            raise ValueError("no port: nothing is listened at")
+        return self._gate.port
+
+    @property
+    def peers(self) -> list[str]:
+        """The clients that are served, as "192.0.2.1:51234"; none for a verb that connects."""
+        return self._gate.peers if self._gate is not None else []
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+        return self._gate.refused if self._gate is not None else 0
+
+    def reload_certificates(self) -> None:
+        """Read certificate, key and CA files again: TLS handshakes that begin from now on use what they hold.
+
+        Raises CertificateError or CaFileError for one that is no good; then what was read before stays in use.
+        """
+        if self._context is not None:
+            self._context.renew()
+
+    @property
+    def certificates_changed(self) -> bool:
+        """Whether one of these files is another than when it was last read, or was changed since."""
+        return self._context is not None and self._context.has_changed
