@@ -45,6 +45,9 @@ MOST_PROCESSES = 128
 PATH = "auto"
 BUFFER_SIZE = 64 << 10
 
+# What is asked of a peer's certificate: without TLS each would be a promise that nobody keeps.
+_ASKED_OF_PEERS = ("client_ca",)
+
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE, <net/tcp.h>
 
 
@@ -193,6 +196,16 @@ def check_keywords(given: Iterable[str], known: Iterable[str]) -> None:
             nearest = difflib.get_close_matches(name, known, 1)
             remedy = f"did you mean {nearest[0]}=?" if nearest else f"choose one of {', '.join(sorted(known))}"
             raise UsageError(f"keyword {name!r}", "not known", remedy)
+
+
+def check_plain(options: Mapping[str, Any], prefix: str, remedy: str) -> None:
+    """Raise UsageError for options that say whom to serve or trust, where nothing is encrypted and nobody is verified.
+
+    Ignoring them would leave the door open that they are to close.
+    """
+    if asked := keywords_given(options, _ASKED_OF_PEERS, prefix):
+        why = "this endpoint is plain TCP, which verifies nobody"
+        raise UsageError(asked, why, f"give {remedy}, or leave it out")
 
 
 def keywords_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:

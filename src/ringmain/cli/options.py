@@ -94,7 +94,9 @@ _FAMILY = [
     click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
 ]
 _LOUDNESS = [
-    click.option("-q", "--quiet", is_flag=True, help="Errors only."),
+    click.option(
+        "-q", "--quiet", is_flag=True, help="Errors only, and that nothing is encrypted where TLS options are given."
+    ),
     click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
     click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
     click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),

@@ -21,7 +21,7 @@ from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
 from ringmain.progress import Line, Look, show_progress
-from ringmain.settings import TlsSettings, keywords_given
+from ringmain.settings import TlsSettings, check_plain, keywords_given
 
 log = logging.getLogger("ringmain")
 
@@ -202,9 +202,13 @@ def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
 
 
 def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
-    """Warn of options of TLS where nothing is encrypted; `wanted` is what would encrypt it."""
+    """Warn of options of TLS where nothing is encrypted; `wanted` is what would encrypt it.
+
+    Raise UsageError for those that nobody may take for granted. The warning counts as an error, which --quiet shows.
+    """
+    check_plain(options, prefix, wanted)
     if unused := keywords_given(options, _TLS_OPTIONS, prefix):
-        log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)
+        log.error("%s: ignored without %s, nothing is encrypted", unused, wanted)
 
 
 def allow_descriptors(connections: int, each: int) -> None:

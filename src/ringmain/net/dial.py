@@ -17,7 +17,7 @@ from ringmain.net.readiness import until
 from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
 from ringmain.net.resets import farewell
-from ringmain.settings import Settings
+from ringmain.settings import Settings, check_plain
 
 log = logging.getLogger("ringmain")
 
@@ -102,6 +102,8 @@ async def _dial_once(
 def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> ssl.SSLContext | None:
     """Return how the connections of an endpoint are protected, None for plain TCP; raise what is wrong with a file."""
     if not (endpoint.tls or settings.tls):
+        remedy = "a tcps:// endpoint" if settings.prefix else "tls=True"
+        check_plain(vars(settings), settings.prefix, remedy)
         return None
     from ringmain.net.tls import client_context, server_context
 
