@@ -78,12 +78,14 @@ class Options(ConnectionOptions, total=False):
     """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
 
     `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
-    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected.
+    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected. The password of an encrypted
+    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment.
     """
 
     tls: bool
     certfile: str | None
     keyfile: str | None
+    key_password_file: str | None
     cafile: str | None
     client_ca: str | None
     server_name: str | None
@@ -100,6 +102,7 @@ class TlsSettings:
 
     certfile: str | None = None
     keyfile: str | None = None
+    key_password_file: str | None = None
     cafile: str | None = None
     client_ca: str | None = None
     server_name: str | None = None

@@ -26,6 +26,11 @@ def _tls_options(whose: str = "") -> list[Decorator]:
     return [
         option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM"),
         option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM"),
+        option(
+            "key-password-file",
+            "Its first line is the password of an encrypted key, which RINGMAIN_KEY_PASSWORD is else.",
+            metavar="FILE",
+        ),
         option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM"),
         option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM"),
         option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
