@@ -13,7 +13,7 @@ PIN = "ab" * 32
 
 
 @pytest.mark.parametrize("verb", ["load", "save", "relay"])
-@pytest.mark.parametrize("option", ["client-ca"])
+@pytest.mark.parametrize("option", ["client-ca", "crl", "fingerprint"])
 def test_what_asks_for_verified_peers_is_refused_where_nobody_is_verified(
     bench: peers.Bench, verb: str, option: str
 ) -> None:
@@ -36,7 +36,7 @@ def test_a_relay_to_a_file_refuses_them_too(bench: peers.Bench, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"client_ca": "x.pem"}])
+@pytest.mark.parametrize("options", [{"client_ca": "x.pem"}, {"crl": "x.pem"}, {"fingerprint": PIN}])
 @pytest.mark.parametrize("verb", ["load", "save", "connect", "serve", "relay"])
 def test_the_library_refuses_them_too(verb: str, options: dict[str, Any], run: Any) -> None:
     async def use() -> None:
@@ -68,3 +68,33 @@ def test_several_processes_tell_that_once(bench: peers.Bench, tmp_path: Path) ->
     loader.signal(15)
     assert loader.wait() == 143
     assert loader.stderr.count("nothing is encrypted") == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "words"),
+    [
+        (
+            "load",
+            ["--client-cert", "optional"],
+            "--client-cert optional: no client is asked for one; give --client-ca too",
+        ),
+        (
+            "load",
+            ["--client-cert", "optional", "--client-ca", "x", "--fingerprint", PIN],
+            "--client-cert optional: --fingerprint would let in who has none; leave one of them out",
+        ),
+        ("load", ["--crl", "x"], "--crl: no authority is asked about the peer, and only one can revoke a certificate"),
+        ("save", ["--crl", "x", "--insecure"], "; give --cafile too, not --insecure"),
+        ("save", ["--crl", "x", "--fingerprint", PIN], "; give --cafile too\n"),
+        ("save", ["--fingerprint", PIN[2:]], f"--fingerprint '{PIN[2:]}': not the 64 hexadecimal digits of a SHA-256"),
+        ("save", ["--fingerprint", "g" + PIN[1:]], "not the 64 hexadecimal digits of a SHA-256; see: openssl x509"),
+    ],
+)
+def test_options_that_contradict_each_other_are_one_line(
+    bench: peers.Bench, verb: str, arguments: list[str], words: str
+) -> None:
+    listens = ["--self-signed"] if verb == "load" else []
+    program = bench.ringmain(verb, *listens, *arguments, "tcps://127.0.0.1:0" if listens else "tcps://127.0.0.1:1")
+    assert program.wait() == 2
+    assert words in program.stderr
+    assert [line for line in program.stderr.splitlines() if "self-signed certificate" not in line][1:] == []

@@ -6,6 +6,7 @@ Exit codes are not here: the command ends with the `exit_code` of the error (`er
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError, TimedOutError, TruncatedError
@@ -60,6 +61,16 @@ def total(all_counters: Iterable[Counters]) -> Counters:
     return summed
 
 
+class Certificate(NamedTuple):
+    """Whose a certificate is, as RFC 2253 writes it ("CN=client,O=Example"), and its SHA-256 ("AB:CD:...").
+
+    The subject is "" where Python's ssl module does not tell it, and 1,000 characters long at most.
+    """
+
+    subject: str
+    fingerprint: str
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one connection, in a relay of one side.
@@ -77,6 +88,7 @@ class Outcome:
     error: RingmainError | None = None
     state: State | None = None
     proxy: str | None = None  # the address that a PROXY header came from
+    certificate: Certificate | None = None  # that the peer has shown, verified or not
 
     def __str__(self) -> str:
         return f"{self.peer}: {self.verdict} after {self.size} bytes"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
@@ -26,6 +27,7 @@ Framing: TypeAlias = Literal[
 ]
 FRAMINGS: tuple[str, ...] = get_args(Framing)
 TLS_VERSIONS = ("1.2", "1.3")
+CLIENT_CERTS = ("optional", "required")
 
 # What is not about a connection: how bytes are received (bytes, bytes, bytes, seconds), and moved to a descriptor; the
 # buffer of a file. A ring whose blocks are larger holds eight of them: flow.blocks.
@@ -46,7 +48,7 @@ PATH = "auto"
 BUFFER_SIZE = 64 << 10
 
 # What is asked of a peer's certificate: without TLS each would be a promise that nobody keeps.
-_ASKED_OF_PEERS = ("client_ca",)
+_ASKED_OF_PEERS = ("client_ca", "crl", "fingerprint")
 
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE, <net/tcp.h>
 
@@ -79,7 +81,12 @@ class Options(ConnectionOptions, total=False):
 
     `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
     `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected. The password of an encrypted
-    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment.
+    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment. With
+    `client_ca` a client must have a certificate, unless `client_cert` is "optional": then one without is served too.
+    `crl` is a PEM file of revocation lists: the peer's own certificate must be in none of them, and its authority must
+    have one there. `fingerprint` is the SHA-256 of the peer's certificate in hexadecimal digits, with colons or
+    without, or several of which one must be it. Alone it replaces authorities, names and dates; with `cafile` or
+    `client_ca` both are asked for.
     """
 
     tls: bool
@@ -88,6 +95,9 @@ class Options(ConnectionOptions, total=False):
     key_password_file: str | None
     cafile: str | None
     client_ca: str | None
+    client_cert: Literal["optional", "required"]
+    crl: str | None
+    fingerprint: str | Sequence[str]
     server_name: str | None
     min_tls_version: Literal["1.2", "1.3"]
     ciphers: str | None
@@ -105,6 +115,9 @@ class TlsSettings:
     key_password_file: str | None = None
     cafile: str | None = None
     client_ca: str | None = None
+    client_cert: str = "required"
+    crl: str | None = None
+    fingerprint: str | Sequence[str] = ()
     server_name: str | None = None
     min_tls_version: str = "1.2"
     ciphers: str | None = None
@@ -119,6 +132,9 @@ class TlsSettings:
 
     def __post_init__(self) -> None:
         _check("min_tls_version", self.min_tls_version, TLS_VERSIONS)
+        _check("client_cert", self.client_cert, CLIENT_CERTS)
+        given = (self.fingerprint,) if isinstance(self.fingerprint, str) else self.fingerprint
+        object.__setattr__(self, "fingerprint", tuple(map(_fingerprint, given)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +230,14 @@ def check_plain(options: Mapping[str, Any], prefix: str, remedy: str) -> None:
 def keywords_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:
     """Return the keywords, as a line, of those options among `names` that are set."""
     return ", ".join(f"{prefix}{name}=" for name in names if options[name])
+
+
+def _fingerprint(given: str) -> str:
+    digits = given.replace(":", "").upper()
+    if re.fullmatch("[0-9A-F]{64}", digits) is None:
+        remedy = "see: openssl x509 -in ... -noout -fingerprint -sha256"
+        raise UsageError(f"fingerprint={given!r}", "not the 64 hexadecimal digits of a SHA-256", remedy)
+    return ":".join(digits[at : at + 2] for at in range(0, 64, 2))
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:

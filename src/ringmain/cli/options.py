@@ -8,7 +8,7 @@ import click
 
 from ringmain import __version__
 from ringmain.cli.values import DURATION, Duration, Linger, Retries
-from ringmain.settings import GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
+from ringmain.settings import CLIENT_CERTS, GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
@@ -33,6 +33,20 @@ def _tls_options(whose: str = "") -> list[Decorator]:
         ),
         option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM"),
         option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM"),
+        option(
+            "client-cert",
+            "With --client-ca: serve clients that have none too, or not.",
+            type=click.Choice(CLIENT_CERTS),
+            default=TlsSettings.client_cert,
+            show_default=True,
+        ),
+        option("crl", "Refuse peers whose certificate is in these revocation lists.", metavar="PEM"),
+        option(
+            "fingerprint",
+            "Accept only the peer whose certificate has this fingerprint, which alone is enough; may be repeated.",
+            metavar="SHA256",
+            multiple=True,
+        ),
         option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
         option(
             "min-tls-version",

@@ -29,9 +29,7 @@ def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> d
 def _figures(outcome: "Outcome") -> dict[str, Any]:
     counters = outcome.counters
     return {
-        "peer": outcome.peer,
-        "tls": outcome.tls,
-        "cipher": outcome.cipher,
+        **_who(outcome),
         "bytes": outcome.size,
         "seconds": round(max(0.0, (counters.ended or time.monotonic()) - counters.started), 6),
         "reads": counters.reads,
@@ -41,6 +39,12 @@ def _figures(outcome: "Outcome") -> dict[str, Any]:
         "stalled_seconds": round(counters.stalled_seconds, 6),
         **_left_out(counters),
     }
+
+
+def _who(outcome: "Outcome") -> dict[str, Any]:
+    """Return who the peer is: what its certificate says too, where it has shown one."""
+    certificate = outcome.certificate._asdict() if outcome.certificate is not None else {}
+    return {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher, **certificate}
 
 
 def _left_out(counters: "Counters") -> dict[str, int]:
@@ -67,7 +71,7 @@ def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:
 def _side(outcome: "Outcome") -> dict[str, Any]:
     """Return the figures of one side of a relay: what it sent that reached the other, if it sends at all."""
     if outcome.state is None:
-        return {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
+        return _who(outcome)
     return {**_figures(outcome), "state": outcome.state}
 
 

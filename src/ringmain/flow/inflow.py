@@ -208,7 +208,8 @@ class Inflow:
         """Return what became of it; `error` is what `failure` returned."""
         link, counters = self.link, self.counters
         verdict = self.verdict or Verdict.STOPPED
-        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_in, verdict, error)
+        size, shown = counters.bytes_in, link.certificate
+        return Outcome(link.peer, link.tls_version, link.cipher, counters, size, verdict, error, certificate=shown)
 
     def lost(self, cause: BaseException) -> RingmainError:
         """Return the error of a link that broke."""

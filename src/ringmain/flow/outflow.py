@@ -193,7 +193,8 @@ class Outflow:
     def outcome(self, verdict: Verdict, error: RingmainError | None = None) -> Outcome:
         """Return what became of it, which only its owner knows."""
         link, counters = self.link, self.counters
-        return Outcome(link.peer, link.tls_version, link.cipher, counters, counters.bytes_out, verdict, error)
+        size, shown = counters.bytes_out, link.certificate
+        return Outcome(link.peer, link.tls_version, link.cipher, counters, size, verdict, error, certificate=shown)
 
     @property
     def fullness(self) -> float:

@@ -277,12 +277,18 @@ class Passage:
         """Return what became of it."""
 
         def side(link: Link, direction: Direction | None) -> Outcome:
-            peer, tls, cipher = link.peer, link.tls_version, link.cipher
-            if direction is None:
-                return Outcome(peer, tls, cipher, Counters(), 0, self.verdict)
-            counters, state = direction.counters, direction.state
-            size = counters.bytes_out
-            return Outcome(peer, tls, cipher, counters, size, self.verdict, state=state, proxy=link.introduced.proxy)
+            counters = direction.counters if direction is not None else Counters()
+            return Outcome(
+                link.peer,
+                link.tls_version,
+                link.cipher,
+                counters,
+                counters.bytes_out,
+                self.verdict,
+                state=direction.state if direction is not None else None,
+                proxy=link.introduced.proxy,
+                certificate=link.certificate,
+            )
 
         source, destination = side(self.source, self.there), side(self.destination, self.back)
         return RelayOutcome(source, destination, time.monotonic() - self.started, self.verdict, error)

@@ -13,10 +13,11 @@ from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Introduced, Link
+from ringmain.net.peer_certificate import check_peer
 from ringmain.net.readiness import until
 from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
-from ringmain.net.resets import farewell
+from ringmain.net.resets import farewell, reset
 from ringmain.settings import Settings, check_plain
 
 log = logging.getLogger("ringmain")
@@ -157,6 +158,7 @@ async def shake_hands(
                 except ssl.SSLWantWriteError:
                     await until(tls_sock.fileno(), writable=True)
                 else:
+                    check_peer(tls_sock, settings, what)
                     return tls_sock
     except TimeoutError as error:
         tls_sock.close()
@@ -175,6 +177,9 @@ async def shake_hands(
     except OSError as error:
         tls_sock.close()
         raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
+    except UntrustedError:  # by its fingerprint: without an alert a proper end would look like an empty answer
+        reset(tls_sock)
+        raise
     except BaseException:
         tls_sock.close()
         raise

@@ -1,8 +1,14 @@
-"""Turn settings into an `ssl.SSLContext`, and say which file is at fault when that fails. Touches no socket."""
+"""Turn settings into an `ssl.SSLContext`, and say which file is at fault when that fails. Touches no socket.
+
+A peer's fingerprint is not OpenSSL's to look at: `peer_certificate` does once the handshake is over.
+"""
 
 import logging
+import re
 import ssl
+from pathlib import Path
 
+from ringmain._libssl import require_any_certificate, set_ciphersuites
 from ringmain.errors import CaFileError, UsageError, reason
 from ringmain.net.own_certificate import load_own, load_self_signed
 from ringmain.settings import Settings, keywords_given
@@ -11,12 +17,15 @@ log = logging.getLogger("ringmain")
 
 
 def server_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client."""
+    """Return the context of a listener, which needs a certificate.
+
+    `client_ca` makes it verify the client's, `fingerprint` alone only require one.
+    """
+    prefix = settings.prefix
     if settings.certfile is None and not settings.self_signed:
-        prefix = settings.prefix
         remedy = f"give {prefix}certfile=, a PEM file, or {prefix}self_signed=True to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
-    why = f"by a listener, which verifies clients with {settings.prefix}client_ca="
+    why = f"by a listener, which verifies clients with {prefix}client_ca="
     _warn_of_unused(settings, ("cafile", "server_name", "insecure"), why)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
@@ -25,27 +34,51 @@ def server_context(settings: Settings) -> ssl.SSLContext:
         load_self_signed(context, settings)
     else:
         load_own(context, settings)
-    if settings.client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        _load_authorities(context, settings.client_ca, "client CA file")
+    _ask_clients(context, settings)
     return _finished(context, settings)
 
 
+def _ask_clients(context: ssl.SSLContext, settings: Settings) -> None:
+    """Ask clients for a certificate, if that is wanted."""
+    prefix = settings.prefix
+    if settings.client_cert == "optional":
+        what, remedy = f"{prefix}client_cert=optional", f"give {prefix}client_ca= too"
+        if settings.client_ca is None:
+            raise UsageError(what, "no client is asked for one", remedy)
+        if settings.fingerprint:
+            raise UsageError(what, f"{prefix}fingerprint= would let in who has none", "leave one of them out")
+    if settings.client_ca is not None:
+        context.verify_mode = ssl.VerifyMode[f"CERT_{settings.client_cert.upper()}"]
+        _load_authorities(context, settings.client_ca, "client CA file")
+    elif settings.fingerprint and not require_any_certificate(context):
+        why = "this Python's OpenSSL gives no access to a certificate that it does not verify"
+        raise UsageError(f"{prefix}fingerprint=", why, f"give {prefix}client_ca= too")
+    if settings.crl is not None:
+        _load_revoked(context, settings, settings.crl, trust="client_ca" if settings.client_ca is None else None)
+
+
 def client_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
+    """Return the context of a connection that we open: verified by `cafile` or the system's authorities.
+
+    A `fingerprint` is enough without `cafile`.
+    """
     _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if settings.insecure:
+    verified = not settings.insecure and (settings.cafile is not None or not settings.fingerprint)
+    if not verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        log.warning(
-            "%sinsecure=True: the peer's certificate is not verified, anyone in between can read and change the data",
-            settings.prefix,
-        )
     elif settings.cafile is not None:
         _load_authorities(context, settings.cafile, "CA file")
     else:
         context.load_default_certs()
+    if settings.crl is not None:
+        _load_revoked(context, settings, settings.crl, trust=None if verified else "cafile")
+    if settings.insecure and not settings.fingerprint:
+        log.warning(
+            "%sinsecure=True: the peer's certificate is not verified, anyone in between can read and change the data",
+            settings.prefix,
+        )
     if settings.certfile is not None:
         load_own(context, settings)
     return _finished(context, settings)
@@ -76,8 +109,6 @@ def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
 
 def _choose_tls13(context: ssl.SSLContext, settings: Settings) -> None:
     """Allow these suites of TLS 1.3 only. Python has no call for that, its libssl has."""
-    from ringmain._libssl import set_ciphersuites
-
     what = f"{settings.prefix}tls13_ciphers={settings.tls13_ciphers!r}"
     wanted = str(settings.tls13_ciphers).split(":")
     if not set_ciphersuites(context, ":".join(wanted)):
@@ -86,6 +117,28 @@ def _choose_tls13(context: ssl.SSLContext, settings: Settings) -> None:
     if unknown := [name for name in wanted if name not in known]:
         remedy = "see: openssl ciphers -s -tls1_3"
         raise UsageError(what, f"{', '.join(unknown)}: no suites of TLS 1.3 that OpenSSL knows", remedy)
+
+
+def _load_revoked(context: ssl.SSLContext, settings: Settings, path: str, *, trust: str | None) -> None:
+    """Load revocation lists; where nobody is verified name the keyword of those to `trust` for that.
+
+    Certificates in that file are refused: OpenSSL would trust them as authorities.
+    """
+    if trust is not None:
+        why, prefix = "no authority is asked about the peer, and only one can revoke a certificate", settings.prefix
+        raise UsageError(f"{prefix}crl=", why, f"give {prefix}{trust}= too{', not insecure=True' * settings.insecure}")
+    what, remedy = f"CRL file {path}", "give a PEM file of revocation lists"
+    try:
+        kinds = set(re.findall(rb"-----BEGIN ([A-Z0-9 ]+)-----", Path(path).read_bytes()))
+        if b"X509 CRL" not in kinds:
+            raise CaFileError(what, "no revocation list in it", remedy)
+        if len(kinds) > 1:
+            raise CaFileError(what, "there is more in it than revocation lists", f"{remedy} only")
+        context.load_verify_locations(path)
+    except OSError as error:
+        why = "no list that OpenSSL can read" if isinstance(error, ssl.SSLError) else reason(error)
+        raise CaFileError(what, why, remedy) from error
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
 def _load_authorities(context: ssl.SSLContext, path: str, name: str) -> None:
