@@ -57,6 +57,7 @@ class Session:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._totals = Totals()
         self._begun = False
+        self._present: Callable[[], Present] | None = None
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
@@ -87,6 +88,7 @@ class Session:
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
         else.
         """
+        self._present = present
         signals = signals or Signals(self.remove_port_file)
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
@@ -150,14 +152,14 @@ class Session:
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                     for address in listener.addresses:
                         print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)
-        if self._port_file is None or not listening:
-            yield
-            return
-        self._port_file.write("".join(f"{listener.port}\n" for listener, _, _ in listening))
+        if self._port_file is not None and listening:
+            self._port_file.write("".join(f"{listener.port}\n" for listener, _, _ in listening))
         try:
             yield
         finally:
             self.remove_port_file()
+            if self._present is not None:
+                self._totals.see(self._present())
 
     def record(
         self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0

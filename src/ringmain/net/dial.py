@@ -131,11 +131,26 @@ def prepare(sock: socket.socket, settings: Settings) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, min(120_000, idle * 1000))
 
 
+def handshake_timed_out(peer: str, settings: Settings) -> TimedOutError:
+    """Return the error of a peer that takes too long."""
+    why = f"not done within {settings.handshake_timeout:g} s"
+    return TimedOutError(f"TLS handshake with {peer}", why, "does it speak TLS?", limit="handshake_timeout")
+
+
 async def shake_hands(
-    sock: socket.socket, context: ssl.SSLContext, settings: Settings, peer: str, server_name: str | None = None
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    settings: Settings,
+    peer: str,
+    server_name: str | None = None,
+    *,
+    spent: float = 0.0,
 ) -> ssl.SSLSocket:
-    """Return the socket under TLS, as client when there is a server name, else as server; close it on failure."""
-    what = f"TLS handshake with {peer}"
+    """Return the socket under TLS, as client when there is a server name, else as server; close it on failure.
+
+    Of `settings.handshake_timeout` so many seconds are `spent` already.
+    """
+    what, timeout = f"TLS handshake with {peer}", settings.handshake_timeout
     try:
         tls_sock = context.wrap_socket(
             sock,
@@ -149,7 +164,7 @@ async def shake_hands(
         raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
     try:
         bound(tls_sock)
-        async with asyncio.timeout(settings.handshake_timeout):
+        async with asyncio.timeout(None if timeout is None else timeout - spent):
             while True:
                 try:
                     tls_sock.do_handshake()
@@ -162,8 +177,7 @@ async def shake_hands(
                     return tls_sock
     except TimeoutError as error:
         tls_sock.close()
-        why = f"not done within {settings.handshake_timeout:g} s"
-        raise TimedOutError(what, why, "does it speak TLS?", limit="handshake_timeout") from error
+        raise handshake_timed_out(peer, settings) from error
     except ssl.SSLCertVerificationError as error:
         await farewell(tls_sock)
         remedy = remedy_for(error, settings.prefix, of_client=server_name is None)
