@@ -86,7 +86,8 @@ class Options(ConnectionOptions, total=False):
     `crl` is a PEM file of revocation lists: the peer's own certificate must be in none of them, and its authority must
     have one there. `fingerprint` is the SHA-256 of the peer's certificate in hexadecimal digits, with colons or
     without, or several of which one must be it. Alone it replaces authorities, names and dates; with `cafile` or
-    `client_ca` both are asked for.
+    `client_ca` both are asked for. `alpn` names application protocols, best first: both sides have to agree on one.
+    With `tls_auto` a listener serves plain clients too, told apart by what they say first within `handshake_timeout`.
     """
 
     tls: bool
@@ -102,8 +103,10 @@ class Options(ConnectionOptions, total=False):
     min_tls_version: Literal["1.2", "1.3"]
     ciphers: str | None
     tls13_ciphers: str | None
+    alpn: str | Sequence[str]
     insecure: bool
     self_signed: bool
+    tls_auto: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +125,10 @@ class TlsSettings:
     min_tls_version: str = "1.2"
     ciphers: str | None = None
     tls13_ciphers: str | None = None
+    alpn: str | Sequence[str] = ()
     insecure: bool = False
     self_signed: bool = False
+    tls_auto: bool = False
 
     def __new__(cls, **options: Any) -> Self:
         """Refuse unknown keywords in our own words."""
@@ -135,6 +140,10 @@ class TlsSettings:
         _check("client_cert", self.client_cert, CLIENT_CERTS)
         given = (self.fingerprint,) if isinstance(self.fingerprint, str) else self.fingerprint
         object.__setattr__(self, "fingerprint", tuple(map(_fingerprint, given)))
+        object.__setattr__(self, "alpn", (self.alpn,) if isinstance(self.alpn, str) else tuple(self.alpn))
+        for name in self.alpn:
+            if not (name.isascii() and 0 < len(name) < 256):
+                raise UsageError(f"alpn={name!r}", "not 1 to 255 ASCII characters", "give a protocol's name, as h2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +170,8 @@ class Settings(TlsSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tls_auto:
+            object.__setattr__(self, "tls", True)
         if isinstance(self.allow, str):
             object.__setattr__(self, "allow", (self.allow,))
         _check("gate", self.gate, GATES)

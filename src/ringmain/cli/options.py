@@ -16,13 +16,16 @@ Decorator = Callable[[Any], Any]
 TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings)]
 
 
-def _tls_options(whose: str = "") -> list[Decorator]:
-    """Return the options of one end's TLS; `whose` end, where there are two."""
+def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
+    """Return the options of one end's TLS; `whose` end, where there are two; `auto` where plain clients can be told."""
 
     def option(name: str, text: str, **kind: Any) -> Decorator:
         flag = f"--{whose}-{name}" if whose else f"--{name}"
         return click.option(flag, help=f"{whose.upper()}: {text}" if whose else text, **kind)
 
+    told_apart = option(
+        "tls-auto", "Listen for plain clients and those of TLS, told apart by what they say first.", is_flag=True
+    )
     return [
         option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM"),
         option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM"),
@@ -57,8 +60,15 @@ def _tls_options(whose: str = "") -> list[Decorator]:
         ),
         option("ciphers", "TLS 1.2 cipher suites, in OpenSSL's notation.", metavar="LIST"),
         option("tls13-ciphers", "TLS 1.3 cipher suites: TLS_AES_128_GCM_SHA256:...", metavar="LIST"),
+        option(
+            "alpn",
+            "Application protocol that both sides have to agree on; may be repeated.",
+            metavar="PROTO",
+            multiple=True,
+        ),
         option("insecure", "Do not verify the server's certificate.", is_flag=True),
         option("self-signed", "Listen with a certificate made for this run.", is_flag=True),
+        *([told_apart] if auto else []),
     ]
 
 
@@ -196,6 +206,8 @@ def endpoint_of_bench(*, required: bool) -> Callable[[Command], Command]:
     options = [*_TIMEOUTS, *_TRIES, _PORT_FILE, *_FAMILY, *_LOUDNESS]
 
     def decorate(command: Command) -> Command:
-        return _decorated(command, [click.argument("endpoint", required=required), _TLS, *_tls_options(), *options])
+        return _decorated(
+            command, [click.argument("endpoint", required=required), _TLS, *_tls_options(auto=False), *options]
+        )
 
     return decorate

@@ -196,7 +196,7 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
 
 def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
     """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
-    tls = bool(options["tls"] or endpoint.tls)
+    tls = bool(options["tls"] or options.get("tls_auto") or endpoint.tls)  # which bench has not
     if not tls:
         prefix = options.get("prefix", "")  # relay's, where a file is at the other end
         warn_of_unused(options, prefix, "a tcps:// endpoint" if prefix else "tls=True")

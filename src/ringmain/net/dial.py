@@ -134,7 +134,8 @@ def prepare(sock: socket.socket, settings: Settings) -> None:
 def handshake_timed_out(peer: str, settings: Settings) -> TimedOutError:
     """Return the error of a peer that takes too long."""
     why = f"not done within {settings.handshake_timeout:g} s"
-    return TimedOutError(f"TLS handshake with {peer}", why, "does it speak TLS?", limit="handshake_timeout")
+    remedy = "with tls_auto=True a client has to speak first;" if settings.tls_auto else "does it speak TLS?"
+    return TimedOutError(f"TLS handshake with {peer}", why, remedy, limit="handshake_timeout")
 
 
 async def shake_hands(
@@ -191,7 +192,7 @@ async def shake_hands(
     except OSError as error:
         tls_sock.close()
         raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
-    except UntrustedError:  # by its fingerprint: without an alert a proper end would look like an empty answer
+    except TlsError:  # of `check_peer`: without an alert a proper end would look like an empty answer
         reset(tls_sock)
         raise
     except BaseException:

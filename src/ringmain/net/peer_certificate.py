@@ -1,9 +1,9 @@
-"""The certificate that a peer has shown: whose it is, and whether it is the one that was asked for."""
+"""The certificate that a peer has shown: whose it is, and whether the peer is the one that was asked for."""
 
 import hashlib
 import ssl
 
-from ringmain.errors import UntrustedError
+from ringmain.errors import TlsError, UntrustedError
 from ringmain.outcome import Certificate
 from ringmain.settings import Settings
 
@@ -32,11 +32,18 @@ def _subject_of(sock: ssl.SSLSocket) -> str:
 
 
 def check_peer(sock: ssl.SSLSocket, settings: Settings, what: str) -> None:
-    """Raise UntrustedError, with `what` failed, unless the peer has one of the fingerprints, if any are asked for."""
-    if not settings.fingerprint:
-        return
-    shown = certificate_of(sock)
-    if shown is None or shown.fingerprint not in settings.fingerprint:
-        why = f"its certificate has SHA-256 fingerprint {shown.fingerprint if shown else 'none'}"
-        remedy = f"which {settings.prefix}fingerprint= does not have: give that if it is to be trusted"
-        raise UntrustedError(what, why, remedy)
+    """Look at what OpenSSL does not insist on, before a byte is exchanged; raise TlsError, with `what` failed.
+
+    The peer must have one of the fingerprints, and have agreed on an application protocol, where any are asked for.
+    """
+    prefix = settings.prefix
+    if settings.fingerprint:
+        shown = certificate_of(sock)
+        if shown is None or shown.fingerprint not in settings.fingerprint:
+            why = f"its certificate has SHA-256 fingerprint {shown.fingerprint if shown else 'none'}"
+            remedy = f"which {prefix}fingerprint= does not have: give that if it is to be trusted"
+            raise UntrustedError(what, why, remedy)
+    if settings.alpn and sock.selected_alpn_protocol() is None:
+        names = ", ".join(settings.alpn)
+        why = "it has not agreed on an application protocol (ALPN)"
+        raise TlsError(what, why, f"it has to know one of {prefix}alpn=: {names}")

@@ -43,8 +43,8 @@ class _Newcomer(NamedTuple):
 class Reception:
     """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
 
-    `ready` are those that are, in that order; `probes` counts those that ended before a handshake. `on_change` is called
-    when that, or how many get ready, has changed. What fails, and is no fault of a client, is `failure`.
+    `ready` are those that are, in that order; `probes` counts those that ended before a handshake. What fails, and is
+    no fault of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
@@ -227,7 +227,10 @@ async def get_ready(
 
 
 async def _secured(sock: socket.socket, peer: str, settings: Settings, context: ssl.SSLContext) -> socket.socket | None:
-    """Return a client's socket under TLS; None where it ends before it has said anything. Raises what fails."""
+    """Return a client's socket under TLS; None where it ends before it has said anything. Raises what fails.
+
+    With `tls_auto` the socket of one that begins with anything else is returned as it is.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
@@ -237,4 +240,6 @@ async def _secured(sock: socket.socket, peer: str, settings: Settings, context: 
         raise handshake_timed_out(peer, settings) from error
     if first is First.NOTHING:
         return None
+    if first is First.OTHER and settings.tls_auto:
+        return sock
     return await shake_hands(sock, context, settings, peer, spent=loop.time() - began)

@@ -40,6 +40,7 @@ _OF_HANDSHAKES = {
     "alert unrecognized name": "the peer does not serve that name: give one that it does with {prefix}server_name=",
     "no shared cipher": "the peer knows none of our suites: see {prefix}ciphers= and {prefix}tls13_ciphers=",
     "alert handshake failure": "the peer wants a certificate, or other suites: {prefix}certfile=, {prefix}ciphers=",
+    "alert no application protocol": "the peer knows none of {prefix}alpn=",
     "alert": "the peer rejects our certificate or settings; its log may tell why",
     "wrong version number": "does the peer speak TLS?",
     "http request": "does the peer speak TLS?",

@@ -25,6 +25,9 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     if settings.certfile is None and not settings.self_signed:
         remedy = f"give {prefix}certfile=, a PEM file, or {prefix}self_signed=True to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
+    if settings.tls_auto and (asked := keywords_given(vars(settings), ("client_ca", "fingerprint"), prefix)):
+        why = "plain clients, who have no certificate, would be served too"
+        raise UsageError(f"{prefix}tls_auto=True with {asked}", why, "leave one of them out")
     why = f"by a listener, which verifies clients with {prefix}client_ca="
     _warn_of_unused(settings, ("cafile", "server_name", "insecure"), why)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -62,6 +65,8 @@ def client_context(settings: Settings) -> ssl.SSLContext:
 
     A `fingerprint` is enough without `cafile`.
     """
+    if settings.tls_auto:
+        raise UsageError(f"{settings.prefix}tls_auto=True", "there is nothing to listen at", "leave it out")
     _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     verified = not settings.insecure and (settings.cafile is not None or not settings.fingerprint)
@@ -93,6 +98,8 @@ def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if settings.min_tls_version == "1.3" else ssl.TLSVersion.TLSv1_2
     # What is trusted ends the chain, whether it signed itself or not: an intermediate's CA need not be at hand.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if settings.alpn:
+        context.set_alpn_protocols(settings.alpn)
     if settings.ciphers is not None:
         what = f"{settings.prefix}ciphers={settings.ciphers!r}"
         if later := [name for name in settings.ciphers.split(":") if name.startswith("TLS_")]:
