@@ -129,3 +129,13 @@ def test_a_command_is_not_told_the_password(
     assert loader.wait() == 0, loader.stderr
     assert "RINGMAIN_PEER=" in told.read_text()
     assert "KEY_PASSWORD" not in told.read_text()
+
+
+def test_the_right_password_of_another_certificates_key_is_not_called_wrong(
+    bench: peers.Bench, certificates: Certificates, encrypted: Path
+) -> None:
+    options = ["--tls", "--certfile", certificates.stranger, "--keyfile", encrypted]
+    environment = {**os.environ, "RINGMAIN_KEY_PASSWORD": SECRET}
+    loader = bench.ringmain("load", *options, "tcp://127.0.0.1:0", env=environment)
+    assert loader.wait() == 58
+    assert f"it does not belong to the key in {encrypted}; give the pair" in loader.stderr

@@ -39,12 +39,11 @@ def load_own(context: ssl.SSLContext, settings: Settings) -> None:
     try:
         context.load_cert_chain(certfile, keyfile, password)
     except ssl.SSLError as error:
-        if asked:
-            raise CertificateError(
-                f"key file {keyfile}", "the password is wrong", _password_remedy(settings)
-            ) from error
         if error.reason == "KEY_VALUES_MISMATCH":
             why, remedy = f"it does not belong to the key in {keyfile}", "give the pair that was made together"
+        elif asked:
+            what = f"key file {keyfile}"
+            raise CertificateError(what, "the password is wrong", _password_remedy(settings)) from error
         elif re.search(rb"-----BEGIN CERTIFICATE", Path(certfile).read_bytes()) is None:
             why, remedy = "no PEM certificate in it", "give a PEM file"
         elif re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", Path(keyfile).read_bytes()) is None:

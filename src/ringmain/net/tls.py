@@ -6,6 +6,7 @@ A peer's fingerprint is not OpenSSL's to look at: `peer_certificate` does once t
 import logging
 import re
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from ringmain._libssl import require_any_certificate, set_ciphersuites
@@ -67,7 +68,8 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     """
     if settings.tls_auto:
         raise UsageError(f"{settings.prefix}tls_auto=True", "there is nothing to listen at", "leave it out")
-    _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
+    others = ["client_cert"] if settings.client_cert == "optional" else []
+    _warn_of_unused(settings, ["client_ca", *others, "self_signed"], "when connecting")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     verified = not settings.insecure and (settings.cafile is not None or not settings.fingerprint)
     if not verified:
@@ -89,7 +91,7 @@ def client_context(settings: Settings) -> ssl.SSLContext:
     return _finished(context, settings)
 
 
-def _warn_of_unused(settings: Settings, names: tuple[str, ...], why: str) -> None:
+def _warn_of_unused(settings: Settings, names: Sequence[str], why: str) -> None:
     if unused := keywords_given(vars(settings), names, settings.prefix):
         log.warning("%s: ignored %s", unused, why)
 
