@@ -15,6 +15,8 @@ cdef enum:
     SSL_OP_IGNORE_UNEXPECTED_EOF = 0x80
     SSL_CTRL_SET_MSG_CALLBACK_ARG = 16
     SSL3_RT_HANDSHAKE = 22
+    SSL_VERIFY_PEER = 1
+    SSL_VERIFY_FAIL_IF_NO_PEER_CERT = 2
 
 cdef struct LibSsl:
     uint64_t (*get_options)(const void* context) noexcept
@@ -50,6 +52,7 @@ cdef struct LibSsl:
     void (*set_sink)(void* connection, void* bio) noexcept
     void* (*get_sink)(const void* connection) noexcept
     int (*method_set_write)(void* method, int (*write)(void*, const char*, int) noexcept nogil) noexcept
+    void (*set_verify)(void* context, int mode, int (*callback)(int, void*) noexcept nogil) noexcept
 
 # <openssl/err.h>, since 3.0: how to give an error of ours words.
 cdef struct Strings:

@@ -50,6 +50,7 @@ cdef bint find_libssl(object module_path) except -1:
         b"BIO_clear_flags", b"SSL_write_ex", b"SSL_get_sigalgs", b"SSL_get_session",
         b"SSL_SESSION_get_max_fragment_length", b"BIO_method_type", b"SSL_CTX_set_ciphersuites",
         b"SSL_set_options", b"SSL_set0_wbio", b"SSL_get_wbio", b"BIO_meth_set_write",
+        b"SSL_CTX_set_verify",
     ):
         field[0] = dlsym(library, name)
         if field[0] == NULL:
@@ -85,6 +86,22 @@ def set_ciphersuites(context, str names):
     libssl.set_ciphersuites(found, names.encode())
     libssl.clear_errors()  # get_ciphers() tells what it took
     return True
+
+
+def require_any_certificate(context):
+    """Let the `ssl.SSLContext` of a server require a certificate, whoever has signed it; False where it cannot.
+
+    Python has no call for that: it asks for certificates that it verifies, or for none.
+    """
+    cdef void* found = context_of(context)
+    if found == NULL:
+        return False
+    libssl.set_verify(found, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, take_any)
+    return True
+
+
+cdef int take_any(int verified, void* store) noexcept nogil:
+    return 1
 
 
 cdef void* connection_of(object sslobj) except? NULL:

@@ -124,13 +124,13 @@ class ReceiveError(RingmainError, ConnectionError):  # type: ignore[override]  #
 
 
 class CertificateError(RingmainError):
-    """Our own certificate or key cannot be used."""
+    """Our own certificate, its key, or the password of that cannot be used."""
 
     exit_code = 58
 
 
 class UntrustedError(TlsError):
-    """The peer's certificate is not trusted, or names another host."""
+    """The peer's certificate is not trusted, is revoked, names another host, or is none of `fingerprint`."""
 
     exit_code = 60
 
@@ -142,7 +142,7 @@ class RecordTooLongError(RingmainError):
 
 
 class CaFileError(RingmainError):
-    """The file of certificate authorities cannot be used."""
+    """The file of certificate authorities, or of what they have revoked, cannot be used."""
 
     exit_code = 77
 

@@ -72,6 +72,16 @@ class Credentials(NamedTuple):
         return f"unix:pid={self.pid},uid={self.uid},gid={self.gid}"
 
 
+class Certificate(NamedTuple):
+    """Whose a certificate is, as RFC 2253 writes it ("CN=client,O=Example"), and its SHA-256 ("AB:CD:...").
+
+    The subject is "" where Python's ssl module does not tell it, and 1,000 characters long at most.
+    """
+
+    subject: str
+    fingerprint: str
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one connection, in a relay of one side.
@@ -90,6 +100,7 @@ class Outcome:
     state: State | None = None
     proxy: str | None = None  # the address that a PROXY header came from
     credentials: Credentials | None = None  # of the peer of a UNIX socket
+    certificate: Certificate | None = None  # that the peer has shown, verified or not
 
     def __str__(self) -> str:
         return f"{self.peer}: {self.verdict} after {self.size} bytes"

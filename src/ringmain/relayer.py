@@ -129,8 +129,7 @@ class Relayer(Blocking):
 
     def __repr__(self) -> str:
         where = " to ".join(
-            as_url((end.addresses or [end.endpoint.address])[0], tls=end.endpoint.tls)
-            for end in (self.source, self.destination)
+            as_url((end.addresses or [end.endpoint.address])[0], tls=end.tls) for end in (self.source, self.destination)
         )
         state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
@@ -250,7 +249,7 @@ class Relayer(Blocking):
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
-        kernel.may_pump(path, tls=self.source.endpoint.tls or self.destination.endpoint.tls)
+        kernel.may_pump(path, tls=self.source.tls or self.destination.tls)
         self._serving = serving = Serving()
         try:
             while not self._finished and self._open and not serving.broken:

@@ -68,6 +68,9 @@ def save(
         raise UsageError(what, "there is but one connection", remedy)
     if max_connections == 1 and slow == "drop":
         raise UsageError("slow=drop", "no other client waits for a slow one", "give max_connections= above 1 too")
+    if settings.tls_auto:
+        why = "a client that receives says nothing first, by which it could be told apart"
+        raise UsageError(f"{settings.prefix}tls_auto=True", why, "leave it out")
     return Saver(Endpoint.parse(url), settings, listen=listen, listen_once=listen_once)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
@@ -26,6 +27,7 @@ Framing: TypeAlias = Literal[
 ]
 FRAMINGS: tuple[str, ...] = get_args(Framing)
 TLS_VERSIONS = ("1.2", "1.3")
+CLIENT_CERTS = ("optional", "required")
 
 # What is not about a connection: how bytes are received (bytes, bytes, bytes, seconds), and moved to a descriptor; the
 # buffer of a file. A ring whose blocks are larger holds eight of them: flow.blocks.
@@ -44,6 +46,9 @@ PROCESSES = 1
 MOST_PROCESSES = 128
 PATH = "auto"
 BUFFER_SIZE = 64 << 10
+
+# What is asked of a peer's certificate: without TLS each would be a promise that nobody keeps.
+_ASKED_OF_PEERS = ("client_ca", "crl", "fingerprint")
 
 _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE, <net/tcp.h>
 
@@ -78,20 +83,33 @@ class Options(ConnectionOptions, total=False):
     """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
 
     `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
-    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected.
+    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected. The password of an encrypted
+    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment. With
+    `client_ca` a client must have a certificate, unless `client_cert` is "optional": then one without is served too.
+    `crl` is a PEM file of revocation lists: the peer's own certificate must be in none of them, and its authority must
+    have one there. `fingerprint` is the SHA-256 of the peer's certificate in hexadecimal digits, with colons or
+    without, or several of which one must be it. Alone it replaces authorities, names and dates; with `cafile` or
+    `client_ca` both are asked for. `alpn` names application protocols, best first: both sides have to agree on one.
+    With `tls_auto` a listener serves plain clients too, told apart by what they say first within `handshake_timeout`.
     """
 
     tls: bool
     certfile: str | None
     keyfile: str | None
+    key_password_file: str | None
     cafile: str | None
     client_ca: str | None
+    client_cert: Literal["optional", "required"]
+    crl: str | None
+    fingerprint: str | Sequence[str]
     server_name: str | None
     min_tls_version: Literal["1.2", "1.3"]
     ciphers: str | None
     tls13_ciphers: str | None
+    alpn: str | Sequence[str]
     insecure: bool
     self_signed: bool
+    tls_auto: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +118,20 @@ class TlsSettings:
 
     certfile: str | None = None
     keyfile: str | None = None
+    key_password_file: str | None = None
     cafile: str | None = None
     client_ca: str | None = None
+    client_cert: str = "required"
+    crl: str | None = None
+    fingerprint: str | Sequence[str] = ()
     server_name: str | None = None
     min_tls_version: str = "1.2"
     ciphers: str | None = None
     tls13_ciphers: str | None = None
+    alpn: str | Sequence[str] = ()
     insecure: bool = False
     self_signed: bool = False
+    tls_auto: bool = False
 
     def __new__(cls, **options: Any) -> Self:
         """Refuse unknown keywords in our own words."""
@@ -116,6 +140,13 @@ class TlsSettings:
 
     def __post_init__(self) -> None:
         _check("min_tls_version", self.min_tls_version, TLS_VERSIONS)
+        _check("client_cert", self.client_cert, CLIENT_CERTS)
+        given = (self.fingerprint,) if isinstance(self.fingerprint, str) else self.fingerprint
+        object.__setattr__(self, "fingerprint", tuple(map(_fingerprint, given)))
+        object.__setattr__(self, "alpn", (self.alpn,) if isinstance(self.alpn, str) else tuple(self.alpn))
+        for name in self.alpn:
+            if not (name.isascii() and 0 < len(name) < 256):
+                raise UsageError(f"alpn={name!r}", "not 1 to 255 ASCII characters", "give a protocol's name, as h2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +175,8 @@ class Settings(TlsSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tls_auto:
+            object.__setattr__(self, "tls", True)
         if isinstance(self.allow, str):
             object.__setattr__(self, "allow", (self.allow,))
         _check("gate", self.gate, GATES)
@@ -202,9 +235,27 @@ def check_keywords(given: Iterable[str], known: Iterable[str]) -> None:
             raise UsageError(f"keyword {name!r}", "not known", remedy)
 
 
+def check_plain(options: Mapping[str, Any], prefix: str, remedy: str) -> None:
+    """Raise UsageError for options that say whom to serve or trust, where nothing is encrypted and nobody is verified.
+
+    Ignoring them would leave the door open that they are to close.
+    """
+    if asked := keywords_given(options, _ASKED_OF_PEERS, prefix):
+        why = "this endpoint is plain TCP, which verifies nobody"
+        raise UsageError(asked, why, f"give {remedy}, or leave it out")
+
+
 def keywords_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:
     """Return the keywords, as a line, of those options among `names` that are set."""
     return ", ".join(f"{prefix}{name}=" for name in names if options[name])
+
+
+def _fingerprint(given: str) -> str:
+    digits = given.replace(":", "").upper()
+    if re.fullmatch("[0-9A-F]{64}", digits) is None:
+        remedy = "see: openssl x509 -in ... -noout -fingerprint -sha256"
+        raise UsageError(f"fingerprint={given!r}", "not the 64 hexadecimal digits of a SHA-256", remedy)
+    return ":".join(digits[at : at + 2] for at in range(0, 64, 2))
 
 
 def _check(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -254,7 +254,9 @@ def _run(
 
     def present() -> Present:
         counters = loader.counters
-        return Present(loader.served, loader.refused, counters.bytes_in if counters is not None else 0, counters)
+        return Present(
+            loader.served, loader.refused, loader.probes, counters.bytes_in if counters is not None else 0, counters
+        )
 
     loader.on_end = on_end
     return session.run(work, loader.stop, look, progress_line, present, signals, renewal)

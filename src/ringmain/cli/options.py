@@ -8,7 +8,7 @@ import click
 
 from ringmain import __version__
 from ringmain.cli.values import DURATION, Duration, Linger, Mode, Retries
-from ringmain.settings import GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
+from ringmain.settings import CLIENT_CERTS, GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
@@ -16,18 +16,40 @@ Decorator = Callable[[Any], Any]
 TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings)]
 
 
-def _tls_options(whose: str = "") -> list[Decorator]:
-    """Return the options of one end's TLS; `whose` end, where there are two."""
+def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
+    """Return the options of one end's TLS; `whose` end, where there are two; `auto` where plain clients can be told."""
 
     def option(name: str, text: str, **kind: Any) -> Decorator:
         flag = f"--{whose}-{name}" if whose else f"--{name}"
         return click.option(flag, help=f"{whose.upper()}: {text}" if whose else text, **kind)
 
+    told_apart = option(
+        "tls-auto", "Listen for plain clients and those of TLS, told apart by what they say first.", is_flag=True
+    )
     return [
         option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM"),
         option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM"),
+        option(
+            "key-password-file",
+            "Its first line is the password of an encrypted key, which RINGMAIN_KEY_PASSWORD is else.",
+            metavar="FILE",
+        ),
         option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM"),
         option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM"),
+        option(
+            "client-cert",
+            "With --client-ca: serve clients that have none too, or not.",
+            type=click.Choice(CLIENT_CERTS),
+            default=TlsSettings.client_cert,
+            show_default=True,
+        ),
+        option("crl", "Refuse peers whose certificate is in these revocation lists.", metavar="PEM"),
+        option(
+            "fingerprint",
+            "Accept only the peer whose certificate has this fingerprint, which alone is enough; may be repeated.",
+            metavar="SHA256",
+            multiple=True,
+        ),
         option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
         option(
             "min-tls-version",
@@ -38,8 +60,15 @@ def _tls_options(whose: str = "") -> list[Decorator]:
         ),
         option("ciphers", "TLS 1.2 cipher suites, in OpenSSL's notation.", metavar="LIST"),
         option("tls13-ciphers", "TLS 1.3 cipher suites: TLS_AES_128_GCM_SHA256:...", metavar="LIST"),
+        option(
+            "alpn",
+            "Application protocol that both sides have to agree on; may be repeated.",
+            metavar="PROTO",
+            multiple=True,
+        ),
         option("insecure", "Do not verify the server's certificate.", is_flag=True),
         option("self-signed", "Listen with a certificate made for this run.", is_flag=True),
+        *([told_apart] if auto else []),
     ]
 
 
@@ -94,7 +123,9 @@ _FAMILY = [
     click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
 ]
 _LOUDNESS = [
-    click.option("-q", "--quiet", is_flag=True, help="Errors only."),
+    click.option(
+        "-q", "--quiet", is_flag=True, help="Errors only, and that nothing is encrypted where TLS options are given."
+    ),
     click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
     click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
     click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
@@ -184,6 +215,8 @@ def endpoint_of_bench(*, required: bool) -> Callable[[Command], Command]:
     options = [*_TIMEOUTS, *_TRIES, _PORT_FILE, *_FAMILY, *_LOUDNESS]
 
     def decorate(command: Command) -> Command:
-        return _decorated(command, [click.argument("endpoint", required=required), _TLS, *_tls_options(), *options])
+        return _decorated(
+            command, [click.argument("endpoint", required=required), _TLS, *_tls_options(auto=False), *options]
+        )
 
     return decorate

@@ -180,6 +180,7 @@ class Commands:
     def _start(self, inflow: "Inflow", number: int) -> Command:
         environment = {**os.environ, "RINGMAIN_PEER": printable(inflow.link.peer), "RINGMAIN_NUMBER": str(number)}
         environment.pop("RINGMAIN_LISTENER", None)  # ours may be of a command that somebody listens for
+        environment.pop("RINGMAIN_KEY_PASSWORD", None)  # our key's, which is no business of theirs
         try:
             if self._listening:
                 environment["RINGMAIN_LISTENER"] = addresses_of([inflow.link.sock])[0]

@@ -92,7 +92,7 @@ def run_relay(
     session = Session(options)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
-        if not Endpoint.parse(url).tls:
+        if not (Endpoint.parse(url).tls or tls["tls_auto"]):
             warn_of_unused(tls, f"{name}_tls.", "a tcps:// endpoint")
     relayer = ringmain.relay(
         source,
@@ -115,7 +115,7 @@ def run_relay(
     async def work() -> None:
         relayer.on_end = on_end
         async with relayer:
-            with session.announced(*((end, end.endpoint, end.endpoint.tls) for end in ends)):
+            with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)
 
     return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends))

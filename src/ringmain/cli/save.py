@@ -106,7 +106,7 @@ def run_save(
     def present() -> Present:
         counters = saver.counters
         size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
-        return Present(saver.connections, saver.refused, size, counters)
+        return Present(saver.connections, saver.refused, saver.probes, size, counters)
 
     def line(*figures: Any) -> str:
         clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""

@@ -25,7 +25,7 @@ from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
 from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
-from ringmain.settings import TlsSettings, keywords_given
+from ringmain.settings import TlsSettings, check_plain, keywords_given
 
 log = logging.getLogger("ringmain")
 
@@ -70,6 +70,7 @@ class Session:
         self._manager = ServiceManager()
         self._begun = False
         self._listening: list[Listener] = []
+        self._present: Callable[[], Present] | None = None
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
@@ -101,6 +102,7 @@ class Session:
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
         else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
         """
+        self._present = present
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:
             signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: _teller(Figures(look, line))}
@@ -212,6 +214,8 @@ class Session:
             yield
         finally:
             self.remove_port_file()
+            if self._present is not None:
+                self._totals.see(self._present())
 
     def record(
         self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
@@ -266,7 +270,7 @@ def measured_at(text: str) -> Endpoint:
 
 def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
     """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
-    tls = bool(options["tls"] or endpoint.tls)
+    tls = bool(options["tls"] or options.get("tls_auto") or endpoint.tls)  # which bench has not
     if not tls:
         prefix = options.get("prefix", "")  # relay's, where a file is at the other end
         warn_of_unused(options, prefix, "a tcps:// endpoint" if prefix else "tls=True")
@@ -274,9 +278,13 @@ def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
 
 
 def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
-    """Warn of options of TLS where nothing is encrypted; `wanted` is what would encrypt it."""
+    """Warn of options of TLS where nothing is encrypted; `wanted` is what would encrypt it.
+
+    Raise UsageError for those that nobody may take for granted. The warning counts as an error, which --quiet shows.
+    """
+    check_plain(options, prefix, wanted)
     if unused := keywords_given(options, _TLS_OPTIONS, prefix):
-        log.warning("%s: ignored without %s, nothing is encrypted", unused, wanted)
+        log.error("%s: ignored without %s, nothing is encrypted", unused, wanted)
 
 
 def allow_descriptors(connections: int, each: int) -> None:

@@ -42,9 +42,11 @@ def _figures(outcome: "Outcome") -> dict[str, Any]:
 
 
 def _who(outcome: "Outcome") -> dict[str, Any]:
-    """Return who the peer is, with its process and user where it came by a UNIX socket."""
+    """Return who the peer is: what a certificate it has shown says, its process and user by a UNIX socket."""
     who = {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
-    return {**who, **(outcome.credentials._asdict() if outcome.credentials is not None else {})}
+    for more in (outcome.certificate, outcome.credentials):
+        who |= more._asdict() if more is not None else {}
+    return who
 
 
 def _left_out(counters: "Counters") -> dict[str, int]:
@@ -76,10 +78,11 @@ def _side(outcome: "Outcome") -> dict[str, Any]:
 
 
 class Present(NamedTuple):
-    """What a verb has at the moment: connections, their bytes and counters; how many clients it refused so far."""
+    """What a verb has at the moment: connections, their bytes and counters; how many it refused so far, and probes."""
 
     connections: int
     refused: int
+    probes: int
     size: int
     counters: "Counters | None"
 
@@ -89,7 +92,7 @@ class Totals:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._count = self._size = self._peak = self._refused = 0
+        self._count = self._size = self._peak = self._refused = self._probes = 0
         self._ended: Counters | None = None
 
     def ended(self, outcome: "Outcome", others: int, refused: int) -> None:
@@ -101,11 +104,16 @@ class Totals:
         self._ended = total(it for it in (self._ended, outcome.counters) if it is not None)
         self._see(others + 1, refused)
 
+    def see(self, present: Present) -> None:
+        """Take note of what a verb forgets when it closes."""
+        self._see(present.connections, present.refused)
+        self._probes = max(self._probes, present.probes)
+
     def row(self, present: Present) -> dict[str, Any]:
         """Return what the stats file tells of all: `event` is what no other row has."""
         from ringmain.outcome import total
 
-        self._see(present.connections, present.refused)
+        self.see(present)
         counters = total(it for it in (self._ended, present.counters) if it is not None)
         return {
             "event": "totals",
@@ -113,6 +121,7 @@ class Totals:
             "connections": present.connections,
             "accepted": self._count + present.connections,
             "refused": self._refused,
+            "probes": self._probes,
             "peak": self._peak,
             "bytes": self._size + present.size,
             "reads": counters.reads,
@@ -125,7 +134,7 @@ class Totals:
 
     def _see(self, connections: int, refused: int) -> None:
         self._peak = max(self._peak, connections)
-        self._refused = max(self._refused, refused)  # which a verb forgets when it closes
+        self._refused = max(self._refused, refused)
 
 
 class StatsFile:

@@ -86,7 +86,7 @@ def _run(
 ) -> int:
     """Load from the clients that come over a socket; return the exit code."""
     level = log.level
-    log.setLevel(logging.ERROR)  # of what is wrong from the beginning the parent has warned
+    log.setLevel(logging.CRITICAL)  # of what is wrong from the beginning the parent has told
     allow_descriptors(options["max_connections"], 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     loader = ringmain.load(endpoint, **options)

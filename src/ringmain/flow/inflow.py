@@ -213,9 +213,10 @@ class Inflow:
         """Return what became of it; `error` is what `failure` returned."""
         link, counters = self.link, self.counters
         verdict = self.verdict or Verdict.STOPPED
-        came, credentials = counters.bytes_in, link.credentials
         return Outcome(
-            link.peer, link.tls_version, link.cipher, counters, came, verdict, error, credentials=credentials
+            *(link.peer, link.tls_version, link.cipher, counters, counters.bytes_in, verdict, error),
+            credentials=link.credentials,
+            certificate=link.certificate,
         )
 
     def lost(self, cause: BaseException) -> RingmainError:

@@ -193,9 +193,10 @@ class Outflow:
     def outcome(self, verdict: Verdict, error: RingmainError | None = None) -> Outcome:
         """Return what became of it, which only its owner knows."""
         link, counters = self.link, self.counters
-        sent, credentials = counters.bytes_out, link.credentials
         return Outcome(
-            link.peer, link.tls_version, link.cipher, counters, sent, verdict, error, credentials=credentials
+            *(link.peer, link.tls_version, link.cipher, counters, counters.bytes_out, verdict, error),
+            credentials=link.credentials,
+            certificate=link.certificate,
         )
 
     @property

@@ -283,6 +283,7 @@ class Passage:
                 state=None if direction is None else direction.state,
                 proxy=link.introduced.proxy,
                 credentials=link.credentials,
+                certificate=link.certificate,
             )
 
         source, destination = side(self.source, self.there), side(self.destination, self.back)

@@ -15,11 +15,12 @@ from ringmain.net import unix
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
+from ringmain.net.peer_certificate import check_peer
 from ringmain.net.readiness import until
 from ringmain.net.receive_buffer import warn_of_less
 from ringmain.net.remedies import remedy_for
-from ringmain.net.resets import farewell
-from ringmain.settings import Settings
+from ringmain.net.resets import farewell, reset
+from ringmain.settings import Settings, check_plain
 
 if TYPE_CHECKING:
     from ringmain.net.renewable import Renewable
@@ -113,6 +114,8 @@ async def _dial_once(
 def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> "Renewable | None":
     """Return how the connections of an endpoint are protected, None for plain TCP; raise what is wrong with a file."""
     if not (endpoint.tls or settings.tls):
+        remedy = "a tcps:// endpoint" if settings.prefix else "tls=True"
+        check_plain(vars(settings), settings.prefix, remedy)
         return None
     from ringmain.net.tls import renewable_context
 
@@ -141,11 +144,27 @@ def prepare(sock: socket.socket, settings: Settings) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, min(120_000, idle * 1000))
 
 
+def handshake_timed_out(peer: str, settings: Settings) -> TimedOutError:
+    """Return the error of a peer that takes too long."""
+    why = f"not done within {settings.handshake_timeout:g} s"
+    remedy = "with tls_auto=True a client has to speak first;" if settings.tls_auto else "does it speak TLS?"
+    return TimedOutError(f"TLS handshake with {peer}", why, remedy, limit="handshake_timeout")
+
+
 async def shake_hands(
-    sock: socket.socket, context: ssl.SSLContext, settings: Settings, peer: str, server_name: str | None = None
+    sock: socket.socket,
+    context: ssl.SSLContext,
+    settings: Settings,
+    peer: str,
+    server_name: str | None = None,
+    *,
+    spent: float = 0.0,
 ) -> ssl.SSLSocket:
-    """Return the socket under TLS, as client when there is a server name, else as server; close it on failure."""
-    what = f"TLS handshake with {peer}"
+    """Return the socket under TLS, as client when there is a server name, else as server; close it on failure.
+
+    Of `settings.handshake_timeout` so many seconds are `spent` already.
+    """
+    what, timeout = f"TLS handshake with {peer}", settings.handshake_timeout
     try:
         tls_sock = context.wrap_socket(
             sock,
@@ -159,7 +178,7 @@ async def shake_hands(
         raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
     try:
         bound(tls_sock)
-        async with asyncio.timeout(settings.handshake_timeout):
+        async with asyncio.timeout(None if timeout is None else timeout - spent):
             while True:
                 try:
                     tls_sock.do_handshake()
@@ -168,11 +187,11 @@ async def shake_hands(
                 except ssl.SSLWantWriteError:
                     await until(tls_sock.fileno(), writable=True)
                 else:
+                    check_peer(tls_sock, settings, what)
                     return tls_sock
     except TimeoutError as error:
         tls_sock.close()
-        why = f"not done within {settings.handshake_timeout:g} s"
-        raise TimedOutError(what, why, "does it speak TLS?", limit="handshake_timeout") from error
+        raise handshake_timed_out(peer, settings) from error
     except ssl.SSLCertVerificationError as error:
         await farewell(tls_sock)
         remedy = remedy_for(error, settings.prefix, of_client=server_name is None)
@@ -186,6 +205,9 @@ async def shake_hands(
     except OSError as error:
         tls_sock.close()
         raise TlsError(what, reason(error), remedy_for(error, settings.prefix)) from error
+    except TlsError:  # of `check_peer`: without an alert a proper end would look like an empty answer
+        reset(tls_sock)
+        raise
     except BaseException:
         tls_sock.close()
         raise

@@ -16,6 +16,10 @@ class Door(Protocol):
         """How many were turned away."""
 
     @property
+    def probes(self) -> int:
+        """How many ended before a byte of a TLS handshake."""
+
+    @property
     def addresses(self) -> list[str]:
         """The addresses listened at; none where somebody else listens."""
 

@@ -101,6 +101,11 @@ class Gate:
         return self._arrivals.refused
 
     @property
+    def probes(self) -> int:
+        """How many ended before a byte of a TLS handshake, as health checks do."""
+        return self._reception.probes
+
+    @property
     def addresses(self) -> list[str]:
         """The addresses listened at, as "127.0.0.1:43211" or "[::1]:43211"."""
         return addresses_of(self._sockets)

@@ -33,7 +33,7 @@ class HandedDoor:
     `on_other` with what else it says.
     """
 
-    refused = 0
+    refused = probes = 0
     addresses: list[str] = []  # noqa: RUF012 - nothing is listened at
     port = 0
 
@@ -155,7 +155,7 @@ class HandedDoor:
                 reset(sock)
                 self._over(number)
                 continue
-            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected))
+            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, self._count_probe))
             self._preparing[task] = number, sock
             task.add_done_callback(self._prepared)
 
@@ -175,6 +175,9 @@ class HandedDoor:
             self._ready.append((number, link))
         self._failure = self._failure or (task.exception() if not task.cancelled() else None)
         self._wake()
+
+    def _count_probe(self) -> None:
+        self.probes += 1
 
     def _over(self, number: int) -> None:
         self._guests.pop(number, None)

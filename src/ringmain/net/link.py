@@ -16,6 +16,7 @@ from ringmain.errors import reason
 from ringmain.net import queues
 from ringmain.net.introduced import NOT_TOLD, Introduced
 from ringmain.net.liveness import watch_peer
+from ringmain.net.peer_certificate import certificate_of
 from ringmain.net.readiness import finish
 from ringmain.net.resets import hear_out, reset_when_closed
 from ringmain.net.unix import credentials_of
@@ -45,6 +46,7 @@ class Link(Watched):
         self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
         self.tls_version = self.session.version if self.session is not None else None
         self.cipher = self.session.cipher if self.session is not None else None
+        self.certificate = certificate_of(sock) if isinstance(sock, ssl.SSLSocket) else None
         self.failure: OSError | None = None
         self.peer_ended = self.heard_reset = False
         self._on_failure: Callable[[], None] | None = None

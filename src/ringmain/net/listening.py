@@ -38,6 +38,11 @@ class Listening:
         """How many clients were turned away."""
         return self._gate.refused if self._gate is not None else 0
 
+    @property
+    def probes(self) -> int:
+        """How many clients ended before a byte of a TLS handshake, as health checks do."""
+        return self._gate.probes if self._gate is not None else 0
+
     def reload_certificates(self) -> None:
         """Read certificate, key and CA files again: TLS handshakes that begin from now on use what they hold.
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from ringmain.errors import RingmainError, reason
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
-from ringmain.net.dial import Preface, prepare, shake_hands
+from ringmain.net.dial import Preface, handshake_timed_out, prepare, shake_hands
+from ringmain.net.first_bytes import First, first_of
 from ringmain.net.link import Link
 from ringmain.net.resets import reset
 from ringmain.settings import Settings
@@ -42,14 +43,15 @@ class _Newcomer(NamedTuple):
 class Reception:
     """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
 
-    `ready` are those that are, in that order. `on_change` is called when that, or how many get ready, has changed. What
-    fails, and is no fault of a client, is `failure`.
+    `ready` are those that are, in that order; `probes` counts those that ended before a handshake. What fails, and is
+    no fault of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
         self.arrivals = arrivals
         self.ready: collections.deque[Link] = collections.deque()
         self.failure: BaseException | None = None
+        self.probes = 0
         self._settings = settings
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -78,7 +80,8 @@ class Reception:
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
                 newcomer = _Newcomer(sock, peer, sock.fileno(), self._loop.time())
-                task = self._loop.create_task(get_ready(sock, peer, self._settings, self._context, self._preface))
+                work = get_ready(sock, peer, self._settings, self._context, self._preface, self._count_probe)
+                task = self._loop.create_task(work)
                 self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
             elif (link := self._link_of(sock, peer)) is not None:
@@ -160,6 +163,9 @@ class Reception:
             return None
         return Link(sock, peer)
 
+    def _count_probe(self) -> None:
+        self.probes += 1
+
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
         sock = self._preparing.pop(task).sock
         link = None
@@ -190,9 +196,17 @@ def _is_silent(fd: int) -> bool:
 
 
 async def get_ready(
-    sock: socket.socket, peer: str, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
+    sock: socket.socket,
+    peer: str,
+    settings: Settings,
+    context: ssl.SSLContext | None,
+    preface: Preface | None,
+    on_probe: Callable[[], None],
 ) -> Link | None:
-    """Get a client ready for data; None, with a warning, if that fails."""
+    """Get a client ready for data; None, with a warning, if that fails.
+
+    One that ends before a byte of a TLS handshake is a health check: `on_probe` is called, and nobody is warned.
+    """
     introduced = None
     try:
         prepare(sock, settings)
@@ -200,9 +214,34 @@ async def get_ready(
             introduced = await preface(sock, peer)
             peer = introduced.peer
         if context is not None:
-            sock = await shake_hands(sock, context, settings, peer)
+            secured = await _secured(sock, peer, settings, context)
+            if secured is None:
+                log.info("%s: closed before a TLS handshake, as health checks do", peer)
+                on_probe()
+                sock.close()
+                return None
+            sock = secured
         return Link(sock, peer, introduced)
     except (RingmainError, OSError) as error:
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
         return None
+
+
+async def _secured(sock: socket.socket, peer: str, settings: Settings, context: ssl.SSLContext) -> socket.socket | None:
+    """Return a client's socket under TLS; None where it ends before it has said anything. Raises what fails.
+
+    With `tls_auto` the socket of one that begins with anything else is returned as it is.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        async with asyncio.timeout(settings.handshake_timeout):
+            first = await first_of(sock)
+    except TimeoutError as error:
+        raise handshake_timed_out(peer, settings) from error
+    if first is First.NOTHING:
+        return None
+    if first is First.OTHER and settings.tls_auto:
+        return sock
+    return await shake_hands(sock, context, settings, peer, spent=loop.time() - began)

@@ -28,6 +28,11 @@ class End(Listening):
         self.settings = settings
         self.listening = listening
 
+    @property
+    def tls(self) -> bool:
+        """Whether its connections are protected; with `tls_auto` those that ask for it."""
+        return self.endpoint.tls or self.settings.tls
+
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)

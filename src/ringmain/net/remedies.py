@@ -12,9 +12,13 @@ _OF_CERTIFICATES = {
     (18,): "trust this very certificate by giving it with {trust}",
     (19,): "give the CA at the end of its chain with {trust}",
     # time
-    (9, 11, 13): "it begins to be valid later: set the clocks of both machines, or wait",
-    (10, 12, 14): "the peer needs a new one; or set the clock of this machine",
+    (9, 13): "it begins to be valid later: set the clocks of both machines, or wait",
+    (10, 14): "the peer needs a new one; or set the clock of this machine",
     (23,): "its authority has withdrawn it: the peer needs a new one",
+    (3, 35, 44): "add the list of its authority to the file of {prefix}crl=",
+    (8, 33): "the list in {prefix}crl= is not signed by its authority: get it from there again",
+    (11,): "the list in {prefix}crl= begins to be valid later: set the clock of this machine, or wait",
+    (12,): "get a new list for {prefix}crl=, or set the clock of this machine",
     # what it is made for, and of
     (25, 26, 79): "it was not issued for this use: the peer needs one that was",
     (7, 66, 67, 68): "the peer needs one with a longer key or a newer signature",
@@ -23,7 +27,8 @@ _OF_CERTIFICATES = {
 
 # What the peer's alert, or our OpenSSL, complains of: a part of the words, and what helps.
 _OF_HANDSHAKES = {
-    "did not return a certificate": "the client has to send one; or leave out {prefix}client_ca= to serve all",
+    "did not return a certificate": "the client has to send one; or leave out {prefix}client_ca= to serve all, "
+    "and {prefix}fingerprint=",
     "alert unknown ca": "the peer does not trust our certificate: it needs the CA, or give another {prefix}certfile=",
     "alert certificate expired": "renew the certificate of {prefix}certfile=; or the peer's clock is wrong",
     "alert certificate revoked": "our certificate was withdrawn: give a new one with {prefix}certfile=",
@@ -35,6 +40,7 @@ _OF_HANDSHAKES = {
     "alert unrecognized name": "the peer does not serve that name: give one that it does with {prefix}server_name=",
     "no shared cipher": "the peer knows none of our suites: see {prefix}ciphers= and {prefix}tls13_ciphers=",
     "alert handshake failure": "the peer wants a certificate, or other suites: {prefix}certfile=, {prefix}ciphers=",
+    "alert no application protocol": "the peer knows none of {prefix}alpn=",
     "alert": "the peer rejects our certificate or settings; its log may tell why",
     "wrong version number": "does the peer speak TLS?",
     "http request": "does the peer speak TLS?",

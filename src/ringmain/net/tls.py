@@ -1,13 +1,17 @@
-"""Turn settings into an `ssl.SSLContext`, and say which file is at fault when that fails. Touches no socket."""
+"""Turn settings into an `ssl.SSLContext`, and say which file is at fault when that fails. Touches no socket.
+
+A peer's fingerprint is not OpenSSL's to look at: `peer_certificate` does once the handshake is over.
+"""
 
 import logging
-import os
 import re
 import ssl
-import stat
+from collections.abc import Sequence
 from pathlib import Path
 
-from ringmain.errors import CaFileError, CertificateError, UsageError, reason
+from ringmain._libssl import require_any_certificate, set_ciphersuites
+from ringmain.errors import CaFileError, UsageError, reason
+from ringmain.net.own_certificate import load_own, load_self_signed
 from ringmain.net.renewable import Renewable
 from ringmain.settings import Settings, keywords_given
 
@@ -15,44 +19,73 @@ log = logging.getLogger("ringmain")
 
 
 def server_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext:
-    """Return the context of a listener, which needs a certificate; `client_ca` makes it require one of the client.
+    """Return the context of a listener, which needs a certificate.
 
-    What the settings deserve a warning for is told unless this is done `again`.
+    `client_ca` makes it verify the client's, `fingerprint` alone only require one. What the settings deserve a warning
+    for is told unless this is done `again`.
     """
+    prefix = settings.prefix
     if settings.certfile is None and not settings.self_signed:
-        prefix = settings.prefix
         remedy = f"give {prefix}certfile=, a PEM file, or {prefix}self_signed=True to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
-    why = f"by a listener, which verifies clients with {settings.prefix}client_ca="
+    if settings.tls_auto and (asked := keywords_given(vars(settings), ("client_ca", "fingerprint"), prefix)):
+        why = "plain clients, who have no certificate, would be served too"
+        raise UsageError(f"{prefix}tls_auto=True with {asked}", why, "leave one of them out")
     if not again:
+        why = f"by a listener, which verifies clients with {prefix}client_ca="
         _warn_of_unused(settings, ("cafile", "server_name", "insecure"), why)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
     if settings.self_signed:
-        _load_self_signed(context, settings)
+        load_self_signed(context, settings)
     else:
-        _load_own(context, settings)
-    if settings.client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        _load_authorities(context, settings.client_ca, "client CA file")
+        load_own(context, settings)
+    _ask_clients(context, settings)
     return _finished(context, settings)
 
 
+def _ask_clients(context: ssl.SSLContext, settings: Settings) -> None:
+    """Ask clients for a certificate, if that is wanted."""
+    prefix = settings.prefix
+    if settings.client_cert == "optional":
+        what, remedy = f"{prefix}client_cert=optional", f"give {prefix}client_ca= too"
+        if settings.client_ca is None:
+            raise UsageError(what, "no client is asked for one", remedy)
+        if settings.fingerprint:
+            raise UsageError(what, f"{prefix}fingerprint= would let in who has none", "leave one of them out")
+    if settings.client_ca is not None:
+        context.verify_mode = ssl.VerifyMode[f"CERT_{settings.client_cert.upper()}"]
+        _load_authorities(context, settings.client_ca, "client CA file")
+    elif settings.fingerprint and not require_any_certificate(context):
+        why = "this Python's OpenSSL gives no access to a certificate that it does not verify"
+        raise UsageError(f"{prefix}fingerprint=", why, f"give {prefix}client_ca= too")
+    if settings.crl is not None:
+        _load_revoked(context, settings, settings.crl, trust="client_ca" if settings.client_ca is None else None)
+
+
 def client_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext:
-    """Return the context of a connection that we open: verified by `cafile` or the system's authorities."""
+    """Return the context of a connection that we open: verified by `cafile` or the system's authorities.
+
+    A `fingerprint` is enough without `cafile`. What deserves a warning is told unless this is done `again`.
+    """
+    if settings.tls_auto:
+        raise UsageError(f"{settings.prefix}tls_auto=True", "there is nothing to listen at", "leave it out")
     if not again:
         _warn_of_client(settings)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if settings.insecure:
+    verified = not settings.insecure and (settings.cafile is not None or not settings.fingerprint)
+    if not verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif settings.cafile is not None:
         _load_authorities(context, settings.cafile, "CA file")
     else:
         context.load_default_certs()
+    if settings.crl is not None:
+        _load_revoked(context, settings, settings.crl, trust=None if verified else "cafile")
     if settings.certfile is not None:
-        _load_own(context, settings)
+        load_own(context, settings)
     return _finished(context, settings)
 
 
@@ -62,21 +95,23 @@ def renewable_context(settings: Settings, *, listening: bool) -> Renewable:
     if listening and settings.self_signed:
         made = server_context(settings)
         return Renewable.made_by(lambda _: made, [])  # who has verified its fingerprint is to find it again
-    names = (settings.certfile, settings.keyfile, settings.client_ca if listening else settings.cafile)
+    authorities = settings.client_ca if listening else settings.cafile
+    names = (settings.certfile, settings.keyfile, settings.key_password_file, settings.crl, authorities)
     files = [name for name in names if name is not None]
     return Renewable.made_by(lambda again: make(settings, again=again), files)
 
 
 def _warn_of_client(settings: Settings) -> None:
-    _warn_of_unused(settings, ("client_ca", "self_signed"), "when connecting")
-    if settings.insecure:
+    others = ["client_cert"] if settings.client_cert == "optional" else []
+    _warn_of_unused(settings, ["client_ca", *others, "self_signed"], "when connecting")
+    if settings.insecure and not settings.fingerprint:
         log.warning(
             "%sinsecure=True: the peer's certificate is not verified, anyone in between can read and change the data",
             settings.prefix,
         )
 
 
-def _warn_of_unused(settings: Settings, names: tuple[str, ...], why: str) -> None:
+def _warn_of_unused(settings: Settings, names: Sequence[str], why: str) -> None:
     if unused := keywords_given(vars(settings), names, settings.prefix):
         log.warning("%s: ignored %s", unused, why)
 
@@ -85,6 +120,8 @@ def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if settings.min_tls_version == "1.3" else ssl.TLSVersion.TLSv1_2
     # What is trusted ends the chain, whether it signed itself or not: an intermediate's CA need not be at hand.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if settings.alpn:
+        context.set_alpn_protocols(settings.alpn)
     if settings.ciphers is not None:
         what = f"{settings.prefix}ciphers={settings.ciphers!r}"
         if later := [name for name in settings.ciphers.split(":") if name.startswith("TLS_")]:
@@ -101,8 +138,6 @@ def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
 
 def _choose_tls13(context: ssl.SSLContext, settings: Settings) -> None:
     """Allow these suites of TLS 1.3 only. Python has no call for that, its libssl has."""
-    from ringmain._libssl import set_ciphersuites
-
     what = f"{settings.prefix}tls13_ciphers={settings.tls13_ciphers!r}"
     wanted = str(settings.tls13_ciphers).split(":")
     if not set_ciphersuites(context, ":".join(wanted)):
@@ -113,89 +148,31 @@ def _choose_tls13(context: ssl.SSLContext, settings: Settings) -> None:
         raise UsageError(what, f"{', '.join(unknown)}: no suites of TLS 1.3 that OpenSSL knows", remedy)
 
 
+def _load_revoked(context: ssl.SSLContext, settings: Settings, path: str, *, trust: str | None) -> None:
+    """Load revocation lists; where nobody is verified name the keyword of those to `trust` for that.
+
+    Certificates in that file are refused: OpenSSL would trust them as authorities.
+    """
+    if trust is not None:
+        why, prefix = "no authority is asked about the peer, and only one can revoke a certificate", settings.prefix
+        raise UsageError(f"{prefix}crl=", why, f"give {prefix}{trust}= too{', not insecure=True' * settings.insecure}")
+    what, remedy = f"CRL file {path}", "give a PEM file of revocation lists"
+    try:
+        kinds = set(re.findall(rb"-----BEGIN ([A-Z0-9 ]+)-----", Path(path).read_bytes()))
+        if b"X509 CRL" not in kinds:
+            raise CaFileError(what, "no revocation list in it", remedy)
+        if len(kinds) > 1:
+            raise CaFileError(what, "there is more in it than revocation lists", f"{remedy} only")
+        context.load_verify_locations(path)
+    except OSError as error:
+        why = "no list that OpenSSL can read" if isinstance(error, ssl.SSLError) else reason(error)
+        raise CaFileError(what, why, remedy) from error
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
 def _load_authorities(context: ssl.SSLContext, path: str, name: str) -> None:
     try:
         context.load_verify_locations(path)
     except OSError as error:
         why = "no certificate in it" if isinstance(error, ssl.SSLError) else reason(error)
         raise CaFileError(f"{name} {path}", why, "give a PEM file of CA certificates") from error
-
-
-def _load_own(context: ssl.SSLContext, settings: Settings) -> None:
-    certfile, keyfile = str(settings.certfile), settings.keyfile or str(settings.certfile)
-    for option, path in (("certfile", certfile), ("keyfile", keyfile)):
-        try:
-            with Path(path).open("rb"):
-                mode = Path(path).stat().st_mode
-        except OSError as error:
-            raise CertificateError(
-                f"{settings.prefix}{option}={path}", reason(error), "give a readable PEM file"
-            ) from error
-
-    def no_password() -> str:
-        raise CertificateError(
-            f"key file {keyfile}", "it is encrypted", "decrypt it first: openssl pkey -in ... -out ..."
-        )
-
-    try:
-        context.load_cert_chain(certfile, keyfile, no_password)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            why, remedy = f"it does not belong to the key in {keyfile}", "give the pair that was made together"
-        elif re.search(rb"-----BEGIN CERTIFICATE", Path(certfile).read_bytes()) is None:
-            why, remedy = "no PEM certificate in it", "give a PEM file"
-        elif re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", Path(keyfile).read_bytes()) is None:
-            why, remedy = f"no PEM private key in {keyfile}", f"add the key to it, or give {settings.prefix}keyfile="
-        else:
-            why, remedy = reason(error), "check it with: openssl x509 -in ... -text"
-        raise CertificateError(f"certificate {certfile}", why, remedy) from error
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        log.warning("key file %s: others may read it; run: chmod 600 %s", keyfile, keyfile)
-
-
-def _load_self_signed(context: ssl.SSLContext, settings: Settings) -> None:
-    """Make a key and a certificate for this host in memory, valid for 30 days, and print its fingerprint."""
-    import datetime
-    import ipaddress
-    import socket
-
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509.oid import NameOID
-    except ImportError as error:
-        what = f"{settings.prefix}self_signed=True"
-        raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ringmain self-signed")])
-    now = datetime.datetime.now(datetime.UTC)
-    names: list[x509.GeneralName] = [x509.DNSName(host) for host in dict.fromkeys(["localhost", socket.gethostname()])]
-    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
-    fd = os.memfd_create("ringmain-certificate")
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-    # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
-    log.warning(
-        "self-signed certificate, SHA-256 fingerprint %s", certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    )

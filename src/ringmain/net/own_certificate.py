@@ -1,0 +1,133 @@
+"""Load our own certificate and its key, of files or made for this run, and say what is wrong with them."""
+
+import logging
+import os
+import re
+import ssl
+import stat
+from pathlib import Path
+
+from ringmain.errors import CertificateError, UsageError, reason
+from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
+
+# The password of an encrypted key. On a command line everybody could read it.
+_PASSWORD = "RINGMAIN_KEY_PASSWORD"
+_LONGEST_PASSWORD = 1023  # what OpenSSL has room for
+
+
+def load_own(context: ssl.SSLContext, settings: Settings) -> None:
+    """Load `certfile` and `keyfile`; raise CertificateError, and warn where others may read the key."""
+    certfile, keyfile = str(settings.certfile), settings.keyfile or str(settings.certfile)
+    for option, path in (("certfile", certfile), ("keyfile", keyfile)):
+        try:
+            with Path(path).open("rb"):
+                mode = Path(path).stat().st_mode
+        except OSError as error:
+            raise CertificateError(
+                f"{settings.prefix}{option}={path}", reason(error), "give a readable PEM file"
+            ) from error
+
+    asked = False
+
+    def password() -> bytes:
+        nonlocal asked
+        asked = True
+        return _password(settings, keyfile)
+
+    try:
+        context.load_cert_chain(certfile, keyfile, password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            why, remedy = f"it does not belong to the key in {keyfile}", "give the pair that was made together"
+        elif asked:
+            what = f"key file {keyfile}"
+            raise CertificateError(what, "the password is wrong", _password_remedy(settings)) from error
+        elif re.search(rb"-----BEGIN CERTIFICATE", Path(certfile).read_bytes()) is None:
+            why, remedy = "no PEM certificate in it", "give a PEM file"
+        elif re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", Path(keyfile).read_bytes()) is None:
+            why, remedy = f"no PEM private key in {keyfile}", f"add the key to it, or give {settings.prefix}keyfile="
+        else:
+            why, remedy = reason(error), "check it with: openssl x509 -in ... -text"
+        raise CertificateError(f"certificate {certfile}", why, remedy) from error
+    _warn_of_readers("key file", keyfile, mode)
+
+
+def _warn_of_readers(what: str, path: str, mode: int) -> None:
+    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        log.warning("%s %s: others may read it; run: chmod 600 %s", what, path, path)
+
+
+def _password(settings: Settings, keyfile: str) -> bytes:
+    """Return the password of the key; never ask for it."""
+    path = settings.key_password_file
+    if path is None:
+        line = os.environb.get(_PASSWORD.encode(), b"")
+        if not line:
+            raise CertificateError(f"key file {keyfile}", "it is encrypted", _password_remedy(settings))
+        what = f"password in {_PASSWORD}"
+    else:
+        what = f"password file {path}"
+        try:
+            with Path(path).open("rb") as file:
+                _warn_of_readers("password file", path, os.fstat(file.fileno()).st_mode)
+                line = file.readline(_LONGEST_PASSWORD + 3).rstrip(b"\r\n")
+        except OSError as error:
+            raise CertificateError(what, reason(error), "give a readable file") from error
+    if not 0 < len(line) <= _LONGEST_PASSWORD:
+        why = f"longer than {_LONGEST_PASSWORD} bytes" if line else "its first line is empty"
+        raise CertificateError(what, why, "write the password into its first line")
+    return line
+
+
+def _password_remedy(settings: Settings) -> str:
+    return f"give {settings.prefix}key_password_file=, or the password in {_PASSWORD}"
+
+
+def load_self_signed(context: ssl.SSLContext, settings: Settings) -> None:
+    """Make a key and a certificate for this host in memory, valid for 30 days, and print its fingerprint."""
+    import datetime
+    import ipaddress
+    import socket
+
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+    except ImportError as error:
+        what = f"{settings.prefix}self_signed=True"
+        raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ringmain self-signed")])
+    now = datetime.datetime.now(datetime.UTC)
+    names: list[x509.GeneralName] = [x509.DNSName(host) for host in dict.fromkeys(["localhost", socket.gethostname()])]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
+    fd = os.memfd_create("ringmain-certificate")
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
+    log.warning(
+        "self-signed certificate, SHA-256 fingerprint %s", certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+    )
