@@ -17,6 +17,7 @@ from crews import Crew
 
 import ringmain
 from ringmain.errors import CertificateError
+from ringmain.net.renewable import Renewable
 
 SERVICE: dict[str, Any] = {"start_new_session": True}
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -227,8 +228,8 @@ def test_a_relay_trusts_its_destination_by_the_new_file(bench: peers.Bench, file
     replace(trusted, files.authority.cert_pem.bytes())
 
     def gets_through() -> bool:
-        with contextlib.suppress(ConnectionError):
-            peers.send_in_thread(port, b"trusted\n").join()
+        with contextlib.suppress(ConnectionError), peers.connect(port) as sock:
+            sock.sendall(b"trusted\n")
         return (bench.folder / "log").read_bytes().startswith(b"trusted\n")
 
     peers.eventually(gets_through, "a line by the relay")
@@ -274,6 +275,26 @@ def test_no_byte_of_a_stream_is_lost_however_often(bench: peers.Bench, files: Fi
     peers.eventually(lambda: log.stat().st_size == 20 * len(line), "all lines")
     assert peers.sha256(log) == digest.hexdigest()
     assert "certificate" not in program.stderr
+
+
+@pytest.mark.parametrize("changes", [True, False], ids=["changes", "stays"])
+def test_files_that_change_while_they_are_read_are_read_once_more(files: Files, changes: bool) -> None:
+    """As where a key has been swapped already, and its certificate is a moment later."""
+    made: list[bool] = []
+
+    def make(again: bool) -> ssl.SSLContext:
+        made.append(again)
+        if len(made) == 2:
+            if changes:
+                files.change()
+            raise CertificateError("certificate", "it does not belong to the key")
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    context = Renewable.made_by(make, [str(files.server)])
+    with contextlib.nullcontext() if changes else pytest.raises(CertificateError):
+        context.renew()
+    assert made == ([False, True, True] if changes else [False, True])
+    assert not context.has_changed  # nothing is looked for again
 
 
 def test_a_self_signed_certificate_stays(bench: peers.Bench) -> None:

@@ -5,6 +5,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from ringmain.errors import RingmainError
+
+_TRIES = 3
 # A file as it was: device, inode, size and time of change; None where there is none.
 _Look = tuple[int, int, int, int] | None
 
@@ -31,9 +34,19 @@ class Renewable(ssl.SSLContext):
         return self
 
     def renew(self) -> None:
-        """Read the files again, for whoever shakes hands from now on; raise what is wrong, and stay as it was."""
-        self._seen = self._look()
-        self._current = self._make(True)
+        """Read the files again, for whoever shakes hands from now on; raise what is wrong, and stay as it was.
+
+        Others may come while they are read, as the key that belongs to the next certificate: then that is done anew.
+        """
+        for tries_left in range(_TRIES, 0, -1):
+            self._seen = self._look()
+            try:
+                self._current = self._make(True)
+            except RingmainError:
+                if tries_left == 1 or not self.has_changed:
+                    raise
+            else:
+                return
 
     @property
     def has_changed(self) -> bool:
