@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import logging
+import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,16 @@ from typing import Any
 
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, reason
+from ringmain.errors import (
+    ConnectError,
+    ResolveError,
+    RingmainError,
+    TimedOutError,
+    TlsError,
+    UntrustedError,
+    reason,
+)
+from ringmain.net.backoff import Backoff
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.link import Introduced, Link
 from ringmain.net.readiness import until
@@ -19,10 +28,8 @@ from ringmain.net.remedies import remedy_for
 from ringmain.net.resets import farewell
 from ringmain.settings import Settings
 
-log = logging.getLogger("ringmain")
-
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
-_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LONGEST_PAUSE = 5.0  # between two tries
 _TCP_RTO_MAX_MS = 44  # <linux/tcp.h>
 
 
@@ -55,22 +62,19 @@ async def dial(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
 ) -> Link:
     """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
-    attempt = 0
-    while True:
-        try:
-            return await _dial_once(endpoint, settings, context, preface)
-        except (ResolveError, ConnectError, TimedOutError) as error:
-            if attempt == settings.retry:
-                raise
-            delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-            log.info("%s; trying again in %g s", error, delay)
-        attempt += 1
-        await asyncio.sleep(delay)
+    once = functools.partial(dial_once, endpoint, settings, context, preface)
+    return await Backoff(LONGEST_PAUSE).keep_trying(once, may_pass, settings.retry)
 
 
-async def _dial_once(
-    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
+def may_pass(error: RingmainError) -> bool:
+    """Tell whether another try to connect may succeed; a handshake that failed shows a mistake in the settings."""
+    return isinstance(error, ResolveError | ConnectError | TimedOutError)
+
+
+async def dial_once(
+    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
 ) -> Link:
+    """Connect, and shake hands if there is a TLS context."""
     peer = host_and_port(endpoint.host, endpoint.port)
     try:
         async with asyncio.timeout(settings.connect_timeout):
