@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Where records end: all that a ring knows of what is in its blocks.
 
-No I/O, no Python: the ring calls it between reading its state and writing it, where it may not raise. Nothing is kept
-of what is looked at: one cutter serves any number of streams.
+No I/O, no Python but for `last_end`: the ring calls it between reading its state and writing it, where it may not
+raise. Nothing is kept of what is looked at: one cutter serves any number of streams.
 """
 
 
@@ -46,6 +46,12 @@ cdef class Cutter:
                 break
             start = found
         return start
+
+    def last_end(self, bytearray data not None, Py_ssize_t seen, Py_ssize_t end):
+        """Return the offset behind the last whole record of the first `end` bytes; 0 if none ends behind `seen`."""
+        if not 0 <= seen <= end <= len(data):
+            raise ValueError("offsets beyond the data")
+        return max(0, self.last(data, 0, seen, end))
 
     cdef Py_ssize_t behind(self, const char* data, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
         """Return the offset behind the record that begins at `start` and is there whole."""

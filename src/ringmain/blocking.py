@@ -137,6 +137,10 @@ class BlockingSaver(Protocol):
         """How many connections are being served."""
 
     @property
+    def try_number(self) -> int:
+        """Which try to connect again is under way or comes next; 0 while there is a connection, or is to be none."""
+
+    @property
     def counters(self) -> Counters | None:
         """The counters of the connection being served, or None between two; of many the bytes of all together."""
 

@@ -67,6 +67,12 @@ class Figures:
         return self._line((bytes_in, bytes_out), now - self._started, rates, fullness)
 
 
+def waiting_line(where: str, number: int) -> str:
+    """Return the line of who waits for a peer: which try to connect comes next or is under way."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"waiting for {where} ({number}{ending} try)"
+
+
 async def show_progress(look: Look, line: Line) -> None:
     """Show progress until cancelled.
 

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
 
+from ringmain._cutter import Cutter
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingSaver
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import UsageError
+from ringmain.flow.blocks import cutter_for
 from ringmain.flow.broadcast import Broadcast
 from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
@@ -17,6 +19,7 @@ from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.listening import Listening
+from ringmain.net.redial import Redial
 from ringmain.outcome import Outcome
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.waiting import Turn
@@ -35,6 +38,8 @@ def save(
     max_connections: int = Settings.max_connections,
     slow: Literal["wait", "drop"] = Settings.slow,
     client_buffer: int = Settings.client_buffer,
+    reconnect: bool = False,
+    delimiter: bytes = b"",
     **options: Unpack[Options],
 ) -> "Saver":
     """Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
@@ -57,11 +62,25 @@ def save(
     A client that has no room for more is reset with a warning as soon as another one has taken all; while everybody is
     behind, the write waits. What is due is kept once for all: `client_buffer` bytes, or 1 MiB if that is more.
 
+    With `reconnect` a dialled connection that is lost is a warning, and another one is dialled: for ever, after pauses
+    that grow from 100 ms to 30 s, or `retry` times in a row where that is given. It begins with what the peer's kernel
+    is not known to have acknowledged, so that bytes may come twice and none is left out, but for those that the peer's
+    kernel had and its program did not read. With a `delimiter` (1 to 16 bytes) it begins with a whole record, which may
+    have come in part or whole before. The first connection is dialled as without `reconnect`. A failed handshake ends
+    it, but where the peer is lost within one.
+
     For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
     cannot be opened, and when the one connection there is breaks.
     """
     given = {"max_connections": max_connections, "slow": slow, "client_buffer": client_buffer}
     settings = settings_for(save, Options, options, **given)
+    if reconnect and (listen or listen_once):
+        remedy = "leave out reconnect=True: the next client gets what a lost one never got"
+        raise UsageError(
+            f"reconnect=True with {'listen' if listen else 'listen_once'}=True", "it connects to nobody", remedy
+        )
+    if delimiter and not reconnect:
+        raise UsageError("delimiter=", "it says where a stream is gone on with", "add reconnect=True")
     if max_connections > 1 and (listen_once or not listen):
         what = f"max_connections={max_connections}{' with listen_once=True' if listen_once else ''}"
         remedy = "leave one of them out" if listen_once else "add listen=True"
@@ -71,7 +90,10 @@ def save(
     if settings.tls_auto:
         why = "a client that receives says nothing first, by which it could be told apart"
         raise UsageError(f"{settings.prefix}tls_auto=True", why, "leave it out")
-    return Saver(Endpoint.parse(url), settings, listen=listen, listen_once=listen_once)
+    cutter = cutter_for(delimiter)
+    return Saver(
+        Endpoint.parse(url), settings, listen=listen, listen_once=listen_once, reconnect=reconnect, cutter=cutter
+    )
 
 
 class Saver(Listening, Blocking):
@@ -81,24 +103,38 @@ class Saver(Listening, Blocking):
     are served, what a method does to the peer it does to all who are there, side by side.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, *, listen: bool, listen_once: bool) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        *,
+        listen: bool,
+        listen_once: bool,
+        reconnect: bool = False,
+        cutter: Cutter | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.settings = settings
         self.listening = listen or listen_once
         self.listen_once = listen_once
+        self.reconnect = reconnect
+        self._redial: Redial | None = None
         self.on_end: OnEnd | None = None
         hear = weakref.WeakMethod(self._one_ended)  # the loop, which knows the clients, must not keep a forgotten saver
         self._clients: Clients | Broadcast
         if settings.max_connections > 1:
             self._clients = Broadcast(endpoint, settings, hear)
         else:
-            self._clients = Clients(endpoint, settings, hear, goes_on=listen and not listen_once)
+            goes_on = reconnect or (listen and not listen_once)
+            self._clients = Clients(endpoint, settings, hear, goes_on=goes_on, cutter=cutter)
         self._turn = Turn("another task is already writing")
 
     def __repr__(self) -> str:
         tls = self.endpoint.tls or self.settings.tls
         where = as_url((self.addresses or [self.endpoint.address])[0], tls=tls)
-        state = "listening" if self._gate is not None else "connected" if self.connections else "closed"
+        state = "connected" if self.connections else "connecting" if self.try_number else "closed"
+        if self._gate is not None:
+            state = "listening"
         sizes = [] if self.counters is None else [self.counters.bytes_out]
         return self._described(where, state, sizes, self.connections)
 
@@ -111,9 +147,19 @@ class Saver(Listening, Blocking):
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._gate = await open_gate(self.endpoint, self.settings)
-        self._clients.open(self._gate, self._context)
-        if isinstance(self._clients, Clients) and not self.listening:
-            self._clients.begin(await dial(self.endpoint, self.settings, self._context))
+        self._redial = Redial(self.endpoint, self.settings) if self.reconnect else None
+        if isinstance(self._clients, Broadcast) or self.listening:
+            self._clients.open(self._gate, self._context)
+            return self
+        self._clients.open(self._redial, self._context)
+        try:
+            if self._redial is None:
+                self._clients.begin(await dial(self.endpoint, self.settings, self._context))
+            else:
+                await self._clients.send(memoryview(b""))  # which waits for a connection
+        except BaseException:
+            self._clients.close()
+            raise
         return self
 
     async def __aexit__(
@@ -126,7 +172,7 @@ class Saver(Listening, Blocking):
             try:
                 self._clients.close()
             finally:
-                self._gate = None  # `on_end` may still ask it
+                self._gate = self._redial = None  # `on_end` may still ask it
                 if isinstance(self._clients, Broadcast):
                     await self._clients.over()
 
@@ -142,6 +188,11 @@ class Saver(Listening, Blocking):
     def connections(self) -> int:
         """How many connections are being served."""
         return len(self._clients.outflows)
+
+    @property
+    def try_number(self) -> int:
+        """Which try to connect again is under way or comes next; 0 while there is a connection, or is to be none."""
+        return self._redial.try_number if self._redial is not None else 0
 
     @property
     def on_lost(self) -> Callable[[], object] | None:

@@ -57,10 +57,10 @@ class ConnectionOptions(TypedDict, total=False):
     """The keywords that all verbs share; times are seconds, None is off.
 
     `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection. A listener also resets a client that
-    has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect
-    is tried again (-1: forever); `keepalive` is the silence before the peer is probed: one that answers nothing for
-    about that long again is lost. `gate` and `allow` say what becomes of other clients: `allow` is a network or
-    several, as "10.0.0.0/8". With `reuse_port` other listeners that ask for it too may share the port
+    has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect is tried
+    again (-1: forever), after pauses from 100 ms to 5 s; `keepalive` is the silence before the peer is probed: one that
+    answers nothing for about that long again is lost. `gate` and `allow` say what becomes of other clients: `allow` is
+    a network or several, as "10.0.0.0/8". With `reuse_port` other listeners that ask for it too may share the port
     (SO_REUSEPORT): the kernel picks one for each client by its address, which spreads few clients unevenly. `family` is
     4, 6, or 0 for both. A listener at a UNIX socket gives its file `socket_mode`, as 0o660, and `socket_owner`, as
     "USER", "USER:GROUP" or ":GROUP"; else the umask and this process decide.

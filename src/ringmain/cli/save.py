@@ -6,7 +6,7 @@ import click
 
 import ringmain
 from ringmain.cli.options import max_connections, one_end, totals
-from ringmain.cli.values import Size
+from ringmain.cli.values import Octets, Size
 from ringmain.settings import SLOW, Settings
 
 # What a client may have open: its socket, what tells of its reset, and what wakes its pump.
@@ -34,6 +34,18 @@ _DESCRIPTORS = 3
     show_default=Size.words(Settings.client_buffer),
     help="How far a client may be behind, with --slow drop.",
 )
+@click.option(
+    "--reconnect",
+    is_flag=True,
+    help="After a lost connection go on with a new one: for ever, or --retry times. The last bytes may come twice.",
+)
+@click.option(
+    "--delimiter",
+    metavar="TEXT",
+    type=Octets(),
+    default=b"",
+    help=r"With --reconnect: begin a new connection with a whole record, which end at this, as \n or \x1e.",
+)
 @totals
 def save(**options: Any) -> int:
     """Connect to ENDPOINT and send standard input.
@@ -43,10 +55,16 @@ def save(**options: Any) -> int:
     ringmain save --listen --input events.ndjson tcp://:8000
     tail -f events.ndjson | ringmain save --listen --max-connections 20 tcp://:8000
     zstdcat dump.zst | ringmain save --retry forever tcps://example.org:4000
+    tail -f events.ndjson | ringmain save --reconnect --delimiter '\\n' tcps://example.org:4000
 
     A listener sends a regular file whole to every client; any other input goes on with the next client where the last
     one left, or with --max-connections goes to all who are there. A signal ends it after what was read: a file that is
     cut short by a reset, any other input properly.
+
+    With --reconnect a new connection begins with what the peer's kernel has not acknowledged: a record may come twice,
+    and with --delimiter comes whole. What the peer's kernel had and its program never read is lost. All goes through
+    blocks, a file too. --retry bounds the tries at the start (0), and those after a loss where it is given. A TLS
+    handshake that fails ends it, since trying again mends no certificate.
     """
     return run_save(**options)
 
@@ -70,7 +88,7 @@ def run_save(
     from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
     from ringmain.outcome import Outcome
-    from ringmain.progress import progress_line
+    from ringmain.progress import progress_line, waiting_line
 
     session = Session(options)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
@@ -109,6 +127,8 @@ def run_save(
         return Present(saver.connections, saver.refused, saver.probes, size, counters)
 
     def line(*figures: Any) -> str:
+        if saver.try_number:
+            return waiting_line(saver.endpoint.address, saver.try_number)
         clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""
         return clients + progress_line(*figures)
 

@@ -61,11 +61,11 @@ def flow_for(
         ring_size = 4 * block_size
     if min_block > 1:
         block_size = max(block_size, min_block * 4 // 3 + 4)  # a block is full when a quarter of it is left
-    _check_sizes(delimiter, block_size, ring_size, min_block, linger)
+    _check_sizes(block_size, ring_size, min_block, linger)
     if framing is not None:
         _check_framing(framing, delimiter)
         delimiter = _DELIMITERS.get(framing, b"")
-    cutter = _cutter_for(delimiter, framing)
+    cutter = cutter_for(delimiter, framing)
     _check_records(cutter, max_record, long_records)
     size = ring_size or max(RING_SIZE, 8 * block_size)
     if merges:
@@ -76,7 +76,10 @@ def flow_for(
     return Flow(ring, linger, min_block, copy, cutter, delimiter=delimiter)
 
 
-def _cutter_for(delimiter: bytes, framing: str | None) -> Cutter | None:
+def cutter_for(delimiter: bytes, framing: str | None = None) -> Cutter | None:
+    """Return what tells where records end, None where there are none; raise UsageError."""
+    if len(delimiter) > 16:
+        raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
     if delimiter:
         return Delimiter(delimiter)
     if framing is None:
@@ -87,9 +90,7 @@ def _cutter_for(delimiter: bytes, framing: str | None) -> Cutter | None:
     return Frames(int(width), order == "le")
 
 
-def _check_sizes(delimiter: bytes, block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
-    if len(delimiter) > 16:
-        raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
+def _check_sizes(block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
     if block_size < 1:
         raise UsageError("block_size", f"{block_size} bytes", "give at least 1")
     if ring_size is not None and ring_size < 4 * block_size:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ringmain._cutter import Cutter
 from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
@@ -19,25 +20,36 @@ from ringmain.net.door import Door
 from ringmain.net.failures import failure_of, was_alerted
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
+from ringmain.net.redial import Redial
 from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
+
+# So long a peer that is to be dialled again may take nothing once it has sent FIN (CONTRIBUTING tells why).
+_GRACE = 2.0
 
 Result = TypeVar("Result")
 OnEnd = Callable[[Outcome], None]
 
 
 class Clients:
-    """The clients at a gate, or the one peer that was dialled (`begin`). One task at a time sends.
+    """The clients at a gate, or one peer: dialled once (`begin`), or again and again. One task at a time sends.
 
     `outflow` sends to the present one. `torn` tells that the stream has a hole, and must not go on: a `send`, or the
     end, was cancelled half-way. `goes_on`: the next client gets what follows what the last one has. Without that there
     is one client that counts, the first that gets a byte. `on_end` is a weak reference to what hears of each client.
+    `cutter` tells where the records end that the next client is to get whole.
     """
 
     def __init__(
-        self, endpoint: Endpoint, settings: Settings, on_end: Callable[[], OnEnd | None], *, goes_on: bool
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        on_end: Callable[[], OnEnd | None],
+        *,
+        goes_on: bool,
+        cutter: Cutter | None = None,
     ) -> None:
         self.outflow: Outflow | None = None
         self.torn = False
@@ -48,15 +60,16 @@ class Clients:
         self._endpoint = endpoint
         self._settings = settings
         self._on_end = on_end
-        self._gate: Door | None = None
+        self._gate: Door | Redial | None = None
         self._context: ssl.SSLContext | None = None
-        self._carry = Carry()
+        self._cutter = cutter
+        self._carry = Carry(cutter)
         self._lost: RingmainError | None = None  # the one that there was to be
 
-    def open(self, gate: Door | None, context: ssl.SSLContext | None) -> None:
+    def open(self, gate: Door | Redial | None, context: ssl.SSLContext | None) -> None:
         """Begin anew, with the gate that clients come by, if they do, and the TLS that they get."""
         self._gate, self._context = gate, context
-        self._lost, self.torn, self._carry = None, False, Carry()
+        self._lost, self.torn, self._carry = None, False, Carry(self._cutter)
         if self.stopping and gate is not None:
             gate.stop()
 
@@ -66,8 +79,10 @@ class Clients:
             self._release(self.outflow)
         if self._gate is not None:
             self._gate.close()
+            if isinstance(self._gate, Redial) and (size := len(self._carry.due)):
+                log.warning("%s: the last %d bytes may not have reached it", self._endpoint.address, size)
             self._gate = None
-        self._carry = Carry()  # of what may be megabytes
+        self._carry = Carry(self._cutter)  # of what may be megabytes
 
     def stop(self) -> None:
         """Let in nobody else, and end the pump that is running."""
@@ -89,12 +104,13 @@ class Clients:
 
     def gather(self, view: memoryview) -> bool:
         """Take a small view to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
-        return self.outflow is not None and not self._carry.due and self.outflow.gather(view)
+        return self.outflow is not None and self._carry.is_idle and self.outflow.gather(view)
 
     async def send(self, view: memoryview) -> None:
         """Send all of the view to whichever clients it takes."""
         size = len(view)
         torn = False  # by the present client
+        self._carry.check_record(f"save to {self._endpoint}")
         try:
             while True:
                 outflow = await self._find()
@@ -152,7 +168,7 @@ class Clients:
                 elif self._warned_of(error, outflow.counters):
                     continue
                 raise
-            if not self.goes_on:
+            if not self.goes_on or isinstance(self._gate, Redial):
                 break
         return True
 
@@ -201,7 +217,11 @@ class Clients:
         while self.outflow is None:
             if self._gate is None or self._lost is not None:
                 raise self._lost or UsageError("a saver", "it is not open", "use it inside `async with`")
-            link = await self._gate.next_connection(self._context)
+            try:
+                link = await self._gate.next_connection(self._context)
+            except RingmainError as error:  # it cannot be reached any more
+                self._lost = error
+                raise
             if self._gate is None:  # it was left while the client shook hands
                 link.reset()
             else:
@@ -265,10 +285,13 @@ class Clients:
     def _warned_of(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""
         final = self._gate is None or self.stopping or (not self.goes_on and counters.bytes_out > 0)
-        if final or not isinstance(error, SendError | TimedOutError | TlsError):
+        final = final or not isinstance(error, SendError | TimedOutError | TlsError)
+        redial = self._gate if isinstance(self._gate, Redial) else None
+        if final or (redial is not None and not redial.lost(error)):
             self._lost = error
             return False
-        log.warning("%s", error)
+        if redial is None:
+            log.warning("%s", error)
         return True
 
     def _carry_over(self, error: RingmainError, outflow: Outflow) -> None:
@@ -291,7 +314,9 @@ class Clients:
                 method()
 
         try:
-            self.outflow = Outflow(link, tell, carry=self._carry if self.goes_on else None)
+            redials = isinstance(self._gate, Redial)
+            carry = self._carry if self.goes_on and (link.counts_bytes or redials) else None
+            self.outflow = Outflow(link, tell, carry=carry, grace=_GRACE if redials else None)
         except BaseException:
             link.reset()
             raise

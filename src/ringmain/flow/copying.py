@@ -42,6 +42,7 @@ class Saving(Protocol):
     settings: Settings
     listening: bool
     listen_once: bool
+    reconnect: bool
     on_lost: Callable[[], object] | None
 
     @property
@@ -80,26 +81,31 @@ async def merged_to_output(blocks: AsyncIterator[memoryview], output: Output, wr
 async def from_input(saver: Saving, source: Input, path: str, read: Counters | None = None) -> None:
     """Send all of an input. A listener gives a regular file whole to every client, and goes on forever.
 
+    One that connects again goes on where the last connection ended, with a file too.
+
     path: auto, kernel or block. A stream that is to go on with the next client, or goes to many, goes block by block:
     what a lost client never acknowledged is kept for the next one. A file's own position is left alone. `source.stop`
     and `saver.stop` end it: the peer of a file that is cut short is reset, a stream, which has no end of its own, is
     ended properly when the saver is left. `read` counts what is read for many at once.
     """
-    goes_on = saver.listening and not saver.listen_once
+    goes_on = saver.reconnect or (saver.listening and not saver.listen_once)
     many = saver.settings.max_connections > 1
-    if goes_on and path == "kernel" and not source.is_file:
+    whole = source.is_file and not saver.reconnect  # each gets all of it
+    if goes_on and path == "kernel" and not whole:
         if many:
             raise UsageError("path=kernel", "a stream goes to many clients in blocks", "leave path= out")
+        if saver.reconnect:
+            raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
         raise UsageError("path=kernel", "a stream is to go on with the next client", "add listen_once=True")
     tls = saver.endpoint.tls or saver.settings.tls
-    pumped = (source.is_file or not goes_on) and kernel.may_pump(path, source, tls=tls)
+    pumped = (whole or not goes_on) and kernel.may_pump(path, source, tls=tls)
 
     async def give(outflow: Outflow) -> bool | None:
         if pumped and (whole := await _pump(outflow, source, path)) is not None:
             return whole
-        return await _send_file(outflow, source) if source.is_file else None
+        return await _send_file(outflow, source) if whole else None
 
-    if not ((source.is_file or pumped) and await saver.serve(give)):
+    if not ((whole or pumped) and await saver.serve(give)):
         await _write_stream(saver, source, read if many else None)
 
 

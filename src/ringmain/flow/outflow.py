@@ -1,6 +1,7 @@
 """Send on one connection, plain or TLS: back-pressure by await, half-close, and a close that loses no byte."""
 
 import asyncio
+import errno
 import socket
 import ssl
 import time
@@ -10,6 +11,7 @@ from ringmain._pump import Pump
 from ringmain._ring import Counters
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
+from ringmain.flow.idle_timeout import Watch
 from ringmain.flow.next_client import Carry
 from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
@@ -20,6 +22,7 @@ _PAUSE = 0.01
 SMALL = 16 << 10
 GATHER = 64 << 10
 _TURN = 4 << 20
+_TLS_RECORD = 16 << 10
 
 
 class Outflow:
@@ -27,7 +30,8 @@ class Outflow:
 
     Where others read what it sends back (`duplex`), they tell the link when that has ended: `Link.read_to_end`.
     `on_failure` is called when the link has failed, and when a TLS peer has ended. What passes on an inflow counts with
-    the `counters` of that, whose times and stalls are its own.
+    the `counters` of that, whose times and stalls are its own. `grace`: a peer that has ended, which may still read, is
+    taken for lost once it takes nothing for so many seconds.
 
     OSError and ssl.SSLError pass through to the caller, who knows what was being sent to whom.
     """
@@ -40,12 +44,15 @@ class Outflow:
         carry: Carry | None = None,
         duplex: bool = False,
         counters: Counters | None = None,
+        grace: float | None = None,
     ) -> None:
         self.link = link
         self.on_failure = on_failure
         self.pumping: Pump | None = None
-        self._carry = carry if link.counts_bytes else None
+        self._carry = carry
         self._duplex = duplex
+        self._grace = grace
+        self._watch: Watch | None = None  # over a peer that has ended
         # Small writes that wait for the end of this turn of the loop, and the task that gives them to the kernel.
         self._gathered = bytearray()
         self._flushing: asyncio.Task[None] | None = None
@@ -225,11 +232,17 @@ class Outflow:
             self.undelivered = self.link.undelivered()
         if self._flushing is not None and not self.link.loop.is_closed():
             self._flushing.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         self._times.ended = time.monotonic()
 
     def _trim(self) -> None:
         if self._carry is not None:
-            self._carry.acknowledged(self.link.undelivered())
+            left = self.link.undelivered()
+            if left and self.link.session is not None:
+                # Of the wire: no fewer than they are as plain bytes. What is there of a record in part cannot be read.
+                left += _TLS_RECORD
+            self._carry.acknowledged(left)
 
     async def _until_ready(self, error: OSError) -> None:
         """Wait for what a write has said it wants."""
@@ -253,5 +266,8 @@ class Outflow:
     def _link_failed(self) -> None:
         if self.failure is not None and self.pumping is not None:
             self.pumping.stop()
-        if self.on_failure is not None:
+        if self.failure is None and self._grace is not None and self._watch is None:
+            link = self.link
+            self._watch = Watch(link.loop, self._grace, self.progress, lambda: link.give_up(errno.EPIPE))
+        if self.on_failure is not None and (self.failure is not None or self.link.session is not None):
             self.on_failure()

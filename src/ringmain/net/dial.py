@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import logging
+import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from ringmain._tls import bound
 from ringmain.endpoint import Endpoint, host_and_port
-from ringmain.errors import ConnectError, ResolveError, TimedOutError, TlsError, UntrustedError, UsageError, reason
+from ringmain.errors import (
+    ConnectError,
+    ResolveError,
+    RingmainError,
+    TimedOutError,
+    TlsError,
+    UntrustedError,
+    UsageError,
+    reason,
+)
 from ringmain.net import unix
+from ringmain.net.backoff import Backoff
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
@@ -25,10 +35,8 @@ from ringmain.settings import Settings, check_plain
 if TYPE_CHECKING:
     from ringmain.net.renewable import Renewable
 
-log = logging.getLogger("ringmain")
-
 _FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
-_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LONGEST_PAUSE = 5.0  # between two tries
 _TCP_RTO_MAX_MS = 44  # <linux/tcp.h>
 
 
@@ -61,25 +69,22 @@ async def dial(
     endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
 ) -> Link:
     """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
+    once = functools.partial(dial_once, endpoint, settings, context, preface)
+    return await Backoff(LONGEST_PAUSE).keep_trying(once, may_pass, settings.retry)
+
+
+def may_pass(error: RingmainError) -> bool:
+    """Tell whether another try to connect may succeed; a handshake that failed shows a mistake in the settings."""
+    return isinstance(error, ResolveError | ConnectError | TimedOutError)
+
+
+async def dial_once(
+    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
+) -> Link:
+    """Connect, and shake hands if there is a TLS context."""
     if endpoint.handed_over:
         why = "what a service manager hands over is listened at"
         raise UsageError(f"connect to {endpoint}", why, "listen there, or give HOST:PORT")
-    attempt = 0
-    while True:
-        try:
-            return await _dial_once(endpoint, settings, context, preface)
-        except (ResolveError, ConnectError, TimedOutError) as error:
-            if attempt == settings.retry:
-                raise
-            delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-            log.info("%s; trying again in %g s", error, delay)
-        attempt += 1
-        await asyncio.sleep(delay)
-
-
-async def _dial_once(
-    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None
-) -> Link:
     peer = endpoint.address
     try:
         async with asyncio.timeout(settings.connect_timeout):

@@ -73,7 +73,7 @@ class Link(Watched):
     def begin_to_send(self, on_failure: Callable[[], None], *, duplex: bool) -> None:
         """Watch over the peer from now on, for who sends to it.
 
-        `on_failure` is called when there is a `failure`, and when a TLS peer has ended. Unless others read what the
+        `on_failure` is called when there is a `failure`, and when the peer has ended. Unless others read what the
         peer sends (`duplex`) it is read and dropped: unread, it would turn the close into a reset.
         """
         self._on_failure = on_failure
@@ -109,8 +109,7 @@ class Link(Watched):
             self.fail(error)
         if self.peer_ended or self.failure is not None:
             self.ignore_readable()
-            tls = self.session is not None
-            if self.failure is None and self.watch_hang_up(self._find_reset) and tls and self._on_failure is not None:
+            if self.failure is None and self.watch_hang_up(self._find_reset) and self._on_failure is not None:
                 self._on_failure()
         self._notify()
 
@@ -130,7 +129,11 @@ class Link(Watched):
         self._notify()
 
     def _vanished(self) -> None:
-        self.fail(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+        self.give_up(errno.ETIMEDOUT)
+
+    def give_up(self, number: int) -> None:
+        """Take the connection for broken, by an error of the system's with this number."""
+        self.fail(OSError(number, os.strerror(number)))
         self._notify()
 
     def was_reset(self) -> bool:

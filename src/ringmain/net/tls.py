@@ -18,6 +18,19 @@ from ringmain.settings import Settings, keywords_given
 log = logging.getLogger("ringmain")
 
 
+class _Socket(ssl.SSLSocket):
+    """Python's, which it leaves open, to nobody, where the peer turns out to be gone while it is being made."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """Receive, or close the socket that has no session and is broken."""
+        try:
+            return super().recv(buflen, flags)
+        except OSError:
+            if self.version() is None:
+                self.close()
+            raise
+
+
 def server_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext:
     """Return the context of a listener, which needs a certificate.
 
@@ -133,6 +146,7 @@ def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
             raise UsageError(what, "OpenSSL knows none of them", "see: openssl ciphers -v") from error
     if settings.tls13_ciphers is not None:
         _choose_tls13(context, settings)
+    context.sslsocket_class = _Socket
     return context
 
 

@@ -1,0 +1,50 @@
+"""How long to wait before the next try to connect, and how often to try."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from ringmain.errors import RingmainError
+from ringmain.net.link import Link
+
+log = logging.getLogger("ringmain")
+
+_FIRST = 0.2
+
+
+class Backoff:
+    """Pauses between tries, each up to twice as long as the last one, from 100 ms up to `longest` seconds.
+
+    Half of each is left to chance: those who have lost the same peer at once are not to come back at once.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._due = _FIRST
+
+    def lasted(self, seconds: float) -> None:
+        """Begin anew with short pauses, if a connection has lasted longer than the pause that is due now."""
+        if seconds > self._due:
+            self._due = _FIRST
+
+    def next_pause(self) -> float:
+        """Return the seconds to wait now."""
+        pause = min(self._due, self._longest)
+        self._due = min(2 * pause, self._longest)
+        return random.uniform(pause / 2, pause)
+
+    async def keep_trying(
+        self, connect: Callable[[], Awaitable[Link]], may_pass: Callable[[RingmainError], bool], retry: int
+    ) -> Link:
+        """Connect, trying again so often (-1: forever) after an error that may pass."""
+        while True:
+            try:
+                return await connect()
+            except RingmainError as error:
+                if retry == 0 or not may_pass(error):
+                    raise
+                pause = self.next_pause()
+                log.info("%s; trying again in %.1f s", error, pause)
+            retry -= 1
+            await asyncio.sleep(pause)

@@ -1,0 +1,91 @@
+"""Redial: where the connections of a verb come from that dials, and dials again whenever it has lost one."""
+
+import asyncio
+import logging
+import ssl
+import time
+
+from ringmain.endpoint import Endpoint
+from ringmain.errors import RingmainError, TlsError, UntrustedError, reason
+from ringmain.net.backoff import Backoff
+from ringmain.net.dial import LONGEST_PAUSE, dial_once, may_pass
+from ringmain.net.failures import was_alerted
+from ringmain.net.gate import NoMoreClients
+from ringmain.net.link import Link
+from ringmain.settings import Settings
+from ringmain.waiting import unless
+
+log = logging.getLogger("ringmain")
+
+_LONGEST_PAUSE = 30.0  # between two tries, once a connection was lost
+
+
+class Redial:
+    """Connect to one endpoint, and again, as a gate hands out clients; one task at a time.
+
+    The first connection is dialled as `dial` does it. After one was `lost` that goes on for ever, or `settings.retry`
+    times in a row if that is not 0. A peer that rejects us or that we do not trust ends it at any time: a certificate
+    does not mend itself, and there may be a stranger at that address. `try_number` tells which try since the last
+    connection is under way or comes next, 0 while there is a connection.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
+        self.try_number = 0
+        self._endpoint = endpoint
+        self._settings = settings
+        self._backoff = Backoff(_LONGEST_PAUSE)
+        self._connected: float | None = None  # when the last connection began
+        self._pauses = False  # it was lost
+        self._stopped = asyncio.Event()
+
+    async def next_connection(self, context: ssl.SSLContext | None) -> Link:
+        """Return a connection that is ready for data; raise NoMoreClients after `stop`."""
+        link = None
+        self.try_number = 1
+        if not self._stopped.is_set():
+            link = await unless(self._stopped.wait(), self._dial(context), Link.reset)
+        if link is None:
+            raise NoMoreClients
+        self.try_number, self._pauses = 0, False
+        self._connected = time.monotonic()
+        return link
+
+    def lost(self, error: RingmainError) -> bool:
+        """Hear how a connection was lost, and warn of that; False where dialling again makes no sense."""
+        if isinstance(error, TlsError):  # an alert: of others `failure_of` makes a SendError
+            return False
+        log.warning("%s: %s; connecting again", error.what, reason(error))
+        self._pauses = True
+        if self._connected is not None:
+            self._backoff.lasted(time.monotonic() - self._connected)
+        return True
+
+    def done(self, _: Link) -> None:
+        """Hear that a connection is over."""
+
+    def stop(self) -> None:
+        """Dial no more; who waits for a connection, now or later, gets NoMoreClients."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close nothing: connections are theirs who were given them."""
+        self.stop()
+
+    async def _dial(self, context: ssl.SSLContext | None) -> Link:
+        async def connect() -> Link:
+            try:
+                return await dial_once(self._endpoint, self._settings, context)
+            finally:
+                self.try_number += 1
+
+        if self._connected is None:
+            return await Backoff(LONGEST_PAUSE).keep_trying(connect, may_pass, self._settings.retry)
+        if self._pauses:
+            await asyncio.sleep(self._backoff.next_pause())
+        return await self._backoff.keep_trying(connect, _may_pass_again, self._settings.retry or -1)
+
+
+def _may_pass_again(error: RingmainError) -> bool:
+    """Tell whether another try may succeed: a peer that has spoken TLS may be ended while we shake hands."""
+    handshake_broke = isinstance(error, TlsError) and not isinstance(error, UntrustedError)
+    return may_pass(error) or (handshake_broke and not was_alerted(error.__cause__))

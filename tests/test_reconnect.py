@@ -1,0 +1,97 @@
+"""A saver that connects again goes on where the lost connection ended: nothing is left out, no record is torn."""
+
+import random
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import peers
+import pytest
+from conftest import Certificates
+from losing import Losing
+
+import ringmain
+from ringmain.flow import clients
+from ringmain.net import redial
+
+Run = Callable[[Any], Any]
+LOSSES = 20
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redial, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(clients, "_GRACE", 0.2)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def context(request: pytest.FixtureRequest, certificates: Certificates) -> ssl.SSLContext | None:
+    if not request.param:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+    return context
+
+
+def parts_of(data: bytes, rng: random.Random) -> Iterator[bytes]:
+    """Yield data in parts of all sizes: those that are gathered, and those that are longer than the kernel takes."""
+    begin = 0
+    while begin < len(data):
+        size = rng.choice([10, 1000, 15_000, 100_000, 400_000])
+        yield data[begin : begin + size]
+        begin += size
+
+
+def send_through_losses(
+    run: Run, data: bytes, context: ssl.SSLContext | None, certificates: Certificates, seed: int, **options: Any
+) -> list[bytes]:
+    """Return what each connection of a receiver that is lost again and again got of the data."""
+    receiver = Losing(LOSSES, seed, context)
+    scheme, cafile = ("tcp", None) if context is None else ("tcps", str(certificates.ca))
+
+    async def main() -> None:
+        url = f"{scheme}://127.0.0.1:{receiver.port}"
+        async with ringmain.save(url, cafile=cafile, reconnect=True, **options) as saver:
+            for part in parts_of(data, random.Random(seed)):
+                await saver.write(part)
+        assert saver.try_number == 0
+
+    try:
+        run(main())
+    finally:
+        receiver.wait()
+    assert receiver.ended_properly
+    return receiver.streams
+
+
+def test_each_connection_begins_at_or_before_where_the_last_one_ended(
+    run: Run, context: ssl.SSLContext | None, certificates: Certificates
+) -> None:
+    data = peers.payload(10_000_000)
+    streams = send_through_losses(run, data, context, certificates, 1)
+    covered = 0
+    for stream in streams:
+        begin = data.rfind(stream, 0, covered + len(stream))
+        assert begin >= 0, "a gap, or other bytes"
+        covered = max(covered, begin + len(stream))
+    assert covered == len(data)
+
+
+def test_with_a_delimiter_each_connection_begins_with_a_whole_record_and_all_come(
+    run: Run, context: ssl.SSLContext | None, certificates: Certificates
+) -> None:
+    rng = random.Random(3)
+    records = [b"%d:%s" % (number, b"x" * rng.choice([0, 10, 300, 3000])) for number in range(12_000)]
+    streams = send_through_losses(
+        run, b"".join(it + b"\r\n" for it in records), context, certificates, 3, delimiter=b"\r\n"
+    )
+    following = 0
+    for stream in filter(None, streams):
+        *whole, rest = stream.split(b"\r\n")
+        first = int(whole[0].partition(b":")[0]) if whole else following
+        assert first <= following
+        assert whole == records[first : first + len(whole)]
+        following = max(following, first + len(whole))
+        if rest:
+            assert (records[first + len(whole)] + b"\r").startswith(rest)
+    assert following == len(records)
