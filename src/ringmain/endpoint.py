@@ -1,7 +1,8 @@
-"""Read `tcp://host:port` and write it back. Pure: nothing is resolved here."""
+"""Read `tcp://host:port`, or `nats://host:port/NAME`, and write it back. Pure: nothing is resolved here."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from ringmain.errors import UsageError
 
@@ -9,6 +10,10 @@ _SHAPE = re.compile(
     r"(?:(?P<scheme>[^:/\[\]]*)://)?(?:\[(?P<literal>[^\[\]]*)\]|(?P<host>[^:/\[\]]*)):(?P<port>[A-Za-z0-9_.+-]+)/?"
 )
 _EXAMPLE = "write tcp://HOST:PORT, tcps://HOST:PORT for TLS, or HOST:PORT, with an IPv6 address in [brackets]"
+_LOG_SHAPE = re.compile(r"(?P<scheme>nats|tls)://(?:(?P<user>.*)@)?(?P<servers>[^/@]+)/(?P<name>[^@\x00-\x20\x7f]+)")
+_SERVER_SHAPE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s\x00-\x20\x7f]+)(?::(?P<port>[0-9]{1,5}))?")
+_LOG_EXAMPLE = "write nats://HOST:PORT/NAME, or tls:// for TLS, with further HOST:PORT after commas"
+_NATS_PORT = 4222
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
         """Read an endpoint as users write it; raise UsageError with the remedy when it is malformed."""
+        if is_log(text):
+            why = "a NATS server has no place here"
+            raise UsageError(f"endpoint {_without_secrets(text)!r}", why, _EXAMPLE)
         what = f"endpoint {text!r}"
         match = _SHAPE.fullmatch(text)
         if match is None:
@@ -45,6 +53,52 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"{'tcps' if self.tls else 'tcp'}://{self.address}"
+
+
+@dataclass(frozen=True)
+class LogEndpoint:
+    """A stream, or a subject, of a NATS cluster: `servers` are "host:port" of one or more that know it.
+
+    With `tls` a server that offers no TLS is left; without, TLS is used where the server wants it. `user` without a
+    password is a token. None of the secrets is written back.
+    """
+
+    servers: tuple[str, ...]
+    name: str
+    tls: bool = False
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "LogEndpoint":
+        """Read an endpoint as users of NATS write it, names after the last server; raise UsageError with the remedy."""
+        what = f"endpoint {_without_secrets(text)!r}"
+        match = _LOG_SHAPE.fullmatch(text)
+        if match is None:
+            raise UsageError(what, "not understood", _LOG_EXAMPLE)
+        servers = []
+        for server in match["servers"].split(","):
+            parts = _SERVER_SHAPE.fullmatch(server)
+            if parts is None or (parts["port"] and not 0 < int(parts["port"]) <= 65535):
+                raise UsageError(what, f"{server!r} is no server", _LOG_EXAMPLE)
+            servers.append(f"{parts['host']}:{parts['port'] or _NATS_PORT}")
+        user, colon, password = (match["user"] or "").partition(":")
+        if match["user"] is not None and not user:
+            raise UsageError(what, "nothing before the @", "write user:password@ or token@, or leave the @ out")
+        secret = unquote(password) if colon else None
+        return cls(tuple(servers), match["name"], match["scheme"] == "tls", unquote(user) or None, secret)
+
+    def __str__(self) -> str:
+        return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}/{self.name}"
+
+
+def is_log(text: str) -> bool:
+    """Tell whether an endpoint is that of a distributed log, and not one of TCP."""
+    return text.startswith(("nats://", "tls://"))
+
+
+def _without_secrets(text: str) -> str:
+    return re.sub(r"//.*@", "//...@", text, flags=re.DOTALL)
 
 
 def host_and_port(host: str, port: str | int) -> str:
