@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, LogEndpoint
 from ringmain.errors import UsageError
 
 
@@ -55,3 +55,52 @@ def test_anything_else_is_named_in_one_line(text: str) -> None:
         Endpoint.parse(text)
     assert repr(text) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "servers", "name", "tls", "user", "password"),
+    [
+        ("nats://host/EVENTS", ["host:4222"], "EVENTS", False, None, None),
+        ("tls://a:1,b,[::1]:3/events.{peer}", ["a:1", "b:4222", "[::1]:3"], "events.{peer}", True, None, None),
+        ("nats://ann:p%40ss%2F@a:4222,b:4222/EVENTS", ["a:4222", "b:4222"], "EVENTS", False, "ann", "p@ss/"),
+        ("nats://s3cr3t@a/EVENTS", ["a:4222"], "EVENTS", False, "s3cr3t", None),
+    ],
+)
+def test_an_endpoint_of_a_log_is_read_and_written_back_without_its_secrets(
+    text: str, servers: list[str], name: str, tls: bool, user: str | None, password: str | None
+) -> None:
+    endpoint = LogEndpoint.parse(text)
+    assert (list(endpoint.servers), endpoint.name, endpoint.tls) == (servers, name, tls)
+    assert (endpoint.user, endpoint.password) == (user, password)
+    again = LogEndpoint.parse(str(endpoint))
+    assert (again.servers, again.name, again.tls) == (endpoint.servers, name, tls)
+    for secret in (user, password):
+        assert secret is None or (secret not in str(endpoint) and secret not in repr(endpoint))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nats://",
+        "nats://host",
+        "nats://host/",
+        "nats:///NAME",
+        "nats://a,,b/NAME",
+        "nats://a:0/NAME",
+        "nats://a:99999/N",
+    ]
+    + ["nats://a:x/NAME", "nats://a/TWO WORDS", "nats://@a/NAME", "nats://:secret@a/NAME", "nats://::1/NAME"]
+    + [
+        "tls://user:secret@host",
+        "nats://user:sec/ret@a:x/NAME",
+        "nats://user:sec\nret@host",
+        "tls://a/b@c",
+        "nats://user:sec/ret@a",
+    ],
+)
+def test_any_other_endpoint_of_a_log_is_told_of_in_one_line_without_its_secrets(text: str) -> None:
+    for parse in (LogEndpoint.parse, Endpoint.parse):
+        with pytest.raises(UsageError) as caught:
+            parse(text)
+        assert "\n" not in str(caught.value)
+        assert "sec" not in str(caught.value)

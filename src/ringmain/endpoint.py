@@ -1,8 +1,9 @@
-"""Read `tcp://host:port` or `unix:/path` and write it back. Pure: nothing is resolved here."""
+"""Read `tcp://host:port`, `unix:/path` or `nats://host:port/NAME`, and write it back. Pure: it resolves nothing."""
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from ringmain.errors import UsageError
 
@@ -13,6 +14,10 @@ _EXAMPLE = "write tcp://HOST:PORT, tcps://HOST:PORT for TLS, or HOST:PORT, with 
 _UNIX_EXAMPLE = "write unix:/path/of/socket, or unix:@name for an abstract one"
 # What sun_path of <sys/un.h> holds, with a zero at the end of a path, or before a name that is abstract.
 _LONGEST_PATH = 107
+_LOG_SHAPE = re.compile(r"(?P<scheme>nats|tls)://(?:(?P<user>.*)@)?(?P<servers>[^/@]+)/(?P<name>[^@\x00-\x20\x7f]+)")
+_SERVER_SHAPE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s\x00-\x20\x7f]+)(?::(?P<port>[0-9]{1,5}))?")
+_LOG_EXAMPLE = "write nats://HOST:PORT/NAME, or tls:// for TLS, with further HOST:PORT after commas"
+_NATS_PORT = 4222
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
         """Read an endpoint as users write it; raise UsageError with the remedy when it is malformed."""
+        if is_log(text):
+            why = "a NATS server has no place here"
+            raise UsageError(f"endpoint {_without_secrets(text)!r}", why, _EXAMPLE)
         what = f"endpoint {text!r}"
         if text.startswith("unix:"):
             return cls("", "", path=_path_of(text, what))
@@ -85,6 +93,57 @@ def _path_of(text: str, what: str) -> str:
 def as_url(address: str, *, tls: bool) -> str:
     """Return an `Endpoint.address` as the endpoint that users would write."""
     return address if address.startswith("unix:") else f"{'tcps' if tls else 'tcp'}://{address}"
+
+
+@dataclass(frozen=True)
+class LogEndpoint:
+    """A stream, or a subject, of a NATS cluster: `servers` are "host:port" of one or more that know it.
+
+    With `tls` a server that offers no TLS is left; without, TLS is used where the server wants it. `user` without a
+    password is a token. None of the secrets is written back.
+    """
+
+    servers: tuple[str, ...]
+    name: str
+    tls: bool = False
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "LogEndpoint":
+        """Read an endpoint as users of NATS write it, names after the last server; raise UsageError with the remedy."""
+        what = f"endpoint {_without_secrets(text)!r}"
+        match = _LOG_SHAPE.fullmatch(text)
+        if match is None:
+            raise UsageError(what, "not understood", _LOG_EXAMPLE)
+        servers = []
+        for server in match["servers"].split(","):
+            parts = _SERVER_SHAPE.fullmatch(server)
+            if parts is None or (parts["port"] and not 0 < int(parts["port"]) <= 65535):
+                raise UsageError(what, f"{server!r} is no server", _LOG_EXAMPLE)
+            servers.append(f"{parts['host']}:{parts['port'] or _NATS_PORT}")
+        user, colon, password = (match["user"] or "").partition(":")
+        if match["user"] is not None and not user:
+            raise UsageError(what, "nothing before the @", "write user:password@ or token@, or leave the @ out")
+        secret = unquote(password) if colon else None
+        return cls(tuple(servers), match["name"], match["scheme"] == "tls", unquote(user) or None, secret)
+
+    @property
+    def cluster(self) -> str:
+        """The servers, as "nats://a:4222,b:4222"."""
+        return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}"
+
+    def __str__(self) -> str:
+        return f"{self.cluster}/{self.name}"
+
+
+def is_log(text: str) -> bool:
+    """Tell whether an endpoint is that of a distributed log, and not one of TCP."""
+    return text.startswith(("nats://", "tls://"))
+
+
+def _without_secrets(text: str) -> str:
+    return re.sub(r"//.*@", "//...@", text, flags=re.DOTALL)
 
 
 def host_and_port(host: str, port: str | int) -> str:

@@ -141,10 +141,22 @@ class RecordTooLongError(RingmainError):
     exit_code = 63
 
 
+class DeniedError(RingmainError):
+    """A server does not know who we say we are, or does not let them do this."""
+
+    exit_code = 67
+
+
 class CaFileError(RingmainError):
     """The file of certificate authorities, or of what they have revoked, cannot be used."""
 
     exit_code = 77
+
+
+class NotFoundError(RingmainError):
+    """A server does not have the stream that was asked for, or no streams at all."""
+
+    exit_code = 78
 
 
 class BlocksHeldError(RingmainError):

@@ -79,19 +79,8 @@ class ConnectionOptions(TypedDict, total=False):
     socket_owner: str | None
 
 
-class Options(ConnectionOptions, total=False):
-    """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
-
-    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
-    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected. The password of an encrypted
-    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment. With
-    `client_ca` a client must have a certificate, unless `client_cert` is "optional": then one without is served too.
-    `crl` is a PEM file of revocation lists: the peer's own certificate must be in none of them, and its authority must
-    have one there. `fingerprint` is the SHA-256 of the peer's certificate in hexadecimal digits, with colons or
-    without, or several of which one must be it. Alone it replaces authorities, names and dates; with `cafile` or
-    `client_ca` both are asked for. `alpn` names application protocols, best first: both sides have to agree on one.
-    With `tls_auto` a listener serves plain clients too, told apart by what they say first within `handshake_timeout`.
-    """
+class TlsOptions(TypedDict, total=False):
+    """The keywords that choose how a connection is protected."""
 
     tls: bool
     certfile: str | None
@@ -110,6 +99,34 @@ class Options(ConnectionOptions, total=False):
     insecure: bool
     self_signed: bool
     tls_auto: bool
+
+
+class Options(ConnectionOptions, TlsOptions, total=False):
+    """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
+
+    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
+    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected. The password of an encrypted
+    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment. With
+    `client_ca` a client must have a certificate, unless `client_cert` is "optional": then one without is served too.
+    `crl` is a PEM file of revocation lists: the peer's own certificate must be in none of them, and its authority must
+    have one there. `fingerprint` is the SHA-256 of the peer's certificate in hexadecimal digits, with colons or
+    without, or several of which one must be it. Alone it replaces authorities, names and dates; with `cafile` or
+    `client_ca` both are asked for. `alpn` names application protocols, best first: both sides have to agree on one.
+    With `tls_auto` a listener serves plain clients too, told apart by what they say first within `handshake_timeout`.
+    """
+
+
+class LogOptions(TlsOptions, total=False):
+    """The keywords for the servers of a log: those of TLS, and some of `ConnectionOptions`.
+
+    `connect_timeout` holds for each server, `idle_timeout` for the wait for a message; `keepalive` is how often the
+    server is asked whether it is still there.
+    """
+
+    connect_timeout: float | None
+    idle_timeout: float | None
+    retry: int
+    keepalive: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

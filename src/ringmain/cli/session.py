@@ -20,7 +20,7 @@ from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
-from ringmain.endpoint import Endpoint, as_url
+from ringmain.endpoint import Endpoint, LogEndpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
@@ -191,7 +191,7 @@ class Session:
             self._port_file.remove()
 
     @contextlib.contextmanager
-    def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
+    def announced(self, *ends: tuple[Listener, Endpoint | LogEndpoint, bool]) -> Iterator[None]:
         """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS.
 
         Tell the service manager too, if there is one, that clients can come or the connection is there.
@@ -200,7 +200,7 @@ class Session:
         listening = [end for end in ends if end[0].addresses]
         self._listening = [end[0] for end in listening]
         for listener, endpoint, tls in listening:
-            if self._announce or endpoint.port == "0":
+            if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                     for address in listener.addresses:
                         print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)

@@ -1,0 +1,350 @@
+"""A `nats://` endpoint to a connected client of nats-py, and what its errors mean: one line, one exit code."""
+
+import asyncio
+import logging
+import random
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from ringmain.endpoint import LogEndpoint
+from ringmain.errors import (
+    CertificateError,
+    ConnectError,
+    DeniedError,
+    NotFoundError,
+    ReceiveError,
+    RecordTooLongError,
+    ResolveError,
+    RingmainError,
+    TimedOutError,
+    TlsError,
+    UntrustedError,
+    UsageError,
+    reason,
+)
+from ringmain.net.remedies import remedy_for
+from ringmain.settings import Settings
+from ringmain.waiting import let_go, unless
+
+try:
+    import nats.errors
+    import nats.js.errors
+    from nats.aio.client import Client, RawCredentials
+except ImportError as _error:
+    raise UsageError("a nats:// endpoint", f"it needs nats-py ({_error})", "pip install 'ringmain[nats]'") from _error
+
+log = logging.getLogger("ringmain")
+
+Result = TypeVar("Result")
+
+_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# How long the server may take for an answer: with a cluster that has just lost a leader, a few seconds.
+_ANSWER_TIMEOUT = 10.0
+_RECONNECT_WAIT = 0.5
+# nats-py sends at least one PING so often; a day is "off".
+_DAY = 86400
+_LARGEST_CREDENTIALS = 64 << 10
+_NO_STREAM, _NO_CONSUMER, _NO_MESSAGE = 10059, 10014, 10037  # the server's err_code
+
+
+class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which catches and retries all else
+    """What a first connect came to."""
+
+
+class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
+    """A client that says nothing in the clear where TLS is asked for: nats-py leaves that to what the server says."""
+
+    must_encrypt = False
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self.must_encrypt and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise nats.errors.SecureConnWantedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    def abort(self) -> None:
+        """Close the socket at once; the loop does not run."""
+        if self._transport is not None and self._transport:
+            self._transport._io_writer.transport.abort()
+
+    @property
+    def tls(self) -> tuple[str, str] | None:
+        """The version and the cipher suite of TLS, None without."""
+        session = self._transport._io_writer.get_extra_info("ssl_object") if self._transport else None
+        return None if session is None else (session.version(), session.cipher()[0])
+
+
+class NatsServer:
+    """One connection to a cluster, which nats-py opens again for as long as it takes once it was there.
+
+    `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
+    ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
+    breaks, and when it is back.
+    """
+
+    def __init__(self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None) -> None:
+        """Nothing is opened yet. `credentials` is the path of a file with a JWT and its seed; it is read once."""
+        self.endpoint = endpoint
+        self.on_lost: Callable[[], object] = lambda: None
+        self.on_back: Callable[[], object] = lambda: None
+        self.on_over: Callable[[], object] = lambda: None
+        self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
+        self._settings = settings
+        self._credentials = credentials
+        self._open = False
+        self._lost_at = 0.0
+        self._over: asyncio.Future[RingmainError] | None = None
+
+    async def open(self) -> None:
+        """Connect to the first of the servers that answers, trying again `settings.retry` times; raise RingmainError.
+
+        Cancelled, it leaves nothing open.
+        """
+        self._over = asyncio.get_running_loop().create_future()
+        options = self._options()
+        attempt = 0
+        while True:
+            try:
+                self.client = await self._connect(options)
+            except (ResolveError, ConnectError, TimedOutError) as error:
+                if attempt == self._settings.retry:
+                    raise
+                delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
+                log.info("%s; trying again in %g s", error, delay)
+            else:
+                self._open = True
+                self.tls = self.client.tls
+                return
+            attempt += 1
+            await asyncio.sleep(delay)
+
+    async def close(self) -> None:
+        """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
+        if self._open:
+            self._open = False
+            await _close(self.client)
+
+    def abandon(self) -> None:
+        """Close without a word to the server, on a loop that runs or does not any more."""
+        loop = self._over.get_loop() if self._over is not None else None
+        if not self._open or loop is None or loop.is_closed():
+            return
+        if loop.is_running():
+            self._leaving = loop.create_task(self.close())
+        else:
+            self._open = False
+            self.client.abort()
+
+    @property
+    def failure(self) -> RingmainError | None:
+        """Why this connection can never go on, or None while it can."""
+        return self._over.result() if self._over is not None and self._over.done() else None
+
+    async def ask(self, request: Coroutine[Any, Any, Result], what: str) -> Result:
+        """Await a call of nats-py; raise what its error means, or why there is no answer to come.
+
+        `what` begins the error's line: "stream EVENTS at nats://...".
+        """
+        assert self._over is not None
+        over = self._over
+
+        async def until_over() -> None:
+            await asyncio.wait([over])
+
+        async def answered() -> list[Result]:
+            return [await request]
+
+        try:
+            answer = await unless(until_over(), answered())
+        except Exception as error:
+            raise failure_of(error, what, self._settings) from error
+        if answer is None:
+            raise over.result()
+        return answer[0]
+
+    def _options(self) -> dict[str, Any]:
+        settings, endpoint = self._settings, self.endpoint
+        from ringmain.net.tls import client_context
+
+        token = endpoint.user if endpoint.password is None else None
+        credentials = RawCredentials(_read_credentials(self._credentials)) if self._credentials is not None else None
+        return {
+            "name": "ringmain",
+            "user": endpoint.user if endpoint.password is not None else None,
+            "password": endpoint.password,
+            "token": token,
+            "user_credentials": credentials,
+            "tls": client_context(settings),
+            "tls_hostname": settings.server_name,
+            "connect_timeout": settings.connect_timeout,
+            "ping_interval": settings.keepalive or _DAY,
+            "dont_randomize": True,  # the order is ours
+            "reconnect_time_wait": _RECONNECT_WAIT,
+            "max_reconnect_attempts": -1,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_lost,
+            "reconnected_cb": self._on_back,
+            "closed_cb": self._on_closed,
+        }
+
+    async def _connect(self, options: dict[str, Any]) -> Any:
+        """Return a client of one of the servers; raise what the last one said, or the first that refused us."""
+        servers = random.sample(self.endpoint.servers, len(self.endpoint.servers))
+        for number in range(len(servers)):
+            client = _Client()
+            client.must_encrypt = self.endpoint.tls or self._settings.tls
+            urls = [f"nats://{server}" for server in servers[number:] + servers[:number]]
+            connected = False
+            try:
+                await client.connect(urls, **options)
+                connected = True
+                return client
+            except Exception as error:
+                cause = error.args[0] if isinstance(error, _Failed) else error
+                failure = failure_of(cause, f"connect to nats://{servers[number]}", self._settings)
+                failure.__cause__ = cause
+                if self._credentials is not None and failure.__class__ is RingmainError:  # of a seed that is none
+                    failure = CertificateError(f"credentials={self._credentials}", reason(cause), "give another file")
+                if number == len(servers) - 1 or not isinstance(failure, ResolveError | ConnectError | TimedOutError):
+                    raise failure from cause
+                log.info("%s; trying the next server", failure)
+            finally:
+                if not connected:
+                    await _close(client)
+        raise AssertionError("an endpoint has a server")
+
+    async def _on_error(self, error: Exception) -> None:
+        """Hear of what nats-py tells on the side: how a first connect failed, and what the server refuses later."""
+        if not self._open:
+            raise _Failed(error)
+        failure = failure_of(error, str(self.endpoint), self._settings)
+        if isinstance(failure, DeniedError | ReceiveError):
+            self._end(failure)
+        elif self.client.is_connected:
+            log.info("%s", failure)  # else of one attempt of many
+
+    async def _on_lost(self) -> None:
+        if self._open and not self._lost_at:
+            self._lost_at = time.monotonic()
+            log.warning("%s: connection lost; trying to connect again", self.endpoint)
+            self.on_lost()
+
+    async def _on_back(self) -> None:
+        if self._lost_at:
+            log.warning("%s: connected again after %.1f s", self.endpoint, time.monotonic() - self._lost_at)
+            self._lost_at = 0.0
+        self.on_back()
+
+    async def _on_closed(self) -> None:
+        if self._open:  # by the server, and not by us
+            error = self.client.last_error or nats.errors.ConnectionClosedError()
+            self._end(failure_of(error, str(self.endpoint), self._settings))
+
+    def _end(self, failure: RingmainError) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(failure)
+            self.on_over()
+
+
+async def _close(client: Any) -> None:
+    """Close a client whose server may not answer any more."""
+
+    async def closing() -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                await client.close()
+        except (OSError, nats.errors.Error, _Failed, TimeoutError) as error:
+            log.info("close a connection to nats: %s", reason(error))
+
+    await let_go([asyncio.ensure_future(closing())])
+
+
+def _read_credentials(path: str) -> str:
+    """Return what a credentials file holds; nats-py would search one without a JWT forever."""
+    what, remedy = f"credentials={path}", "give the file that `nsc generate creds` has written"
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            text = file.read(_LARGEST_CREDENTIALS).decode()
+    except (OSError, ValueError) as error:
+        raise CertificateError(what, reason(error), remedy) from error
+    lines = text.splitlines()
+    for words in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
+        if not any(words in line for line in lines[:-1]):
+            raise CertificateError(what, f"it has no {words.removeprefix('BEGIN ')}", remedy)
+    return text
+
+
+def failure_of(error: BaseException, what: str, settings: Settings) -> RingmainError:
+    """Return what an error of nats-py means: `what` failed, why, and what to do about it."""
+    if isinstance(error, RingmainError):
+        return error
+    words = _words(error)
+    if isinstance(error, nats.js.errors.APIError):
+        return _refusal_of(error, what, words)
+    if "permissions violation" in words.lower():
+        return DeniedError(what, words, "have the server's operator permit it")
+    if isinstance(error, nats.errors.AuthorizationError) or re.match("(?i)(user )?auth(oriz|entic)ation ", words):
+        remedy = "write user:password@ or token@ before the host, or give credentials="
+        return DeniedError(what, words, remedy)
+    if isinstance(error, nats.errors.MaxPayloadError) or "maximum payload" in words.lower():
+        return RecordTooLongError(what, "the server takes no message as large", "raise its max_payload")
+    if isinstance(error, nats.errors.SlowConsumerError) or "slow consumer" in words.lower():
+        return ReceiveError(what, "messages came faster than they were taken, and are lost", "start again from them")
+    if isinstance(error, nats.errors.NoRespondersError | nats.js.errors.NoStreamResponseError):
+        return _no_jetstream(what)
+    if isinstance(error, nats.errors.SecureConnWantedError):
+        return TlsError(what, "the server offers no TLS", "set it up there, or leave tls out")
+    return _of_connection(error, what, words, settings)
+
+
+def _refusal_of(error: Any, what: str, words: str) -> RingmainError:
+    if isinstance(error, nats.js.errors.ServiceUnavailableError) and not error.err_code:
+        return _no_jetstream(what)
+    if error.err_code == _NO_STREAM:
+        return NotFoundError(what, "there is none", "create it (nats stream add), or choose another: nats stream ls")
+    if error.err_code == _NO_CONSUMER:
+        return NotFoundError(what, "its consumer is gone", "somebody has deleted it: start again")
+    if error.err_code == _NO_MESSAGE:
+        return NotFoundError(what, words)
+    return RingmainError(what, words, "see the server's log")
+
+
+def may_pass(error: RingmainError) -> bool:
+    """Tell whether what a server said, or did not, may be otherwise a moment later, as between two leaders."""
+    passing = (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError, nats.errors.TimeoutError)
+    return isinstance(error, TimedOutError) or isinstance(error.__cause__, passing)
+
+
+def _no_jetstream(what: str) -> RingmainError:
+    return NotFoundError(what, "the server has no JetStream", "start it with --jetstream, or enable it for the account")
+
+
+def _of_connection(error: BaseException, what: str, words: str, settings: Settings) -> RingmainError:
+    if isinstance(error, TimeoutError | asyncio.TimeoutError | nats.errors.TimeoutError):
+        if what.startswith("connect to"):
+            why = f"no answer within {settings.connect_timeout:g} s"
+            return TimedOutError(what, why, "is it a NATS server?", limit="connect_timeout")
+        return TimedOutError(what, "no answer", "is a majority of the servers up? nats server check jetstream")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return UntrustedError(what, reason(error), remedy_for(error, settings.prefix))
+    if isinstance(error, ssl.SSLError):
+        return TlsError(what, reason(error), remedy_for(error, settings.prefix))
+    if isinstance(error, socket.gaierror):
+        return ResolveError(what, reason(error).lower(), "check the host's name")
+    if isinstance(error, OSError):
+        return ConnectError(what, reason(error), "is a NATS server listening there?")
+    if isinstance(error, nats.errors.Error):
+        return ConnectError(what, words, "is it a NATS server, and up?")
+    return RingmainError(what, words, "please report this")
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, nats.js.errors.APIError) and error.description:
+        return str(error.description)
+    words = reason(error).removeprefix("nats: ").strip("'\"")
+    return words.splitlines()[0] if words else type(error).__name__
