@@ -90,22 +90,22 @@ async def from_input(saver: Saving, source: Input, path: str, read: Counters | N
     """
     goes_on = saver.reconnect or (saver.listening and not saver.listen_once)
     many = saver.settings.max_connections > 1
-    whole = source.is_file and not saver.reconnect  # each gets all of it
-    if goes_on and path == "kernel" and not whole:
+    for_each = source.is_file and not saver.reconnect  # all of it
+    if goes_on and path == "kernel" and not for_each:
         if many:
             raise UsageError("path=kernel", "a stream goes to many clients in blocks", "leave path= out")
         if saver.reconnect:
             raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
         raise UsageError("path=kernel", "a stream is to go on with the next client", "add listen_once=True")
     tls = saver.endpoint.tls or saver.settings.tls
-    pumped = (whole or not goes_on) and kernel.may_pump(path, source, tls=tls)
+    pumped = (for_each or not goes_on) and kernel.may_pump(path, source, tls=tls)
 
     async def give(outflow: Outflow) -> bool | None:
         if pumped and (whole := await _pump(outflow, source, path)) is not None:
             return whole
-        return await _send_file(outflow, source) if whole else None
+        return await _send_file(outflow, source) if for_each else None
 
-    if not ((whole or pumped) and await saver.serve(give)):
+    if not ((for_each or pumped) and await saver.serve(give)):
         await _write_stream(saver, source, read if many else None)
 
 
