@@ -34,8 +34,8 @@ _OTHER_DESCRIPTORS = 64
 # So many clients are named to a service manager; of more there is only the number.
 _MOST_NAMES = 3
 _REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "reload_certificates", "quiet", "verbose", "progress")
-# The options that wait for TLS in vain where there is none; all but the one that is never unset.
-_TLS_OPTIONS = [field.name for field in dataclasses.fields(TlsSettings) if not field.default]
+# The options that wait for TLS in vain where there is none: not those that are never unset, nor the one that brings it.
+_TLS_OPTIONS = [it.name for it in dataclasses.fields(TlsSettings) if not it.default and it.name != "tls_auto"]
 
 
 class Listener(Protocol):
@@ -270,7 +270,7 @@ def measured_at(text: str) -> Endpoint:
 
 def uses_tls(endpoint: Endpoint, options: dict[str, Any]) -> bool:
     """Tell whether an endpoint is to be used with TLS; warn of options that wait for it in vain."""
-    tls = bool(options["tls"] or options.get("tls_auto") or endpoint.tls)  # which bench has not
+    tls = bool(options["tls"] or options.get("tls_auto") or endpoint.tls)  # bench has no tls_auto
     if not tls:
         prefix = options.get("prefix", "")  # relay's, where a file is at the other end
         warn_of_unused(options, prefix, "a tcps:// endpoint" if prefix else "tls=True")

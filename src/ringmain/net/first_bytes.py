@@ -18,8 +18,11 @@ class First(enum.Enum):
     OTHER = enum.auto()
 
 
-async def first_of(sock: socket.socket) -> First:
-    """Wait until it can be told what a client says first; raise OSError."""
+async def first_of(sock: socket.socket, *, apart: bool) -> First:
+    """Wait until it can be told what a client says first; raise OSError.
+
+    Where TLS is not to be told `apart` from anything else, one byte is enough, and is no `NOTHING`.
+    """
     try:
         while True:
             try:
@@ -27,7 +30,7 @@ async def first_of(sock: socket.socket) -> First:
             except BlockingIOError:
                 pass
             else:
-                if start != _HELLO[:1] or _has_ended(sock):
+                if start != _HELLO[:1] or not apart or _has_ended(sock):
                     break
                 _wake_for(sock, len(_HELLO))  # else one byte that is not read would be told of all the time
             await until(sock.fileno())

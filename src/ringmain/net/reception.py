@@ -237,9 +237,13 @@ async def _secured(sock: socket.socket, peer: str, settings: Settings, context: 
     began = loop.time()
     try:
         async with asyncio.timeout(settings.handshake_timeout):
-            first = await first_of(sock)
+            first = await first_of(sock, apart=settings.tls_auto)
     except TimeoutError as error:
+        sock.close()
         raise handshake_timed_out(peer, settings) from error
+    except asyncio.CancelledError:
+        sock.close()
+        raise
     if first is First.NOTHING:
         return None
     if first is First.OTHER and settings.tls_auto:

@@ -84,8 +84,6 @@ def client_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext
     """
     if settings.tls_auto:
         raise UsageError(f"{settings.prefix}tls_auto=True", "there is nothing to listen at", "leave it out")
-    if not again:
-        _warn_of_client(settings)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     verified = not settings.insecure and (settings.cafile is not None or not settings.fingerprint)
     if not verified:
@@ -97,6 +95,8 @@ def client_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext
         context.load_default_certs()
     if settings.crl is not None:
         _load_revoked(context, settings, settings.crl, trust=None if verified else "cafile")
+    if not again:
+        _warn_of_client(settings)
     if settings.certfile is not None:
         load_own(context, settings)
     return _finished(context, settings)
