@@ -15,8 +15,9 @@ from typing import Any
 from nats.errors import Error as NatsError
 
 from ringmain.engines.nats_consumer import Wanted, consumer_of
+from ringmain.engines.nats_failures import may_pass
 from ringmain.engines.nats_message import Message
-from ringmain.engines.nats_server import NatsServer, may_pass
+from ringmain.engines.nats_server import NatsServer
 from ringmain.errors import NotFoundError, RingmainError, TimedOutError, UsageError, reason
 from ringmain.net.readiness import finish
 
