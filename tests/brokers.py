@@ -9,7 +9,7 @@ import nats
 import peers
 import uvloop
 from feeding import library
-from nats.js.api import StreamConfig
+from nats.js.api import ConsumerConfig, StreamConfig
 
 library("nats")
 
@@ -70,6 +70,9 @@ class Broker:
 
     def add_stream(self, name: str, *subjects: str, **config: Any) -> None:
         self.run(lambda js: js.add_stream(StreamConfig(name=name, subjects=[*subjects] or [name.lower()], **config)))
+
+    def add_consumer(self, stream: str, name: str, **config: Any) -> None:
+        self.run(lambda js: js.add_consumer(stream, ConsumerConfig(durable_name=name, **config)))
 
     def publish(self, subject: str, *messages: bytes, headers: list[dict[str, str]] | None = None) -> None:
         """Publish messages, each with the headers at its place, and wait until all are stored."""
