@@ -6,7 +6,9 @@ import click
 
 import ringmain
 from ringmain.cli.options import max_connections, one_end, totals
+from ringmain.cli.to_log import run_save_to_log, take_log_options, to_log
 from ringmain.cli.values import Size
+from ringmain.endpoint import is_log
 from ringmain.settings import SLOW, Settings
 
 # What a client may have open: its socket, what tells of its reset, and what wakes its pump.
@@ -34,6 +36,7 @@ _DESCRIPTORS = 3
     show_default=Size.words(Settings.client_buffer),
     help="How far a client may be behind, with --slow drop.",
 )
+@to_log
 @totals
 def save(**options: Any) -> int:
     """Connect to ENDPOINT and send standard input.
@@ -43,11 +46,15 @@ def save(**options: Any) -> int:
     ringmain save --listen --input events.ndjson tcp://:8000
     tail -f events.ndjson | ringmain save --listen --max-connections 20 tcp://:8000
     zstdcat dump.zst | ringmain save --retry forever tcps://example.org:4000
+    ringmain save nats://10.0.0.5:4222/events < events.ndjson
 
     A listener sends a regular file whole to every client; any other input goes on with the next client where the last
     one left, or with --max-connections goes to all who are there. A signal ends it after what was read: a file that is
     cut short by a reset, any other input properly.
     """
+    ours = take_log_options(options["endpoint"], options)
+    if is_log(options["endpoint"]):
+        return run_save_to_log(ours=ours, **options)
     return run_save(**options)
 
 

@@ -82,7 +82,7 @@ class NatsServer:
         self.on_back: Callable[[], object] = lambda: None
         self._settings = settings
         self._credentials = credentials
-        self._open = False
+        self._open = self._closed = False
         self._lost_at = 0.0
         self._over: asyncio.Future[RingmainError] | None = None
 
@@ -111,7 +111,7 @@ class NatsServer:
     async def close(self) -> None:
         """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
         if self._open:
-            self._open = False
+            self._open, self._closed = False, True
             await _close(self.client)
 
     @property
@@ -194,6 +194,8 @@ class NatsServer:
 
     async def _on_error(self, error: Exception) -> None:
         """Hear of what nats-py tells on the side: how a first connect failed, and what the server refuses later."""
+        if self._closed:
+            return
         if not self._open:
             raise _Failed(error)
         failure = failure_of(error, str(self.endpoint), self._settings)
