@@ -35,8 +35,11 @@ class Log(NamedTuple):
     subjects: set[str]
 
 
-def read_log(broker: Broker, stream: str = "EVENTS") -> Log:
-    """Return all that a stream has; fail where a message is there twice, or comes after the end of its connection."""
+def read_log(broker: Broker, stream: str = "EVENTS", *, gaps: bool = False) -> Log:
+    """Return all that a stream has; fail where a message is there twice, or not where it belongs in its connection.
+
+    gaps: where records were left out.
+    """
 
     async def work(js: Any) -> Log:
         log, ids = Log({}, set()), set()
@@ -46,7 +49,7 @@ def read_log(broker: Broker, stream: str = "EVENTS") -> Log:
         while due:
             for message in await subscription.fetch(min(due, 50), timeout=30):
                 due -= 1
-                _enter(log, message)
+                _enter(log, message, gaps)
                 assert message.headers["Nats-Msg-Id"] not in ids
                 ids.add(message.headers["Nats-Msg-Id"])
         return log
@@ -54,7 +57,7 @@ def read_log(broker: Broker, stream: str = "EVENTS") -> Log:
     return broker.run(work)
 
 
-def _enter(log: Log, message: Any) -> None:
+def _enter(log: Log, message: Any, gaps: bool) -> None:
     headers = message.headers
     connection = log.connections.setdefault(headers["Ringmain-Connection"], Logged(headers["Ringmain-Peer"], [], []))
     assert not connection.verdicts
@@ -66,4 +69,6 @@ def _enter(log: Log, message: Any) -> None:
         connection.verdicts.append((headers["Ringmain-Verdict"], int(headers["Ringmain-Bytes"])))
         assert sum(map(len, connection.messages)) == int(headers["Ringmain-Bytes"])
     else:
+        at = sum(map(len, connection.messages))
+        assert int(headers["Ringmain-Offset"]) == at or gaps, (headers, at, message.metadata)
         connection.messages.append(message.data)

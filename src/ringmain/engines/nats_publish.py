@@ -7,7 +7,7 @@ Invariants:
   order of `put`. Whatever goes wrong (it is lost, an error is answered, nothing is acknowledged) ends that connection,
   and the next one begins anew: a message that was stored is told from its `Nats-Msg-Id`.
 - nats-py keeps what it has not sent yet for the connection that it makes by itself after one is lost, which would bring
-  new messages before lost ones: so each connection is a client of its own.
+  new messages before lost ones: so each connection is a client of its own, and none connects again.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Any
 
 import ringmain.engines.nats_server as nats_server
 from ringmain.endpoint import LogEndpoint
-from ringmain.engines.nats_stream import Stream, open_stream
+from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream
 from ringmain.errors import ConnectError, RecordTooLongError, ResolveError, RingmainError, SendError, TimedOutError
 from ringmain.settings import Settings
 from ringmain.waiting import let_go
@@ -89,6 +89,9 @@ class Publisher:
         max_in_flight: int,
         create_stream: str | None = None,
     ) -> None:
+        check_subject(endpoint.name)
+        if create_stream is not None:
+            check_stream(create_stream)
         self.endpoint = endpoint
         self.stored = 0
         self.failure: RingmainError | None = None
@@ -110,7 +113,7 @@ class Publisher:
 
     async def __aenter__(self) -> "Publisher":
         """Connect, trying again `settings.retry` times, and look for the stream; raise RingmainError."""
-        server = nats_server.NatsServer(self.endpoint, self._settings, self._credentials)
+        server = nats_server.NatsServer(self.endpoint, self._settings, self._credentials, reconnects=False)
         await server.open()
         try:
             self.stream = await open_stream(server, self._create_stream)
@@ -196,7 +199,7 @@ class Publisher:
         """Return a new connection, however long that takes; raise what can never go on."""
         settings, attempt = dataclasses.replace(self._settings, retry=0), 0
         while True:
-            server = nats_server.NatsServer(self.endpoint, settings, self._credentials)
+            server = nats_server.NatsServer(self.endpoint, settings, self._credentials, reconnects=False)
             try:
                 await server.open()
             except (ResolveError, ConnectError, TimedOutError) as error:

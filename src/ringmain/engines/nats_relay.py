@@ -16,7 +16,7 @@ from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint, LogEndpoint
 from ringmain.engines.nats_publish import Publisher
 from ringmain.engines.nats_records import Cutting, Records
-from ringmain.errors import RingmainError, UsageError
+from ringmain.errors import RecordTooLongError, RingmainError, UsageError
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.serving import Serving
 from ringmain.net.gate import NoMoreClients
@@ -203,7 +203,7 @@ class LogRelayer:
             while (block := await inflow.next_block()) is not None:
                 await records.put(block, inflow.taken - len(block), ended=inflow.verdict is not None)
                 await records.until_room()
-            error = inflow.failure()
+            error = _failure_of(inflow)
             whole = error is None and inflow.verdict is Verdict.ENDED
             await records.finish(inflow.verdict or Verdict.STOPPED, inflow.taken, whole=whole)
             await inflow.hear_out()
@@ -226,7 +226,7 @@ class LogRelayer:
         if inflow.counters.dropped_bytes:
             dropped = inflow.counters.dropped_bytes
             log.warning("%s: dropped %d bytes of a last record that has no end", inflow.link.peer, dropped)
-        if (error := inflow.failure()) is not None:
+        if (error := _failure_of(inflow)) is not None:
             if raises:
                 raise error
             log.warning("%s", str(error))
@@ -249,3 +249,12 @@ class LogRelayer:
             records.wake()
         if self._serving is not None:
             self._serving.stopped.set()
+
+
+def _failure_of(inflow: Inflow) -> RingmainError | None:
+    """Return what is wrong with what came; a record may be as long as the server's messages."""
+    error = inflow.failure()
+    if isinstance(error, RecordTooLongError):
+        remedy = "raise the server's max_payload, check the delimiter or framing=, or skip such records with "
+        error = RecordTooLongError(error.what, error.why, remedy + 'long_records="skip"')
+    return error

@@ -1,5 +1,6 @@
 """A save into a log: what standard input or a file has into a NATS stream, as messages of whole records."""
 
+import logging
 import time
 import uuid
 from typing import Self, Unpack
@@ -13,6 +14,8 @@ from ringmain.flow.blocks import Flow
 from ringmain.flow.descriptor import Input
 from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Options, settings_for
+
+log = logging.getLogger("ringmain")
 
 
 def save_to_log(
@@ -87,6 +90,9 @@ class LogSaver:
             counters, ring = self.counters, flow.ring
             counters.skipped_records, counters.skipped_bytes = ring.skipped_records, ring.skipped_bytes
             cut = counters.bytes_in - ring.taken - ring.skipped_bytes
+            if ring.skipped_records:
+                words = "%s: skipped %d records longer than max_record, %d bytes"
+                log.warning(words, source.name, ring.skipped_records, ring.max_record)
             if failure is None and cut > 0 and not source.stopped:
                 why = f"it ends within a frame, of which {cut} bytes came"
                 failure = TruncatedError(f"read {source.name}", why, "check that it is whole")
@@ -129,7 +135,8 @@ def _window(ring: Ring, source: Input) -> memoryview | None:
     try:
         return ring.reserve()
     except OverflowError as error:
-        remedy = 'check the delimiter or framing=, or skip such records with long_records="skip"'
+        remedy = "raise the server's max_payload, check the delimiter or framing=, or skip such records with "
+        remedy += 'long_records="skip"'
         raise RecordTooLongError(f"save from {source.name}", str(error), remedy) from error
     except ValueError as error:
         raise ParseError(source.name, ring.taken, str(error), "check framing=") from error

@@ -67,21 +67,31 @@ class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if not self.is_connected:  # nats-py would write to a transport that is closed, and break off
+            self._pending.clear()
+            self._pending_data_size = 0
+        await super()._close(status, do_cbs)
+
 
 class NatsServer:
     """One connection to a cluster, which nats-py opens again for as long as it takes once it was there.
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on. `on_lost` and `on_back` are called when the connection breaks, and when it is back.
+    Unless it `reconnects` it never is: what nats-py still had to send is not sent by another connection.
     """
 
-    def __init__(self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None) -> None:
+    def __init__(
+        self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None, *, reconnects: bool = True
+    ) -> None:
         """Nothing is opened yet. `credentials` is the path of a file with a JWT and its seed; it is read once."""
         self.endpoint = endpoint
         self.on_lost: Callable[[], object] = lambda: None
         self.on_back: Callable[[], object] = lambda: None
         self._settings = settings
         self._credentials = credentials
+        self._reconnects = reconnects
         self._open = self._closed = False
         self._lost_at = 0.0
         self._over: asyncio.Future[RingmainError] | None = None
@@ -159,6 +169,8 @@ class NatsServer:
             "ping_interval": settings.keepalive or _DAY,
             "dont_randomize": True,  # the order is ours
             "reconnect_time_wait": _RECONNECT_WAIT,
+            # Without: it waits there until it is closed. (With allow_reconnect=False it closes itself, half way.)
+            "reconnect_to_server_handler": None if self._reconnects else lambda servers, _: (servers[0], _DAY),
             "max_reconnect_attempts": -1,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_lost,
@@ -233,7 +245,7 @@ async def _close(client: Any) -> None:
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 await client.close()
-        except (OSError, nats.errors.Error, _Failed, TimeoutError) as error:
+        except (OSError, nats.errors.Error, _Failed, TimeoutError, RuntimeError) as error:  # uvloop's, of a closed one
             log.info("close a connection to nats: %s", reason(error))
 
     await let_go([asyncio.ensure_future(closing())])
