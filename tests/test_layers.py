@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
     "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
+    "sources": {"endpoint", "engines", "loader", "settings"},
     "file": {"errors", "loader", "saver", "settings"},
     "connection": WORDS | COMPILED | {"net", "flow"},
     "server": WORDS | {"net", "flow", "connection"},
@@ -40,12 +41,13 @@ MAY_IMPORT = {
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
-    "feeds": {"_records", "errors", "file", "loader", "stream"},
+    "feeds": {"_records", "engines", "errors", "file", "loader", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS
-    | {"_ring", "blocking", "connection", "file", "interfaces", "loader", "relayer", "saver", "server", "stream"},
+    | {"_ring", "blocking", "connection", "engines", "file", "interfaces", "loader", "relayer", "saver", "server"}
+    | {"sources", "stream"},
     "__main__": {"cli", "errors"},
 }
 # Each of these holds several modules, which may import one another.

@@ -43,6 +43,11 @@ def send(port: int, data: bytes) -> None:
         assert client.recv(1) == b""
 
 
+def until_read(port: int, clients: int = 1) -> None:
+    """Wait until the relay has read all of so many clients."""
+    peers.eventually(lambda: len(peers.rows_of(port)) > clients and peers.unread_at(port) == 0, "it to be read")
+
+
 def test_a_client_is_told_of_its_end_once_all_of_it_is_in_the_stream(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker)
     data = lines(3_000_000)
@@ -98,7 +103,7 @@ def test_no_client_is_told_of_a_proper_end_before_the_stream_has_all(bench: peer
     with peers.connect(port) as client:
         client.sendall(b"a line\n")
         client.shutdown(socket.SHUT_WR)
-        peers.eventually(lambda: peers.unread_at(port) == 0, "the relay to have read it")
+        until_read(port)
         client.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.recv(1)
@@ -119,9 +124,9 @@ def test_clients_are_reset_where_the_relay_ends_before_the_stream_has_all(
     with peers.connect(port) as client:
         client.sendall(b"a line\n")
         client.shutdown(socket.SHUT_WR)
-        peers.eventually(lambda: peers.unread_at(port) == 0, "the relay to have read it")
+        until_read(port)
         relay.signal(number)
-        assert peers.ends_in_reset(client)
+        assert peers.ends_in_reset(client), relay.stderr
     broker.program.signal(signal.SIGCONT)
     assert relay.wait() == code
 
@@ -132,7 +137,7 @@ def test_a_signal_stores_what_was_read_and_resets_those_who_have_not_ended(bench
         client.sendall(b"a line\nand a part")
         other.sendall(b"another\n")
         peers.eventually(lambda: broker.stored() > 0, "a line in the stream")
-        peers.eventually(lambda: peers.unread_at(port) == 0, "the relay to have read all")
+        until_read(port, 2)
         relay.signal(signal.SIGTERM)
         assert peers.ends_in_reset(client)
         assert peers.ends_in_reset(other)

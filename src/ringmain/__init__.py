@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     from ringmain._ring import Counters
     from ringmain.blocking import BlockingRelayer, BlockingSaver
     from ringmain.connection import Connection, connect
-    from ringmain.endpoint import Endpoint
+    from ringmain.endpoint import Endpoint, LogEndpoint
+    from ringmain.engines.nats_loader import LogLoader
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
-    from ringmain.loader import Loader, load
+    from ringmain.loader import Loader
     from ringmain.relayer import Relayer, relay
     from ringmain.saver import Saver, save
     from ringmain.server import Server, serve
-    from ringmain.settings import ConnectionOptions, Options, TlsSettings
+    from ringmain.settings import ConnectionOptions, LogOptions, Options, TlsSettings
+    from ringmain.sources import load
     from ringmain.stream import Stream
 
 __version__ = "0.1.0"
@@ -55,6 +57,9 @@ _ROOMS = {
     "Counters": "_ring",
     "Endpoint": "endpoint",
     "Loader": "loader",
+    "LogEndpoint": "endpoint",
+    "LogLoader": "engines.nats_loader",
+    "LogOptions": "settings",
     "Nic": "interfaces",
     "Options": "settings",
     "Reader": "file",
@@ -65,7 +70,7 @@ _ROOMS = {
     "TlsSettings": "settings",
     "Writer": "file",
     "connect": "connection",
-    "load": "loader",
+    "load": "sources",
     "nics": "interfaces",
     "open": "file",
     "relay": "relayer",
@@ -87,6 +92,9 @@ __all__ = [
     "Endpoint",
     "InputError",
     "Loader",
+    "LogEndpoint",
+    "LogLoader",
+    "LogOptions",
     "Nic",
     "NotFoundError",
     "Options",

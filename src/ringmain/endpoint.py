@@ -88,8 +88,13 @@ class LogEndpoint:
         secret = unquote(password) if colon else None
         return cls(tuple(servers), match["name"], match["scheme"] == "tls", unquote(user) or None, secret)
 
+    @property
+    def cluster(self) -> str:
+        """The servers, as "nats://a:4222,b:4222"."""
+        return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}"
+
     def __str__(self) -> str:
-        return f"{'tls' if self.tls else 'nats'}://{','.join(self.servers)}/{self.name}"
+        return f"{self.cluster}/{self.name}"
 
 
 def is_log(text: str) -> bool:

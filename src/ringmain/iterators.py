@@ -11,11 +11,15 @@ from ringmain.stream import Result, Stream
 Item = TypeVar("Item")
 
 
-class Source(Protocol):
-    """A loader, as these see it."""
+class Runs(Protocol):
+    """What a plain `with` has."""
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run the private loop of a plain `with` until the work is done."""
+
+
+class Source(Runs, Protocol):
+    """A loader, as these see it."""
 
     def next_connection(self) -> Coroutine[Any, Any, Stream | None]:
         """Return the next connection, or None."""
@@ -68,10 +72,10 @@ class Iterated:
         return Tagged(cast(Source, self))
 
 
-class _Items(Generic[Item]):
+class Items(Generic[Item]):
     """An iterator, plain or asynchronous, that ends at None."""
 
-    def __init__(self, loader: Source) -> None:
+    def __init__(self, loader: Runs) -> None:
         self._loader = loader
 
     async def _next(self) -> Item | None:
@@ -96,17 +100,25 @@ class _Items(Generic[Item]):
             raise StopIteration from None
 
 
-class Connections(_Items[Stream]):
+class Connections(Items[Stream]):
     """What `Loader.connections` returns: an iterator of streams, plain or asynchronous."""
 
+    def __init__(self, loader: Source) -> None:
+        super().__init__(loader)
+        self._source = loader
+
     async def _next(self) -> Stream | None:
-        return await self._loader.next_connection()
+        return await self._source.next_connection()
 
 
-class Tagged(_Items[tuple[str, memoryview]]):
+class Tagged(Items[tuple[str, memoryview]]):
     """What `Loader.tagged` returns: an iterator of (peer, block), plain or asynchronous."""
 
+    def __init__(self, loader: Source) -> None:
+        super().__init__(loader)
+        self._source = loader
+
     async def _next(self) -> tuple[str, memoryview] | None:
-        many = self._loader.many
+        many = self._source.many
         taken = await many.next_of(many.take_of_one)
         return (taken.link.peer, taken.block) if taken is not None else None

@@ -74,12 +74,8 @@ class ConnectionOptions(TypedDict, total=False):
     family: Literal[0, 4, 6]
 
 
-class Options(ConnectionOptions, total=False):
-    """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
-
-    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
-    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected.
-    """
+class TlsOptions(TypedDict, total=False):
+    """The keywords that choose how a connection is protected."""
 
     tls: bool
     certfile: str | None
@@ -92,6 +88,27 @@ class Options(ConnectionOptions, total=False):
     tls13_ciphers: str | None
     insecure: bool
     self_signed: bool
+
+
+class Options(ConnectionOptions, TlsOptions, total=False):
+    """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
+
+    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
+    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected.
+    """
+
+
+class LogOptions(TlsOptions, total=False):
+    """The keywords for the servers of a log: those of TLS, and some of `ConnectionOptions`.
+
+    `connect_timeout` holds for each server, `idle_timeout` for the wait for a message; `keepalive` is how often the
+    server is asked whether it is still there.
+    """
+
+    connect_timeout: float | None
+    idle_timeout: float | None
+    retry: int
+    keepalive: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

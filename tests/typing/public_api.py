@@ -73,9 +73,9 @@ async def asynchronous() -> None:
     ringmain.serve("tcp://:0", print)  # type: ignore[arg-type]
     ringmain.connect("tcp://:0", nonsense=True)  # type: ignore[call-arg]
     ringmain.load("127.0.0.1:0", delimiter=b"\n", max_record=1 << 20, long_records="skip")
-    ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="drop")  # type: ignore[arg-type]
-    ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[arg-type]
-    ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-arg]
+    ringmain.load("127.0.0.1:0", delimiter=b"\n", long_records="drop")  # type: ignore[call-overload]
+    ringmain.load("127.0.0.1:0", gate="open")  # type: ignore[call-overload]
+    ringmain.load("127.0.0.1:0", nonsense=True)  # type: ignore[call-overload]
 
 
 def plain() -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ringmain
+from ringmain.cli.load_log import is_of_log, load_log, of_log
 from ringmain.cli.options import linger, max_connections, one_end, totals
 from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.errors import UsageError
@@ -90,6 +91,7 @@ _APART_DESCRIPTORS = 8
 )
 @linger
 @totals
+@of_log
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
     """Receive at ENDPOINT and write what arrives to standard output.
 
@@ -101,7 +103,10 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     ringmain load --max-connections 100 tcp://:8000 > events.ndjson
     ringmain load --max-connections 100 --output 'dumps/{peer}-{number}' tcp://:8000
     ringmain load --max-connections 100 --exec 'zstd -qo dumps/$RINGMAIN_NUMBER.zst' tcp://:8000
+    ringmain load --consumer parsers nats://127.0.0.1:4222/EVENTS
     """
+    if is_of_log(options["endpoint"], options):
+        return load_log(**options)
     if connect and listen_once:
         raise UsageError("--connect with --listen-once", "there is nothing to listen at", "leave one of them out")
     if keep_listening and (connect or listen_once):
@@ -150,7 +155,7 @@ def run_load(
 def load_into(
     sink: "Output",
     path: str,
-    loader: "ringmain.Loader",
+    loader: "ringmain.Loader | ringmain.LogLoader",
     session: "Session",
     *,
     tls: bool,
@@ -170,7 +175,7 @@ def load_into(
                 sink.begin()
                 if loader.merges:
                     await copying.merged_to_output(loader, sink, written)
-                else:
+                elif isinstance(loader, ringmain.Loader):
                     await copying.to_output(loader, sink, path)
 
     async def work() -> None:
@@ -206,7 +211,7 @@ def _load_apart(
 
 def _run(
     work: "Move",
-    loader: "ringmain.Loader",
+    loader: "ringmain.Loader | ringmain.LogLoader",
     session: "Session",
     written: "Counters",
     exits: "dict[Counters, int]",

@@ -16,7 +16,7 @@ from ringmain.cli.log_handler import LogHandler
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, LogEndpoint
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
@@ -141,12 +141,12 @@ class Session:
             self._port_file.remove()
 
     @contextlib.contextmanager
-    def announced(self, *ends: tuple[Listener, Endpoint, bool]) -> Iterator[None]:
+    def announced(self, *ends: tuple[Listener, Endpoint | LogEndpoint, bool]) -> Iterator[None]:
         """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS."""
         self._begun = True
         listening = [end for end in ends if end[0].addresses]
         for listener, endpoint, tls in listening:
-            if self._announce or endpoint.port == "0":
+            if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                     for address in listener.addresses:
                         print(f"listening on {'tcps' if tls else 'tcp'}://{address}", file=sys.stderr, flush=True)

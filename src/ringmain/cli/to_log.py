@@ -84,6 +84,11 @@ def _refuse(options: dict[str, Any], *names: str) -> None:
             raise UsageError(f"{name}=True", "it is no matter of a log", "leave it out")
 
 
+def _check_path(path: str) -> None:
+    if path == "kernel":
+        raise UsageError("path=kernel", "records are cut in blocks", "leave path= out")
+
+
 def _cutting(ours: dict[str, Any], **more: Any) -> "Cutting":
     from ringmain.engines.nats_records import Cutting
 
@@ -112,6 +117,7 @@ def run_relay_to_log(
 
     session = Session(options)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
+    _check_path(path)
     _refuse(options, "listen", "send_proxy")
     del options["one_way"]  # as it is anyway
     listens = Endpoint.parse(source)
@@ -140,7 +146,7 @@ def run_relay_to_log(
         relayer.on_end = on_end
         async with relayer:
             with session.announced((relayer.source, listens, listens.tls)):
-                await relayer.serve(path)
+                await relayer.serve()
 
     return session.run(work, relayer.stop, look, progress_line)
 
@@ -160,8 +166,7 @@ def run_save_to_log(
     if options["max_connections"] > 1:
         why = "there is but one connection"
         raise UsageError(f"max_connections={options['max_connections']}", why, "leave it out")
-    if path == "kernel":
-        raise UsageError("path=kernel", "records are cut in blocks", "leave path= out")
+    _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
     saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)

@@ -105,6 +105,7 @@ class Publisher:
         self._size = 0
         self._putting = asyncio.Lock()
         self._room: asyncio.Future[None] | None = None
+        self._server: nats_server.NatsServer | None = None
         self._task: asyncio.Task[None] | None = None
         self._session: _Session | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -120,7 +121,8 @@ class Publisher:
         except BaseException:
             await server.close()
             raise
-        self._task = asyncio.get_running_loop().create_task(self._run(server))
+        self._server = server
+        self._task = asyncio.get_running_loop().create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,6 +130,7 @@ class Publisher:
         if self._task is not None:
             self._task.cancel()
             await let_go([self._task])
+            self._leave()  # where it was cancelled before it had begun
         if self._closing:
             await asyncio.wait(self._closing, timeout=_FAREWELL)
         for message in self._held:
@@ -152,17 +155,18 @@ class Publisher:
             if self._session is not None:
                 self._session.add(message)
 
-    async def _run(self, server: "nats_server.NatsServer") -> None:
+    async def _run(self) -> None:
         """Send all that is put, by one connection after another."""
         try:
             while True:
                 try:
-                    await self._send_by(server)
+                    if self._server is not None:
+                        await self._send_by(self._server)
                 finally:
-                    self._close_later(server)
+                    self._leave()
                 while len(self._closing) >= _CLOSING:
                     await asyncio.wait(self._closing, return_when=asyncio.FIRST_COMPLETED)
-                server = await self._connect_again()
+                self._server = await self._connect_again()
         except RingmainError as error:
             self._fail(error)
         except Exception as error:
@@ -176,7 +180,7 @@ class Publisher:
             raise RecordTooLongError(what, why, "give all servers the same")
         self._tell_of_the_forgotten()
         self._session = session = _Session(server.client, list(self._held), self._patience, self._stored)
-        server.on_lost = session.lose
+        server.on_lost, server.on_refusal = session.lose, session.end
         try:
             trouble = await server.ask(session.run(), what)
         finally:
@@ -220,8 +224,11 @@ class Publisher:
                 *(self.endpoint, len(late), max(late), window, self.stream.name),
             )
 
-    def _close_later(self, server: "nats_server.NatsServer") -> None:
-        """Close a connection, which may take its time, while the next one is made."""
+    def _leave(self) -> None:
+        """Close the connection, which may take its time, while the next one is made."""
+        server, self._server = self._server, None
+        if server is None:
+            return
         task = asyncio.get_running_loop().create_task(server.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -278,7 +285,7 @@ class _Session:
 
     def lose(self) -> None:
         """Hear that the connection is lost."""
-        self._end(None)
+        self.end(None)
 
     async def run(self) -> Exception | None:
         """Send until something goes wrong; return that, or None where the connection is lost."""
@@ -287,10 +294,10 @@ class _Session:
             while not self._over.done():
                 await asyncio.wait([self._over], timeout=_LOOK)
                 if self._sent and self._pause() > self._patience:
-                    self._end(TimeoutError(f"nothing was acknowledged for {self._patience:g} s"))
+                    self.end(TimeoutError(f"nothing was acknowledged for {self._patience:g} s"))
             return self._over.result()
         finally:
-            self._end(None)
+            self.end(None)
             self._wake.set()
             sending.cancel()  # which nats-py may swallow: then it ends after this message
             await let_go([sending])
@@ -313,14 +320,14 @@ class _Session:
                 answer = await self._stream.publish_async(message.subject, message.payload, headers=message.headers)
                 answer.add_done_callback(lambda answer, message=message: self._hear(answer, message))
         except Exception as error:
-            self._end(error)
+            self.end(error)
 
     def _hear(self, answer: "asyncio.Future[Any]", message: Message) -> None:
         if answer.cancelled():
             return
         error = answer.exception()
         if error is not None:
-            self._end(error if isinstance(error, Exception) else None)
+            self.end(error if isinstance(error, Exception) else None)
             return
         self._sent.discard(message)
         self.longest_pause = max(self.longest_pause, self._pause())
@@ -333,7 +340,8 @@ class _Session:
         """Return for how long nothing was acknowledged, while something is to be."""
         return time.monotonic() - self._moved_at
 
-    def _end(self, trouble: Exception | None) -> None:
+    def end(self, trouble: Exception | None) -> None:
+        """Send no more, for what went wrong."""
         if not self._over.done():
             self._over.set_result(trouble)
 

@@ -149,10 +149,8 @@ class LogRelayer:
             inflow.stop()
         return bool(self._present)
 
-    async def serve(self, path: str = "auto") -> None:
+    async def serve(self) -> None:
         """Relay for one client after another, or for many at once. Cancelled, it resets all who are there."""
-        if path == "kernel":
-            raise UsageError("path=kernel", "records are cut in blocks", "leave path= out")
         self._serving = serving = Serving()
         try:
             while not self._finished and not serving.broken:

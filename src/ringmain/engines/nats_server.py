@@ -48,7 +48,7 @@ _RECONNECT_WAIT = 0.5
 # nats-py sends at least one PING so often; a day is "off".
 _DAY = 86400
 _LARGEST_CREDENTIALS = 64 << 10
-_NO_STREAM, _NO_CONSUMER = 10059, 10014  # the server's err_code
+_NO_STREAM, _NO_CONSUMER, _NO_MESSAGE = 10059, 10014, 10037  # the server's err_code
 
 
 class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which catches and retries all else
@@ -73,13 +73,25 @@ class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
             self._pending_data_size = 0
         await super()._close(status, do_cbs)
 
+    def abort(self) -> None:
+        """Close the socket at once; the loop does not run."""
+        if self._transport is not None and self._transport:
+            self._transport._io_writer.transport.abort()
+
+    @property
+    def tls(self) -> tuple[str, str] | None:
+        """The version and the cipher suite of TLS, None without."""
+        session = self._transport._io_writer.get_extra_info("ssl_object") if self._transport else None
+        return None if session is None else (session.version(), session.cipher()[0])
+
 
 class NatsServer:
     """One connection to a cluster, which nats-py opens again for as long as it takes once it was there.
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
-    ends every `ask` from then on. `on_lost` and `on_back` are called when the connection breaks, and when it is back.
-    Unless it `reconnects` it never is: what nats-py still had to send is not sent by another connection.
+    ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
+    breaks, and when it is back. Unless it `reconnects` it never is: what nats-py still had to send is not sent by
+    another connection. `on_refusal` hears what a stream answers to a message that it does not take.
     """
 
     def __init__(
@@ -89,6 +101,9 @@ class NatsServer:
         self.endpoint = endpoint
         self.on_lost: Callable[[], object] = lambda: None
         self.on_back: Callable[[], object] = lambda: None
+        self.on_over: Callable[[], object] = lambda: None
+        self.on_refusal: Callable[[Exception], object] = lambda _: None
+        self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
         self._settings = settings
         self._credentials = credentials
         self._reconnects = reconnects
@@ -114,6 +129,7 @@ class NatsServer:
                 log.info("%s; trying again in %g s", error, delay)
             else:
                 self._open = True
+                self.tls = self.client.tls
                 return
             attempt += 1
             await asyncio.sleep(delay)
@@ -123,6 +139,17 @@ class NatsServer:
         if self._open:
             self._open, self._closed = False, True
             await _close(self.client)
+
+    def abandon(self) -> None:
+        """Close without a word to the server, on a loop that runs or does not any more."""
+        loop = self._over.get_loop() if self._over is not None else None
+        if not self._open or loop is None or loop.is_closed():
+            return
+        if loop.is_running():
+            self._leaving = loop.create_task(self.close())
+        else:
+            self._open = False
+            self.client.abort()
 
     @property
     def failure(self) -> RingmainError | None:
@@ -210,6 +237,8 @@ class NatsServer:
             return
         if not self._open:
             raise _Failed(error)
+        if isinstance(error, nats.js.errors.APIError):  # of publish_async, which raises it where nobody hears it
+            self.on_refusal(error)
         failure = failure_of(error, str(self.endpoint), self._settings)
         if isinstance(failure, DeniedError | ReceiveError):
             self._end(failure)
@@ -236,6 +265,7 @@ class NatsServer:
     def _end(self, failure: RingmainError) -> None:
         if self._over is not None and not self._over.done():
             self._over.set_result(failure)
+            self.on_over()
 
 
 async def _close(client: Any) -> None:
@@ -296,7 +326,15 @@ def _refusal_of(error: Any, what: str, words: str) -> RingmainError:
         return NotFoundError(what, "there is none", "create it (nats stream add), or choose another: nats stream ls")
     if error.err_code == _NO_CONSUMER:
         return NotFoundError(what, "its consumer is gone", "somebody has deleted it: start again")
+    if error.err_code == _NO_MESSAGE:
+        return NotFoundError(what, words)
     return RingmainError(what, words, "see the server's log")
+
+
+def may_pass(error: RingmainError) -> bool:
+    """Tell whether what a server said, or did not, may be otherwise a moment later, as between two leaders."""
+    passing = (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError, nats.errors.TimeoutError)
+    return isinstance(error, TimedOutError) or isinstance(error.__cause__, passing)
 
 
 def _no_jetstream(what: str) -> RingmainError:

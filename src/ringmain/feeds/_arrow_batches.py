@@ -8,11 +8,9 @@ import pyarrow as pa
 
 from ringmain.feeds._arrow_parsers import Parser
 from ringmain.feeds._arrow_search import Job, Outcome
-from ringmain.feeds._feed import Feed, Piece
+from ringmain.feeds._feed import Feed, Piece, Source
 from ringmain.feeds._merged import pieces_of
 from ringmain.feeds._refusal import Bad, OnError, Origin
-from ringmain.loader import Loader
-from ringmain.stream import Stream
 
 
 class Batches(Feed["pa.RecordBatch"]):
@@ -21,7 +19,7 @@ class Batches(Feed["pa.RecordBatch"]):
     `schema` is the given one, or None until the first batch was made.
     """
 
-    def __init__(self, source: Loader | Stream, parser: Parser, threads: int, on_error: OnError) -> None:
+    def __init__(self, source: Source, parser: Parser, threads: int, on_error: OnError) -> None:
         super().__init__(pieces_of(source), on_error)
         self._parser = parser
         self._pool = ThreadPoolExecutor(threads, "ringmain-arrow")

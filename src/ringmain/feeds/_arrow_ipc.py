@@ -8,10 +8,8 @@ import pyarrow.ipc
 
 from ringmain.errors import RingmainError
 from ringmain.feeds._arrow_message import check
-from ringmain.feeds._feed import Cursor, Piece, broke
+from ringmain.feeds._feed import Cursor, Piece, Source, broke
 from ringmain.feeds._refusal import Bad, OnError, Refusals
-from ringmain.loader import Loader
-from ringmain.stream import Stream
 
 # One reader of Arrow's takes message after message off the connection and verifies their metadata: it knows where each
 # begins, and fails where nothing behind can be found any more. Another one, which is given those messages, makes
@@ -26,7 +24,7 @@ class IpcBatches:
     """
 
     def __init__(
-        self, source: Loader | Stream, schema: "pa.Schema | None", *, validate: bool = True, on_error: OnError = "raise"
+        self, source: Source, schema: "pa.Schema | None", *, validate: bool = True, on_error: OnError = "raise"
     ) -> None:
         self.schema = schema
         self._validate = validate

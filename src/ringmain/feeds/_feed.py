@@ -4,13 +4,17 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from ringmain.errors import UsageError
 from ringmain.feeds._refusal import Bad, OnError, Origin, Refusals
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
+if TYPE_CHECKING:
+    from ringmain.engines.nats_loader import LogLoader
+
+Source: TypeAlias = "Loader | LogLoader | Stream"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -52,8 +56,9 @@ class Cursor:
     may end without a newline.
     """
 
-    def __init__(self, source: Loader | Stream, *, lines: bool = False) -> None:
+    def __init__(self, source: Source, *, lines: bool = False) -> None:
         check_single(source)
+        assert isinstance(source, Loader | Stream)
         self.source = source
         self._lines = lines
         self._stream = source if isinstance(source, Stream) else None
@@ -204,14 +209,14 @@ def broke(origin: Origin) -> bool:
     return isinstance(origin, Stream) and origin.verdict not in (None, "ended")
 
 
-def check_single(source: Loader | Stream) -> None:
+def check_single(source: Source) -> None:
     """Raise UsageError if the source mixes what many connections bring."""
-    if isinstance(source, Loader) and source.merges:
+    if not isinstance(source, Stream) and source.merges:
         why = "this format is read from the beginning of a connection to its end"
         raise UsageError("a loader of many connections", why, "feed each stream of loader.connections() by itself")
 
 
-def check_whole(source: Loader | Stream) -> None:
+def check_whole(source: Source) -> None:
     """Raise UsageError if the source leaves out records of its own, of which the parser knows nothing."""
     check_single(source)
     if source.ring.skips:
@@ -219,8 +224,8 @@ def check_whole(source: Loader | Stream) -> None:
         raise UsageError('a loader with long_records="skip"', why, "leave out long_records=, and delimiter= with it")
 
 
-def check_lines(source: Loader | Stream) -> None:
+def check_lines(source: Source) -> None:
     """Raise UsageError unless the source cuts its blocks at the end of lines."""
-    delimiter = source.flow.delimiter if isinstance(source, Loader) else source.ring.delimiter
+    delimiter = source.ring.delimiter if isinstance(source, Stream) else source.flow.delimiter
     if not delimiter.endswith(b"\n"):
         raise UsageError("a loader without lines", "its blocks end anywhere", r'give it delimiter=b"\n"')

@@ -2,24 +2,31 @@
 
 import weakref
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ringmain.feeds._feed import Cursor, Piece, Pieces, Result
+from ringmain.feeds._feed import Cursor, Piece, Pieces, Result, Source
 from ringmain.feeds._refusal import Origin
 from ringmain.loader import Loader
 from ringmain.stream import Stream
 
+if TYPE_CHECKING:
+    from ringmain.engines.nats_loader import LogLoader
 
-def pieces_of(source: Loader | Stream) -> Pieces:
+
+def pieces_of(source: Source) -> Pieces:
     """Return what walks over lines, of one connection at a time or of many."""
-    many = isinstance(source, Loader) and source.merges
-    return Merged(source) if isinstance(source, Loader) and many else Cursor(source, lines=True)
+    if isinstance(source, Stream) or (isinstance(source, Loader) and not source.merges):
+        return Cursor(source, lines=True)
+    return Merged(source)
 
 
 class Merged:
-    """Walk over the blocks of all who are connected. The origin of a block is its link, which no other one has."""
+    """Walk over the blocks of all who are connected. The origin of a block is its link, which no other one has.
 
-    def __init__(self, source: Loader) -> None:
+    The same for a log, whose messages are such blocks.
+    """
+
+    def __init__(self, source: "Loader | LogLoader") -> None:
         self._source = source
         self._left: weakref.WeakSet[Origin] = weakref.WeakSet()
 
@@ -33,7 +40,7 @@ class Merged:
 
     async def next(self) -> Piece | None:
         """Return the next block, None when none is to come. What became of a connection was warned of."""
-        many = self._source.many
+        many, part = self._source.many, cast("tuple[Origin, int, memoryview] | None", None)
         while (part := await many.next_of(many.take_of_one)) is not None:
             if (piece := self._piece(*part)) is not None:
                 return piece
@@ -48,7 +55,7 @@ class Merged:
     def leave(self, origin: Origin, /) -> None:
         """Reset a connection, and take no more of it; the others go on."""
         self._left.add(origin)
-        self._source.many.crowd.reset_link(origin)
+        self._source.many.leave(origin)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run the private loop of a plain `with` until the work is done."""

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import check_lines, check_single, check_whole
+from ringmain.feeds._feed import Source, check_lines, check_single, check_whole
 from ringmain.feeds._refusal import OnError
-from ringmain.loader import Loader
-from ringmain.stream import Stream
 
 try:
     import pyarrow as pa
@@ -53,7 +51,7 @@ def lines(block: memoryview) -> "pa.LargeBinaryArray":
 
 
 def record_batches(
-    source: Loader | Stream,
+    source: Source,
     format: Literal["ndjson", "csv", "ipc"] = "ndjson",
     schema: "pa.Schema | None" = None,
     **options: Any,
@@ -88,7 +86,7 @@ def record_batches(
     return pa.RecordBatchReader.from_batches(made.schema or pa.schema([]), made)
 
 
-def parsed(source: Loader | Stream, format: str, schema: "pa.Schema | None", **options: Any) -> "Batches | IpcBatches":
+def parsed(source: Source, format: str, schema: "pa.Schema | None", **options: Any) -> "Batches | IpcBatches":
     """Return the record batches of any format, without waiting for a schema."""
     if format != "ipc":
         return batches(source, format, schema, **options)  # type: ignore[arg-type]
@@ -102,7 +100,7 @@ def parsed(source: Loader | Stream, format: str, schema: "pa.Schema | None", **o
 
 
 def batches(
-    source: Loader | Stream,
+    source: Source,
     format: Literal["ndjson", "csv"] = "ndjson",
     schema: "pa.Schema | None" = None,
     *,

@@ -11,8 +11,7 @@ from typing import Any
 
 from ringmain.feeds import arrow
 from ringmain.feeds._extra import missing
-from ringmain.loader import Loader
-from ringmain.stream import Stream
+from ringmain.feeds._feed import Source
 
 try:
     import duckdb
@@ -21,7 +20,7 @@ except ImportError as error:
 
 
 def relation(
-    source: Loader | Stream,
+    source: Source,
     format: Any = "ndjson",
     schema: Any = None,
     *,

@@ -11,11 +11,9 @@ from typing import Any, Generic, TypeVar, overload
 
 from ringmain._records import line_ends, split_value
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Feed, Piece, Pieces, check_lines
+from ringmain.feeds._feed import Feed, Piece, Pieces, Source, check_lines
 from ringmain.feeds._merged import pieces_of
 from ringmain.feeds._refusal import Bad, OnError
-from ringmain.loader import Loader
-from ringmain.stream import Stream
 
 try:
     import msgspec
@@ -27,15 +25,13 @@ Type = TypeVar("Type")
 
 @overload
 def decode_lines(
-    source: Loader | Stream, type: type[Type], *, strict: bool = True, on_error: OnError = "raise"
+    source: Source, type: type[Type], *, strict: bool = True, on_error: OnError = "raise"
 ) -> "Lines[Type]": ...
 @overload
 def decode_lines(
-    source: Loader | Stream, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise"
+    source: Source, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise"
 ) -> "Lines[Any]": ...
-def decode_lines(
-    source: Loader | Stream, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise"
-) -> "Lines[Any]":
+def decode_lines(source: Source, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise") -> "Lines[Any]":
     r"""Iterate over lists of objects of `type`, one list a block, one object a line; plain or with `async for`.
 
     The source must cut at lines (`delimiter=b"\n"`). `type` and `strict` are those of `msgspec.json.Decoder`; a Struct

@@ -15,8 +15,7 @@ from typing import Any, Self
 
 from ringmain.feeds import arrow
 from ringmain.feeds._extra import missing
-from ringmain.loader import Loader
-from ringmain.stream import Stream
+from ringmain.feeds._feed import Source
 
 try:
     import pandas
@@ -25,7 +24,7 @@ except ImportError as error:
 
 
 def frames(
-    source: Loader | Stream,
+    source: Source,
     format: Any = "ndjson",
     schema: Any = None,
     *,

@@ -17,8 +17,7 @@ from typing import Any, Self
 
 from ringmain.feeds import arrow
 from ringmain.feeds._extra import missing
-from ringmain.loader import Loader
-from ringmain.stream import Stream
+from ringmain.feeds._feed import Source
 
 try:
     import polars
@@ -26,7 +25,7 @@ except ImportError as error:
     raise missing(error, "polars") from None
 
 
-def frames(source: Loader | Stream, format: Any = "ndjson", schema: Any = None, **options: Any) -> "Frames":
+def frames(source: Source, format: Any = "ndjson", schema: Any = None, **options: Any) -> "Frames":
     """Iterate over data frames, one a record batch of `arrow.record_batches`, whose arguments and errors these are.
 
     Plain or with `async for`; ipc plain only. Arrow parses and Polars takes the columns over without a copy, but for

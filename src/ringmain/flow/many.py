@@ -73,6 +73,10 @@ class Many:
                 pass
         return taken
 
+    def leave(self, link: object) -> None:
+        """Reset a connection whose records nobody wants any more; the others go on."""
+        self.crowd.reset_link(link)
+
     async def next_inflow(self, new_flow: Callable[[], Flow]) -> Inflow | None:
         """Return the next connection, once there is a place for it; None when there is none to come."""
         if self._apart is False:

@@ -1,0 +1,323 @@
+"""Load from a log: the messages of a JetStream stream as blocks, shared by all who name the same consumer."""
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, Unpack
+
+from ringmain._ring import Counters, Ring
+from ringmain.blocking import Blocking
+from ringmain.endpoint import LogEndpoint
+from ringmain.engines.nats_consumer import Wanted
+from ringmain.engines.nats_message import Message, Tag, tag_of
+from ringmain.engines.nats_pull import Puller
+from ringmain.engines.nats_server import NatsServer
+from ringmain.errors import RingmainError, UsageError
+from ringmain.flow.blocks import Flow, flow_for
+from ringmain.iterators import Connections, Items, Iterated
+from ringmain.outcome import Outcome, Verdict
+from ringmain.settings import BLOCK_SIZE, LINGER, RING_SIZE, Framing, LogOptions, Settings, settings_for
+from ringmain.waiting import Turn, let_go, unless
+
+
+def load(
+    url: str,
+    *,
+    consumer: str | None = None,
+    from_sequence: int | None = None,
+    until_sequence: int | None = None,
+    filter: str | None = None,  # noqa: A002 - as NATS calls it
+    credentials: str | None = None,
+    delimiter: bytes = b"",
+    framing: Framing | None = None,
+    ring_size: int | None = None,
+    **options: Unpack[LogOptions],
+) -> "LogLoader":
+    """Return what `ringmain.load` does for a `nats://` endpoint; its docstring tells what the keywords are."""
+    settings = settings_for(load, LogOptions, options)
+    endpoint = LogEndpoint.parse(url)
+    if consumer is None:
+        why = "it needs the name of a consumer, which remembers what was read"
+        raise UsageError(f"load {endpoint}", why, "give consumer=, the same for all who are to share the work")
+    wanted = Wanted(
+        stream=endpoint.name,
+        consumer=consumer,
+        from_sequence=from_sequence,
+        until_sequence=until_sequence,
+        filter=filter,
+    )
+    flow = flow_for(
+        delimiter=delimiter,
+        framing=framing,
+        ring_size=ring_size,
+        block_size=BLOCK_SIZE if ring_size is None else min(BLOCK_SIZE, max(1, ring_size // 4)),
+        max_record=None,
+        linger=LINGER,
+        merges=True,
+    )
+    return LogLoader(endpoint, settings, wanted, flow, ring_size or RING_SIZE, credentials)
+
+
+class Origin:
+    """The connection that a message is of, as feeds tell of it. One object a connection, while anybody has it."""
+
+    def __init__(self, key: str, peer: str) -> None:
+        self.key = key
+        self.peer = peer
+
+
+class LogLoader(Iterated, Blocking):
+    """What `load` returns for a log: a context manager and an iterator of blocks, plain or asynchronous, as a `Loader`.
+
+    One consumer of blocks at a time. `on_end` hears of the whole when it is left; what it raises, leaving does.
+    """
+
+    merges = True  # the records of many connections
+    refused = 0
+    connect = True
+
+    def __init__(
+        self,
+        endpoint: LogEndpoint,
+        settings: Settings,
+        wanted: Wanted,
+        flow: Flow,
+        room: int,
+        credentials: str | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.flow = flow
+        self.on_end: Callable[[Outcome], None] | None = None
+        self.many = _Ahead(self)
+        self.counters = Counters()
+        self._server = NatsServer(endpoint, settings, credentials)
+        self._fresh = Puller(self._server, wanted, room)
+        self._puller: Puller | None = None  # while it is open
+        self._handed: deque[Message] = deque()  # and not acknowledged
+        self._ahead = False  # a feed takes more than it has handed out
+        self._stopped: asyncio.Event | None = None  # while it connects
+        self._finished = False
+        self._ended_well = False
+        self._turn = Turn("another task is already waiting for this loader")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._puller is None else "connected"
+        return self._described(str(self.endpoint), state, [] if self._puller is None else [self.counters.bytes_in])
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        opened = None
+        try:
+            if not self._finished:
+                opened = await unless(self._stopped.wait(), self._open())
+        finally:
+            if not opened:  # nor where nats-py has kept a cancellation to itself, and has gone on
+                await let_go([asyncio.ensure_future(self._close())])
+        if opened:
+            self._puller = self._fresh
+            self.counters.started = time.monotonic()
+        return self
+
+    async def _open(self) -> bool:
+        await self._server.open()
+        await self._fresh.open()
+        return True
+
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finished = True
+        if self._puller is None:
+            return
+        if kind is None and not self._ahead:
+            self.settle(0)
+        self._puller = None
+        await let_go([asyncio.ensure_future(self._close())])
+        self.counters.ended = time.monotonic()
+        if self.on_end is not None:
+            self.on_end(self._outcome(error))
+
+    async def _close(self) -> None:
+        await self._fresh.close()
+        await self._server.close()
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        failure = error if isinstance(error, RingmainError) else None
+        verdict = Verdict.of(failure) if failure else Verdict.ENDED if self._ended_well else Verdict.STOPPED
+        tls, cipher = self._server.tls or (None, None)
+        return Outcome(str(self.endpoint), tls, cipher, self.counters, self.counters.bytes_in, verdict, error=failure)
+
+    def _leftovers(self) -> list[Callable[[], object]]:
+        return [] if self._puller is None else [self._puller.abandon, self._server.abandon]
+
+    async def __anext__(self) -> memoryview:
+        if (message := await self.next_message()) is None:
+            raise StopAsyncIteration
+        return memoryview(message.data)
+
+    def __next__(self) -> memoryview:
+        try:
+            return self.run(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def next_message(self) -> Message | None:
+        """Acknowledge what was handed out, and return the next message; None when none is to come."""
+        with self._turn:
+            if (puller := self._opened()) is None:
+                return None
+            self.settle(0)
+            message = await puller.next(self.settings.idle_timeout)
+        self._ended_well = message is None and not self._finished
+        return message if message is None else self._hand(message)
+
+    def take_ahead(self, count: int) -> Message | None:
+        """Return the next message if there is one; all but the last `count` that were handed out are acknowledged."""
+        self._ahead = True
+        if (puller := self._opened()) is None:
+            return None
+        self.settle(count)
+        message = puller.take()
+        return message if message is None else self._hand(message)
+
+    def settle(self, count: int) -> None:
+        """Acknowledge what was handed out, but the last `count`."""
+        while len(self._handed) > count and self._puller is not None:
+            self._puller.ack(self._handed.popleft())
+
+    def give_back(self, is_meant: Callable[[Message], bool]) -> None:
+        """Let the server send again what was handed out and not acknowledged, as far as it is meant."""
+        for message in [it for it in self._handed if is_meant(it)]:
+            self._handed.remove(message)
+            if self._puller is not None:
+                self._puller.nak(message)
+
+    def _opened(self) -> Puller | None:
+        if self._puller is None and not self._finished:
+            raise UsageError("a loader", "it is not open", "use it inside `async with`")
+        return self._puller
+
+    def _hand(self, message: Message) -> Message:
+        self._handed.append(message)
+        self.counters.bytes_in += len(message.data)
+        self.counters.reads += 1
+        self.counters.blocks += 1
+        return message
+
+    def _verdict(self) -> str | None:
+        return None
+
+    def connections(self) -> Connections:
+        """Raise UsageError: others may get the next message of the same connection."""
+        why = "the messages of a connection may go to several who share a consumer"
+        raise UsageError("connections() of a log", why, "use tagged(), which tells whose each block is")
+
+    def tagged(self) -> "LogTagged":  # type: ignore[override]  # more than a peer is known
+        """Iterate over (tag, block) instead: see `Tag`."""
+        return LogTagged(self)
+
+    @property
+    def ring(self) -> Ring:
+        """No block is received into it; feeds take so many of them ahead as it would have."""
+        return self.flow.ring
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens: nowhere."""
+        return []
+
+    @property
+    def port(self) -> int:
+        """The port listened at; raises UsageError, since there is none."""
+        raise UsageError("the port of a log", "nothing is listened at", "see endpoint")
+
+    @property
+    def served(self) -> int:
+        """1 while it is connected, else 0."""
+        return int(self._puller is not None)
+
+    @property
+    def fullness(self) -> float:
+        """The part of `ring_size` that is filled with messages which nobody has taken, from 0 to 1."""
+        return self._puller.fullness if self._puller is not None else 0.0
+
+    def stop(self) -> bool:
+        """Take no more messages: the iteration ends at the next block, and the server gives the others to who asks.
+
+        May be called at any time, from any thread. False when it is not connected.
+        """
+        self._finished = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hang_up)
+        return self._puller is not None
+
+    def _hang_up(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
+        if self._puller is not None:
+            self._puller.stop()
+
+
+class LogTagged(Items[tuple[Tag, memoryview]]):
+    """What `LogLoader.tagged` returns: an iterator of (tag, block), plain or asynchronous."""
+
+    def __init__(self, loader: LogLoader) -> None:
+        super().__init__(loader)
+        self._log = loader
+
+    async def _next(self) -> tuple[Tag, memoryview] | None:
+        message = await self._log.next_message()
+        return (tag_of(message), memoryview(message.data)) if message is not None else None
+
+
+class _Ahead:
+    """What feeds take blocks of. They parse some ahead, so none is done before so many others were taken, or all were.
+
+    In the words of `flow.many.Many`.
+    """
+
+    def __init__(self, loader: LogLoader) -> None:
+        self._loader = weakref.ref(loader)
+        self._origins: weakref.WeakValueDictionary[str, Origin] = weakref.WeakValueDictionary()
+
+    def take_of_one(self) -> tuple[Origin, int, memoryview] | None:
+        """Return the next block if there is one already: whose, its offset there, and itself."""
+        loader = self._the_loader
+        return self._part(loader.take_ahead(max(1, loader.ring.block_count // 2)))
+
+    async def next_of(self, _: object) -> tuple[Origin, int, memoryview] | None:
+        """Return the same once there is one; whoever waits is done with all that it took."""
+        return self._part(await self._the_loader.next_message())
+
+    def leave(self, origin: object) -> None:
+        """Give back what was taken of a connection; a block of it that is sent again counts as another's."""
+        assert isinstance(origin, Origin)
+        self._origins.pop(origin.key, None)
+        self._the_loader.give_back(lambda message: self._key_of(message) == origin.key)
+
+    def _part(self, message: Message | None) -> tuple[Origin, int, memoryview] | None:
+        if message is None:
+            return None
+        tag, key = tag_of(message), self._key_of(message)
+        if (origin := self._origins.get(key)) is None:
+            self._origins[key] = origin = Origin(key, tag.peer or key)
+        return origin, tag.offset, memoryview(message.data)
+
+    @staticmethod
+    def _key_of(message: Message) -> str:
+        return tag_of(message).connection or f"message {message.sequence}"
+
+    @property
+    def _the_loader(self) -> LogLoader:
+        loader = self._loader()
+        assert loader is not None, "whoever takes has the loader"
+        return loader

@@ -1,0 +1,369 @@
+"""`ringmain.load("nats://...")`: each message is a block, once if nothing goes wrong and again if something does."""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import brokers
+import feeding
+import peers
+import pytest
+from conftest import FORGOTTEN
+
+import ringmain
+from ringmain import errors
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture
+def broker(bench: peers.Bench) -> brokers.Broker:
+    """Give a server with a stream EVENTS of all subjects under events."""
+    it = brokers.Broker(bench)
+    it.add_stream("EVENTS", "events.>")
+    return it
+
+
+def messages(count: int, size: int = 50_000) -> list[bytes]:
+    return [peers.payload(size + number, number) for number in range(count)]
+
+
+def digest(blocks: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(blocks)).hexdigest()
+
+
+def tags_of(count: int) -> list[dict[str, str]]:
+    return [
+        {"Ringmain-Connection": "c1", "Ringmain-Offset": str(1000 * number), "Ringmain-Peer": "192.0.2.1:9"}
+        for number in range(count)
+    ]
+
+
+def acknowledged(broker: brokers.Broker, consumer: str) -> int:
+    """Return the sequence up to which all messages are acknowledged."""
+    return int(broker.run(lambda js: js.consumer_info("EVENTS", consumer)).ack_floor.stream_seq)
+
+
+def test_every_message_is_one_block_in_order_until_a_sequence(broker: brokers.Broker, run: Run) -> None:
+    sent = messages(60)
+    broker.publish("events.a", *sent, b"beyond")
+
+    async def work() -> list[bytes]:
+        url = broker.url("EVENTS")
+        async with ringmain.load(url, consumer="all", until_sequence=60, ring_size=200_000) as loader:
+            return [bytes(block) async for block in loader]
+
+    got = run(work())
+    assert [len(block) for block in got] == [len(message) for message in sent]
+    assert digest(got) == digest(sent)
+    assert acknowledged(broker, "all") == 60
+
+
+def test_a_block_is_the_message_itself_and_not_a_copy_of_it(broker: brokers.Broker) -> None:
+    broker.publish("events.a", b"x" * 1000)
+    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=1) as loader:
+        block = next(loader)
+        assert isinstance(block.obj, bytes)
+        assert block.readonly
+        assert len(block) == 1000
+
+
+def test_a_block_is_acknowledged_when_the_next_one_is_asked_for(broker: brokers.Broker) -> None:
+    broker.publish("events.a", *messages(3))
+    with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+        next(loader)
+        assert acknowledged(broker, "c") == 0
+        next(loader)
+        next(loader)
+        peers.eventually(lambda: acknowledged(broker, "c") == 2, "two acknowledged")
+    assert acknowledged(broker, "c") == 3  # left properly
+
+
+def test_what_was_not_asked_past_comes_again_after_an_exception(broker: brokers.Broker, run: Run) -> None:
+    sent = messages(4)
+    broker.publish("events.a", *sent)
+
+    async def fail() -> None:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+            await anext(loader)
+            await anext(loader)
+            raise KeyError("the handler's")
+
+    async def rest() -> list[bytes]:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=4) as loader:
+            return [bytes(block) async for block in loader]
+
+    with pytest.raises(KeyError):
+        run(fail())
+    assert digest(sorted(run(rest()))) == digest(sorted(sent[1:]))
+
+
+def test_who_is_cancelled_while_waiting_loses_nothing(broker: brokers.Broker, run: Run) -> None:
+    async def work() -> bytes:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+            for _ in range(5):
+                waiting = asyncio.ensure_future(anext(loader))
+                await asyncio.sleep(0.01)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            await asyncio.to_thread(broker.publish, "events.a", b"late")
+            return bytes(await anext(loader))
+
+    assert run(work()) == b"late"
+    assert acknowledged(broker, "c") == 1
+
+
+def test_who_is_cancelled_while_connecting_leaves_nothing_open(broker: brokers.Broker, run: Run) -> None:
+    async def work() -> None:
+        for turns in range(40):
+            loader = ringmain.load(broker.url("EVENTS"), consumer="c")
+            opening = asyncio.ensure_future(loader.__aenter__())
+            for _ in range(turns):
+                await asyncio.sleep(0.0005)
+            opening.cancel()
+            try:
+                await opening
+            except asyncio.CancelledError:
+                continue
+            await loader.__aexit__(None, None, None)
+
+    run(work())
+
+
+def test_two_who_name_the_same_consumer_share_the_messages_each_once(broker: brokers.Broker, run: Run) -> None:
+    sent = messages(80, 20_000)
+    broker.publish("events.a", *sent)
+
+    async def one() -> list[bytes]:
+        got = []
+        url = broker.url("EVENTS")
+        async with ringmain.load(url, consumer="shared", until_sequence=80, ring_size=80_000) as loader:
+            async for block in loader:
+                got.append(bytes(block))
+                await asyncio.sleep(0.001)
+        return got
+
+    async def both() -> list[list[bytes]]:
+        return list(await asyncio.gather(one(), one()))
+
+    first, second = run(both())
+    assert digest(sorted(first + second)) == digest(sorted(sent))
+    assert first
+    assert second
+
+
+READER = """
+import sys, ringmain
+with ringmain.load(sys.argv[1], consumer="c") as loader:
+    for number, block in enumerate(loader, 1):
+        print(number, flush=True)
+        if number == 3:
+            sys.stdin.read()
+"""
+
+
+def test_what_a_killed_one_had_comes_again(broker: brokers.Broker, bench: peers.Bench) -> None:
+    from nats.js.api import ConsumerConfig
+
+    sent = messages(10)
+    broker.publish("events.a", *sent)
+    config = ConsumerConfig(durable_name="c", ack_wait=2.0)
+    broker.run(lambda js: js.add_consumer("EVENTS", config))
+    reader = bench.start([sys.executable, "-c", READER, broker.url("EVENTS")], stdin=-1, stdout=-1)
+    assert [reader.process.stdout.readline() for _ in range(3)] == [b"1\n", b"2\n", b"3\n"]
+    peers.eventually(lambda: acknowledged(broker, "c") == 2, "two acknowledged")
+    reader.signal(signal.SIGKILL)
+    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=10) as loader:
+        got = [bytes(block) for block in loader]
+    assert digest(sorted(got)) == digest(sorted(sent[2:]))
+
+
+def test_the_end_waits_for_what_another_one_has(broker: brokers.Broker, run: Run) -> None:
+    broker.publish("events.a", *messages(2))
+
+    async def work() -> list[int]:
+        url = broker.url("EVENTS")
+        async with ringmain.load(url, consumer="c", until_sequence=2) as mine:
+            async with ringmain.load(url, consumer="c", until_sequence=2, ring_size=4) as theirs:
+                got = [await anext(mine)]
+                waiting = asyncio.ensure_future(anext(theirs, None))
+                await asyncio.sleep(0.2)
+                if waiting.done():  # it was faster with the second
+                    got.append(await waiting)
+                    return [len(block) for block in got]
+                assert (second := await anext(mine)) is not None
+                await asyncio.sleep(0.5)
+                assert not waiting.done()
+                got.append(second)
+                assert await anext(mine, None) is None
+                assert await waiting is None
+            return [len(block) for block in got]
+
+    assert run(work()) == [50_000, 50_001]
+
+
+def test_a_filter_and_a_first_sequence_leave_out_the_rest(broker: brokers.Broker) -> None:
+    for number in range(6):
+        broker.publish(f"events.{'ab'[number % 2]}", b"%d" % number)
+    url = broker.url("EVENTS")
+    with ringmain.load(url, consumer="b", filter="events.b", until_sequence=5) as loader:
+        assert [bytes(block) for block in loader] == [b"1", b"3"]
+    with ringmain.load(url, consumer="late", from_sequence=3, until_sequence=6) as loader:
+        assert [bytes(block) for block in loader] == [b"2", b"3", b"4", b"5"]
+    with ringmain.load(url, consumer="late", until_sequence=6) as loader:
+        assert list(loader) == []  # all that is done
+
+
+def test_tags_tell_whose_a_block_is_and_where_it_was(broker: brokers.Broker) -> None:
+    broker.publish("events.a", b"one", b"two", headers=tags_of(2))
+    broker.publish("events.a", b"")  # a verdict, which is no block
+    broker.publish("events.b", b"of somebody else")
+    broker.publish("events.b", b"lies", headers=[{"Ringmain-Connection": "x", "Ringmain-Offset": "\u0661-1"}])
+    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=5) as loader:
+        got = [(tuple(tag), bytes(block)) for tag, block in loader.tagged()]
+    assert got == [
+        (("events.a", 1, "192.0.2.1:9", "c1", 0), b"one"),
+        (("events.a", 2, "192.0.2.1:9", "c1", 1000), b"two"),
+        (("events.b", 4, "", "", 0), b"of somebody else"),
+        (("events.b", 5, "", "", 0), b"lies"),
+    ]
+    assert acknowledged(broker, "c") == 5
+
+
+def test_records_are_found_in_the_messages(broker: brokers.Broker) -> None:
+    broker.publish("events.a", b"one\ntwo\n", b"three\n", b"four")
+    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=3) as loader:
+        assert [bytes(record) for record in loader.records()] == [b"one", b"two", b"three", b"four"]
+
+
+def test_stop_ends_the_wait_from_another_thread(broker: brokers.Broker) -> None:
+    broker.publish("events.a", b"one")
+    with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+        assert bytes(next(loader)) == b"one"
+        timer = threading.Timer(0.2, loader.stop)
+        timer.start()
+        assert list(loader) == []
+        timer.join()
+
+
+def test_a_server_that_comes_back_is_read_from_on(broker: brokers.Broker, run: Run) -> None:
+    sent = messages(40)
+    broker.publish("events.a", *sent[:20])
+
+    async def work() -> list[bytes]:
+        got = []
+        async with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=40) as loader:
+            async for block in loader:
+                got.append(bytes(block))
+                if len(got) == 10:
+                    broker.kill()
+                    await asyncio.to_thread(broker.start)
+                    await asyncio.to_thread(broker.publish, "events.a", *sent[20:])
+        return got
+
+    got = run(work())
+    assert digest(sorted(set(got))) == digest(sorted(sent))
+
+
+def test_no_message_for_idle_timeout_is_an_error(broker: brokers.Broker) -> None:
+    with ringmain.load(broker.url("EVENTS"), consumer="c", idle_timeout=0.2) as loader:
+        with pytest.raises(errors.TimedOutError, match=r"no message for 0.2 s; .* raise idle_timeout="):
+            next(loader)
+
+
+def test_a_consumer_that_is_deleted_ends_the_wait(broker: brokers.Broker, run: Run) -> None:
+    async def work() -> None:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(broker.run, lambda js: js.delete_consumer("EVENTS", "c"))
+            with pytest.raises(errors.NotFoundError, match="consumer c of stream EVENTS .*deleted"):
+                await waiting
+
+    run(work())
+
+
+def test_what_waits_here_is_bounded_by_bytes(broker: brokers.Broker, run: Run) -> None:
+    count, size = 60, 500_000
+    broker.publish("events.a", *[bytes([number]) * size for number in range(count)])
+
+    async def work() -> None:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c", ring_size=4 << 20, until_sequence=count) as loader:
+            for number in range(count):
+                block = await anext(loader)
+                assert block == bytes([number]) * size
+                await asyncio.sleep(0.005)
+                waiting = await asyncio.to_thread(broker.run, lambda js: js.consumer_info("EVENTS", "c"))
+                assert waiting.num_ack_pending * size <= (4 << 20) + 2 * size
+                if number == 5:
+                    return
+
+    run(work())
+
+
+def test_an_arrow_feed_reads_messages_and_acknowledges_none_before_its_time(broker: brokers.Broker) -> None:
+    feeding.library("pyarrow")
+    from ringmain.feeds import arrow
+
+    sent = [feeding.numbered(100, 100 * number) for number in range(40)]
+    broker.publish("events.a", *sent, headers=tags_of(40))
+    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=40) as loader:
+        rows: list[Any] = []
+        for batch in arrow.record_batches(loader):
+            done = acknowledged(broker, "c")
+            assert done * 100 <= len(rows)
+            rows += batch.to_pylist()
+    assert rows == [json.loads(line) for line in b"".join(sent).splitlines()]
+    assert acknowledged(broker, "c") == 40
+
+
+def test_a_record_that_a_feed_refuses_is_named_and_its_message_is_not_lost(broker: brokers.Broker) -> None:
+    feeding.library("msgspec")
+    from ringmain.feeds import msgspec as lines
+
+    broker.publish("events.a", b'{"a":1}\n', b'{"a":2}\n{"a":oh no}\n', b'{"a":3}\n', headers=tags_of(3))
+    with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+        feed = lines.decode_lines(loader)
+        assert next(feed) == [{"a": 1}]
+        with pytest.raises(errors.ParseError) as caught:
+            while True:
+                assert next(feed) == [{"a": 2}]
+        assert (caught.value.connection, caught.value.offset) == ("192.0.2.1:9", 1008)
+    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=3) as loader:
+        skipping = lines.decode_lines(loader, on_error="skip")
+        assert sorted(row["a"] for rows in skipping for row in rows) == [2, 3]
+        assert skipping.skipped == 1
+
+
+def test_a_format_that_needs_a_whole_connection_is_refused(broker: brokers.Broker) -> None:
+    feeding.library("pyarrow")
+    from ringmain.feeds import arrow
+
+    with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+        with pytest.raises(errors.UsageError):
+            arrow.record_batches(loader, "ipc")
+        with pytest.raises(errors.UsageError, match="use tagged"):
+            loader.connections()
+
+
+@FORGOTTEN
+def test_a_forgotten_loader_closes_its_connection(broker: brokers.Broker) -> None:
+    loader = ringmain.load(broker.url("EVENTS"), consumer="c")
+    loader.__enter__()
+    gone = weakref.ref(loader)
+    del loader
+    peers.eventually(lambda: gone() is None, "the collector")
+    peers.eventually(lambda: peers.established(broker.port) == 0, "a closed connection")
+
+
+def test_the_library_is_imported_only_where_a_log_is_used() -> None:
+    code = "import ringmain, sys; ringmain.load('tcp://127.0.0.1:0'); assert 'nats' not in sys.modules"
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
