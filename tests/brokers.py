@@ -82,3 +82,7 @@ class Broker:
                 await js.publish(subject, message, headers=headers[number] if headers else None)
 
         self.run(work)
+
+    def stored(self, stream: str = "EVENTS") -> int:
+        """Return how many bytes a stream has."""
+        return int(self.run(lambda js: js.stream_info(stream)).state.bytes)

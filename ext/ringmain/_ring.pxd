@@ -37,7 +37,7 @@ cdef class Ring(BlockPool):
     cdef Claim refusal                      # why there is nothing to read for behind the cut; CLAIMED: there is
     cdef bint skipping                      # the record behind the cut is too long, and is being thrown away
     cdef long long skip_end                 # where in the stream it ends; 0: not known yet
-    cdef long long taken                    # where in its stream what was lent last ends
+    cdef readonly long long taken           # where in its stream what was lent last ends
     cdef long long long_at                  # where the last record began that was too long or malformed
     cdef char head[16]                      # what a malformed record begins with
     cdef Py_ssize_t head_size

@@ -41,6 +41,9 @@ DELIMITER = b"\n"
 MERGED_RECORD = 1 << 20
 SMALL_BLOCK = 256 << 10
 LINGER = 0.001
+# What goes to a log: the bytes of a message, and those that are sent and not acknowledged.
+MESSAGE_SIZE = 256 << 10
+MAX_IN_FLIGHT = 16 << 20
 # The processes that `ringmain load` serves its clients in.
 PROCESSES = 1
 MOST_PROCESSES = 128

@@ -18,7 +18,7 @@ _SHARED = (
     *TLS_OPTIONS,
     *("tls", "connect_timeout", "idle_timeout", "retry", "keepalive"),
 )
-_OF_THE_RUN = ("endpoint", "output", "stats_file", "stats_interval", "quiet", "verbose", "progress")
+_OF_THE_RUN = ("endpoint", "output", "append", "stats_file", "stats_interval", "quiet", "verbose", "progress")
 
 _OPTIONS = [
     click.option(
@@ -68,6 +68,7 @@ def _check_options(*, log: bool) -> None:
 def load_log(endpoint: str, output: str, **options: Any) -> int:
     """Run `ringmain load` from a log; return the exit code."""
     import contextlib
+    import os
 
     import ringmain
     from ringmain.cli.load import load_into
@@ -81,5 +82,8 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
         remedy = "name one file, or start a load for each with the same --consumer"
         raise UsageError(f"--output {output}", "the messages of a connection may go to several loads", remedy)
     loader = ringmain.load(endpoint, **{name: options[name] for name in (*_OWN, *_SHARED)})
-    with contextlib.closing(open_output(template.name(), "--output")) as sink:
+    if options["append"] and output == "-":
+        raise UsageError("--append", "standard output is opened already", "give --output FILE, or redirect with >>")
+    flags = os.O_APPEND if options["append"] else 0
+    with contextlib.closing(open_output(template.name(), "--output", flags)) as sink:
         return load_into(sink, "block", loader, session, tls=loader.endpoint.tls)

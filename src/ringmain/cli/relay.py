@@ -8,6 +8,8 @@ import ringmain
 from ringmain.cli.load import run_load
 from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, two_ends
 from ringmain.cli.save import run_save
+from ringmain.cli.to_log import log_delimiter, run_relay_to_log, run_save_to_log, take_log_options, to_log
+from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
 _ENDS = ("source", "destination")
@@ -24,6 +26,8 @@ _DESCRIPTORS = 8
 @click.option("--accept-proxy", is_flag=True, help="Expect a PROXY protocol header from clients at SOURCE.")
 @click.option("--send-proxy", type=click.Choice(["v1", "v2"]), help="Send a PROXY protocol header to DESTINATION.")
 @linger
+@log_delimiter
+@to_log
 @two_ends
 def relay(source: str, destination: str, **options: Any) -> int:
     """Listen at SOURCE, connect to DESTINATION for each client, and relay both ways, for one at a time or for many.
@@ -36,10 +40,15 @@ def relay(source: str, destination: str, **options: Any) -> int:
     ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                a diode
     ringmain relay tcp://:9000 ./events.ndjson                                              as load does
     ringmain relay - tcp://10.0.0.5:9000                                                    as save does
+    ringmain relay --max-connections 100 tcp://:9000 nats://10.0.0.5:4222/events            into a NATS stream
 
     Either end may be - (standard input or output) or a file or FIFO, whose name has a slash in it: ./events.ndjson.
     """
+    ours = take_log_options(destination, options)
     tls = {end: {name: options.pop(f"{end}_{name}") for name in TLS_OPTIONS} for end in _ENDS}
+    if is_log(destination) and not _is_file(source):
+        ends = {"source_tls": tls["source"], "destination_tls": tls["destination"]}
+        return run_relay_to_log(source, destination, options.pop("path"), ours, **ends, **options)
     if not _is_file(source) and not _is_file(destination):
         return run_relay(source, destination, source_tls=tls["source"], destination_tls=tls["destination"], **options)
     _check_file(source, destination, options)
@@ -48,6 +57,8 @@ def relay(source: str, destination: str, **options: Any) -> int:
         options.pop("linger")
         options |= tls["destination"]
         options |= {"tls": False, "prefix": "destination_tls.", "option": "SOURCE"}
+        if is_log(destination):
+            return run_save_to_log(destination, source, options.pop("path"), ours, listen=listen, **options)
         return run_save(destination, source, listen=listen, **options)
     options |= tls["source"] | {"tls": False, "prefix": "source_tls.", "option": "DESTINATION"}
     return run_load(source, destination, connect=connect, **options)

@@ -6,7 +6,9 @@ import click
 
 import ringmain
 from ringmain.cli.options import max_connections, one_end, totals
+from ringmain.cli.to_log import run_save_to_log, take_log_options, to_log
 from ringmain.cli.values import Octets, Size
+from ringmain.endpoint import is_log
 from ringmain.settings import SLOW, Settings
 
 # What a client may have open: its socket, what tells of its reset, and what wakes its pump.
@@ -44,8 +46,10 @@ _DESCRIPTORS = 3
     metavar="TEXT",
     type=Octets(),
     default=b"",
-    help=r"With --reconnect: begin a new connection with a whole record, which end at this, as \n or \x1e.",
+    help=r"What records end at, as \n or \x1e: with --reconnect a new connection begins with a whole one; to nats:// a "
+    "message has whole ones only.",
 )
+@to_log
 @totals
 def save(**options: Any) -> int:
     """Connect to ENDPOINT and send standard input.
@@ -56,6 +60,7 @@ def save(**options: Any) -> int:
     tail -f events.ndjson | ringmain save --listen --max-connections 20 tcp://:8000
     zstdcat dump.zst | ringmain save --retry forever tcps://example.org:4000
     tail -f events.ndjson | ringmain save --reconnect --delimiter '\\n' tcps://example.org:4000
+    ringmain save nats://10.0.0.5:4222/events < events.ndjson
 
     A listener sends a regular file whole to every client; any other input goes on with the next client where the last
     one left, or with --max-connections goes to all who are there. A signal ends it after what was read: a file that is
@@ -66,6 +71,9 @@ def save(**options: Any) -> int:
     blocks, a file too. --retry bounds the tries at the start (0), and those after a loss where it is given. A TLS
     handshake that fails ends it, since trying again mends no certificate.
     """
+    ours = take_log_options(options["endpoint"], options, shared="delimiter")
+    if is_log(options["endpoint"]):
+        return run_save_to_log(ours=ours, **options)
     return run_save(**options)
 
 

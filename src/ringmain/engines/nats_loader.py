@@ -76,7 +76,7 @@ class LogLoader(Iterated, Blocking):
     """
 
     merges = True  # the records of many connections
-    refused = 0
+    refused = probes = 0
     connect = True
 
     def __init__(
@@ -233,6 +233,11 @@ class LogLoader(Iterated, Blocking):
     @property
     def addresses(self) -> list[str]:
         """Where it listens: nowhere."""
+        return []
+
+    @property
+    def peers(self) -> list[str]:
+        """The clients that are served: none."""
         return []
 
     @property

@@ -20,9 +20,10 @@ from ringmain.errors import (
     ResolveError,
     RingmainError,
     TimedOutError,
+    UsageError,
     reason,
 )
-from ringmain.settings import Settings
+from ringmain.settings import Settings, keywords_given
 from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
@@ -59,6 +60,12 @@ class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
             self._transport._io_writer.transport.get_protocol()._over_ssl = True
         return bytes(super()._connect_command())
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if not self.is_connected:  # nats-py would write to a transport that is closed, and break off
+            self._pending.clear()
+            self._pending_data_size = 0
+        await super()._close(status, do_cbs)
+
     def abort(self) -> None:
         """Close the socket at once; the loop does not run."""
         if self._transport is not None and self._transport:
@@ -76,19 +83,24 @@ class NatsServer:
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
-    breaks, and when it is back.
+    breaks, and when it is back. Unless it `reconnects` it never is: what nats-py still had to send is not sent by
+    another connection. `on_refusal` hears what a stream answers to a message that it does not take.
     """
 
-    def __init__(self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None) -> None:
+    def __init__(
+        self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None, *, reconnects: bool = True
+    ) -> None:
         """Nothing is opened yet. `credentials` is the path of a file with a JWT and its seed; it is read once."""
         self.endpoint = endpoint
         self.on_lost: Callable[[], object] = lambda: None
         self.on_back: Callable[[], object] = lambda: None
         self.on_over: Callable[[], object] = lambda: None
+        self.on_refusal: Callable[[Exception], object] = lambda _: None
         self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
         self._settings = settings
         self._credentials = credentials
-        self._open = False
+        self._reconnects = reconnects
+        self._open = self._closed = False
         self._lost_at = 0.0
         self._over: asyncio.Future[RingmainError] | None = None
 
@@ -118,7 +130,7 @@ class NatsServer:
     async def close(self) -> None:
         """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
         if self._open:
-            self._open = False
+            self._open, self._closed = False, True
             await _close(self.client)
 
     def abandon(self) -> None:
@@ -161,6 +173,8 @@ class NatsServer:
 
     def _options(self) -> dict[str, Any]:
         settings, endpoint = self._settings, self.endpoint
+        if unchecked := keywords_given(vars(settings), ("fingerprint", "alpn"), settings.prefix):
+            raise UsageError(f"{unchecked} with {endpoint}", "nats-py does not check that", "give cafile= instead")
         from ringmain.net.tls import client_context
 
         token = endpoint.user if endpoint.password is None else None
@@ -177,6 +191,8 @@ class NatsServer:
             "ping_interval": settings.keepalive or _DAY,
             "dont_randomize": True,  # the order is ours
             "reconnect_time_wait": _RECONNECT_WAIT,
+            # Without: it waits there until it is closed. (With allow_reconnect=False it closes itself, half way.)
+            "reconnect_to_server_handler": None if self._reconnects else lambda servers, _: (servers[0], _DAY),
             "max_reconnect_attempts": -1,
             "error_cb": self._on_error,
             "disconnected_cb": self._on_lost,
@@ -212,8 +228,12 @@ class NatsServer:
 
     async def _on_error(self, error: Exception) -> None:
         """Hear of what nats-py tells on the side: how a first connect failed, and what the server refuses later."""
+        if self._closed:
+            return
         if not self._open:
             raise _Failed(error)
+        if isinstance(error, nats.js.errors.APIError):  # of publish_async, which raises it where nobody hears it
+            self.on_refusal(error)
         failure = failure_of(error, str(self.endpoint), self._settings)
         if isinstance(failure, DeniedError | ReceiveError):
             self._end(failure)
@@ -250,7 +270,7 @@ async def _close(client: Any) -> None:
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 await client.close()
-        except (OSError, nats.errors.Error, _Failed, TimeoutError) as error:
+        except (OSError, nats.errors.Error, _Failed, TimeoutError, RuntimeError) as error:  # uvloop's, of a closed one
             log.info("close a connection to nats: %s", reason(error))
 
     await let_go([asyncio.ensure_future(closing())])

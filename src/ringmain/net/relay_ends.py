@@ -47,6 +47,13 @@ class End(Listening):
                 return await self._gate.next_connection(self._context, preface)
         return await dial(self.endpoint, self.settings, self._context, preface)
 
+    async def read_header(self, sock: socket.socket, peer: str) -> Introduced:
+        """Read the PROXY header that a client at this end begins with."""
+        from ringmain.net.proxy import read_header
+
+        told = await read_header(sock, peer, self.settings.handshake_timeout)
+        return Introduced(told.peer if told is not None else peer, peer, told)
+
     def watch_over(self, link: Link, guest: Guest) -> None:
         """Turn a client away if it sends nothing while others wait."""
         if self._gate is not None:
@@ -147,7 +154,7 @@ class Ends:
     def _preface(self, end: End, source: Link | None) -> Preface | None:
         """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
         if end is self.source and self._accept_proxy:
-            return self._read_header
+            return self.source.read_header
         if end is not self.destination or self._send_proxy is None or source is None:
             return None
         version, client = self._send_proxy, source
@@ -159,9 +166,3 @@ class Ends:
             return Introduced(peer)
 
         return send
-
-    async def _read_header(self, sock: socket.socket, peer: str) -> Introduced:
-        from ringmain.net.proxy import read_header
-
-        told = await read_header(sock, peer, self.source.settings.handshake_timeout)
-        return Introduced(told.peer if told is not None else peer, peer, told)

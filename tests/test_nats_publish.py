@@ -1,0 +1,175 @@
+"""Messages into a stream by the publisher alone: its window, its order, and what it does while the server is away."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import peers
+import pytest
+from brokers import Broker
+from nats.js.api import DiscardPolicy
+
+from ringmain.endpoint import LogEndpoint
+from ringmain.engines.nats_publish import Message, Publisher
+from ringmain.errors import DeniedError, NotFoundError
+from ringmain.settings import Settings
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture
+def broker(bench: peers.Bench) -> Broker:
+    broker = Broker(bench)
+    broker.add_stream("EVENTS")
+    return broker
+
+
+def publisher_to(url: str, max_in_flight: int = 1 << 20, **options: Any) -> Publisher:
+    return Publisher(LogEndpoint.parse(url), Settings(), max_in_flight=max_in_flight, **options)
+
+
+def message(number: int, stored: list[int], size: int = 100_000) -> Message:
+    headers = {"Nats-Msg-Id": f"test:{number}"}
+    return Message("events", b"%08d" % number + bytes(size - 8), headers, lambda: stored.append(number))
+
+
+def numbers_in(broker: Broker) -> list[int]:
+    """Return the numbers of the messages that the stream has."""
+
+    async def work(js: Any) -> list[int]:
+        state = (await js.stream_info("EVENTS")).state
+        return [int((await js.get_msg("EVENTS", seq)).data[:8]) for seq in range(1, state.messages + 1)]
+
+    return list(broker.run(work))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - of state that tells nobody
+        await asyncio.sleep(0.01)
+
+
+def test_messages_are_stored_in_order_and_each_is_told_of(run: Run, broker: Broker) -> None:
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")) as publisher:
+            for number in range(50):
+                await publisher.put(message(number, stored))
+                assert publisher.fullness <= 1
+            await until(lambda: len(stored) == 50)
+            assert (publisher.stored, publisher.fullness) == (5_000_000, 0)
+
+    run(work())
+    assert numbers_in(broker) == sorted(stored) == list(range(50))
+
+
+def test_while_the_server_stands_still_no_more_than_the_window_is_taken_and_nothing_is_lost(
+    run: Run, broker: Broker
+) -> None:
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")) as publisher:
+            broker.program.signal(signal.SIGSTOP)
+            taken: list[int] = []
+
+            async def put(number: int) -> None:
+                await publisher.put(message(number, stored))
+                taken.append(number)
+
+            waiting = [asyncio.ensure_future(put(number)) for number in range(30)]
+            await until(lambda: len(taken) == 10)  # of 101,024 bytes each
+            await asyncio.wait(waiting, timeout=0.5)
+            assert taken == list(range(10))
+            waiting[15].cancel()
+            broker.program.signal(signal.SIGCONT)
+            await until(lambda: len(stored) == 29)
+
+    run(work())
+    assert numbers_in(broker) == [number for number in range(30) if number != 15]
+
+
+def test_what_the_stream_has_no_room_for_waits_until_it_has(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.add_stream("SMALL", max_bytes=1_000_000, discard=DiscardPolicy.NEW)
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("small")) as publisher:
+            for number in range(12):
+                it = message(number, stored)
+                it.subject = "small"
+                await publisher.put(it)
+                if number == 9:
+                    await until(lambda: "maximum bytes exceeded" in caplog.text)
+                    await asyncio.to_thread(broker.run, lambda js: js.purge_stream("SMALL"))
+            await until(lambda: len(stored) == 12)
+
+    run(work())
+    assert stored == list(range(12))
+    assert "messages are stored again" in caplog.text
+
+
+def test_an_outage_that_is_longer_than_the_duplicate_window_is_warned_of(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.add_stream("SHORT", duplicate_window=0.1)
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("short")) as publisher:
+            broker.program.signal(signal.SIGSTOP)
+            it = message(0, stored)
+            it.subject = "short"
+            await publisher.put(it)
+            await until(lambda: it.first_sent is not None)
+            broker.kill()
+            await asyncio.sleep(0.2)
+            await asyncio.to_thread(broker.start)
+            await until(lambda: stored)
+
+    run(work())
+    assert "may be in it twice" in caplog.text
+    assert "--dupe-window" in caplog.text
+
+
+def test_a_stream_that_is_not_there_is_an_error_unless_one_is_to_be_made(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        with pytest.raises(NotFoundError, match=r"a stream for other\.\* at .*: there is none"):
+            async with publisher_to(broker.url("other.{peer}")):
+                pass
+        async with publisher_to(broker.url("other.{peer}"), create_stream="OTHER") as publisher:
+            assert publisher.stream.name == "OTHER"
+        assert "made the stream OTHER" in caplog.text
+        caplog.clear()
+        async with publisher_to(broker.url("other.{peer}"), create_stream="YET_ANOTHER") as publisher:
+            assert publisher.stream.name == "OTHER"
+        assert not caplog.text
+
+    run(work())
+
+
+def test_a_permission_that_is_missing_ends_it_at_once(run: Run, bench: peers.Bench) -> None:
+    users = """authorization: { users: [
+        { user: ann, password: secret, permissions: { publish: { deny: "events" } } }
+        { user: boss, password: secret }
+    ] }"""
+    broker = Broker(bench, config=users)
+    broker.run(lambda js: js.add_stream(name="EVENTS", subjects=["events"]), user="boss", password="secret")
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events", "ann:secret@")) as publisher:
+            failed = asyncio.Event()
+            publisher.failed = failed.set
+            await publisher.put(message(0, stored))
+            await failed.wait()
+            with pytest.raises(DeniedError, match=r"(?i)permissions violation"):
+                await publisher.put(message(1, stored))
+        assert not stored
+
+    run(work())
