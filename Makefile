@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
+# systemd, which a few talk to, is left to you: it may replace what manages services on a machine.
 PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 logrotate
 # What the tests look at results with.
 TOOLS := chromium git valgrind

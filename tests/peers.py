@@ -202,6 +202,25 @@ def need(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+def dial_unix(path: Path | str) -> socket.socket:
+    """Connect to a UNIX socket, once somebody listens there: its file comes before that."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(TIMEOUT)
+
+    def connects() -> bool:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            sock.connect(str(path))
+            return True
+        return False
+
+    try:
+        eventually(connects, f"a listener at {path}")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def need_systemd(name: str) -> str:
     """Return the path of a program of systemd's; without it skip: `make test` does not install that."""
     path = shutil.which(name)

@@ -59,8 +59,7 @@ def test_all_sockets_of_one_name_are_listened_at(bench: peers.Bench, tmp_path: P
         with peers.connect(one.getsockname()[1]) as client:
             client.sendall(b"12345")
         peers.eventually(lambda: output.exists() and output.stat().st_size == 5)
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(path))
+        with peers.dial_unix(path) as client:
             client.sendall(b"67890")
         peers.eventually(lambda: output.stat().st_size == 10)
     assert output.read_bytes() == b"1234567890"
@@ -133,9 +132,7 @@ asyncio.run(main())
 def test_systemd_starts_it_with_the_first_client_who_is_served(bench: peers.Bench, tmp_path: Path) -> None:
     activate, output, path = peers.need_systemd("systemd-socket-activate"), bench.folder / "output", tmp_path / "socket"
     bench.start([activate, "-l", str(path), "--fdname=in", *peers.RINGMAIN, "load", "-o", "-O", str(output), "fd:in"])
-    peers.eventually(path.is_socket)
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
+    with peers.dial_unix(path) as client:
         client.sendall(DATA)
     peers.eventually(lambda: output.exists() and output.stat().st_size == len(DATA))
     assert peers.sha256(output) == peers.sha256(DATA)

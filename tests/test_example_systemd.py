@@ -54,9 +54,7 @@ def test_what_the_service_starts_appends_whole_lines_of_all_clients(bench: peers
         with output.open("ab") as file:
             service = bench.start([activate, *places, *environment, *peers.RINGMAIN, *arguments], stdout=file)
         peers.wait_for_port(port)
-        peers.eventually(path.is_socket)
-        with peers.connect(port) as one, socket.socket(socket.AF_UNIX) as other:
-            other.connect(str(path))
+        with peers.connect(port) as one, peers.dial_unix(path) as other:
             for at in range(0, len(LINES), 1000):
                 one.sendall(b"".join(LINES[at : at + 1000]))
                 other.sendall(b"".join(LINES[at : at + 1000]))

@@ -15,6 +15,7 @@ import peers
 import pytest
 import streams
 from merging import until
+from peers import dial_unix as dial
 
 import ringmain
 from ringmain import errors
@@ -24,13 +25,6 @@ from ringmain.outcome import Outcome, RelayOutcome, Verdict
 Run = Callable[[Any], Any]
 LARGE = peers.payload(6_000_000)  # more than the kernel holds of a connection that nobody reads
 US = (os.getpid(), os.getuid(), os.getgid())
-
-
-def dial(path: Path | str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(peers.TIMEOUT)
-    sock.connect(str(path))
-    return sock
 
 
 @contextlib.contextmanager
@@ -75,7 +69,6 @@ def path(tmp_path: Path) -> Path:
 def test_load_writes_every_byte_of_one_client_after_another(bench: peers.Bench, path: Path, how: str) -> None:
     output = bench.folder / "output"
     program = bench.ringmain("load", "--path", how, "--output", output, f"unix:{path}")
-    peers.eventually(path.exists)
     for data in (LARGE, b"", b"and more"):
         with dial(path) as sock:
             sock.sendall(data)
@@ -91,7 +84,6 @@ def test_a_slow_reader_makes_the_peer_wait_and_gets_all(bench: peers.Bench, path
     with streams.pipe(4096) as (reader, writer):
         program = bench.ringmain("load", "-o", "--path", how, f"unix:{path}", stdout=writer)
         writer.close()
-        peers.eventually(path.exists)
         with dial(path) as sock, streams.sending(sock, LARGE):
             peers.eventually(lambda: peers.unread(reader) >= 4096, "a full pipe")
             got = streams.read(reader, len(LARGE))
@@ -230,7 +222,6 @@ def test_who_connects_is_known_by_process_and_user(run: Run, path: Path, caplog:
 def test_a_row_of_the_stats_file_tells_who_it_was(bench: peers.Bench, path: Path) -> None:
     stats, output = bench.folder / "stats", bench.folder / "out"
     program = bench.ringmain("load", "-o", "--stats-file", stats, "--output", f"{output}-{{peer}}", f"unix:{path}")
-    peers.eventually(path.exists)
     with dial(path) as sock:
         sock.sendall(b"12345")
     assert program.wait() == 0, program.stderr
@@ -243,7 +234,6 @@ def test_a_row_of_the_stats_file_tells_who_it_was(bench: peers.Bench, path: Path
 def test_a_command_is_told_where_its_client_came_to(bench: peers.Bench, path: Path) -> None:
     command = 'cat > /dev/null; echo "$RINGMAIN_LISTENER $RINGMAIN_PEER" > ' + str(bench.folder / "told")
     program = bench.ringmain("load", "-o", "--exec", command, f"unix:{path}")
-    peers.eventually(path.exists)
     dial(path).close()
     assert program.wait() == 0, program.stderr
     assert (bench.folder / "told").read_text() == f"unix:{path} unix:pid={US[0]},uid={US[1]},gid={US[2]}\n"

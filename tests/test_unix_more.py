@@ -12,7 +12,8 @@ import pytest
 import streams
 from conftest import Certificates
 from merging import until
-from test_unix import LARGE, accept, dial, listening, reading
+from peers import dial_unix as dial
+from test_unix import LARGE, accept, listening, reading
 
 import ringmain
 from ringmain import errors
@@ -143,8 +144,7 @@ def test_a_file_is_read_and_written(path: Path) -> None:
 def test_tls_goes_over_a_unix_socket(bench: peers.Bench, path: Path, certificates: Certificates) -> None:
     output, source = bench.folder / "output", bench.file(LARGE)
     load = bench.ringmain("load", "-o", "--tls", "--certfile", certificates.server, "-O", output, f"unix:{path}")
-    peers.eventually(path.exists)
-    tls = ["--tls", "--cafile", certificates.ca]
+    tls = ["--retry", "forever", "--tls", "--cafile", certificates.ca]
     nameless = bench.ringmain("save", *tls, "--input", source, f"unix:{path}")
     assert nameless.wait() == 35
     assert "--server-name" in nameless.stderr
@@ -164,7 +164,6 @@ def test_a_proxy_header_says_that_the_client_is_unknown(
     destination = path.with_name("destination")
     with listening(destination) as listener:
         relay = bench.ringmain("relay", "-o", "--send-proxy", version, f"unix:{path}", f"unix:{destination}")
-        peers.eventually(path.exists)
         with dial(path) as client:
             client.sendall(b"12345")
             client.shutdown(socket.SHUT_WR)
@@ -178,7 +177,6 @@ def test_several_processes_share_the_clients(bench: peers.Bench, path: Path) -> 
         *("load", "--processes", 2, "--max-connections", 4),
         *("--output", bench.folder / "part-{process}", f"unix:{path}"),
     )
-    peers.eventually(path.exists)
     records = [f"{number}\n".encode() for number in range(8)]
     for record in records:
         with dial(path) as sock:
@@ -240,7 +238,46 @@ def test_a_relay_takes_it_for_an_end_and_not_for_a_file(bench: peers.Bench, path
     destination = path.with_name("destination")
     with listening(destination) as listener:
         bench.ringmain("relay", "-o", f"unix:{path}", f"unix:{destination}")
-        peers.eventually(path.exists)
         with dial(path) as client, accept(listener) as server:
             server.sendall(b"12345")
             assert streams.read(client, 5) == b"12345"
+
+
+@pytest.mark.parametrize(
+    ("verb", "how", "many"),
+    [(verb, how, many) for verb in ("load", "relay") for how in ("kernel", "block") for many in (1, 4)],
+)
+def test_a_signal_loses_nothing_that_was_sent(bench: peers.Bench, path: Path, verb: str, how: str, many: int) -> None:
+    """At a UNIX socket that is exact: what our kernel took is what a send has returned."""
+    lines = peers.payload(3_000).hex().encode() + b"\n"
+    got: list[bytes] = []
+    if verb == "load" and many > 1:  # whose records are merged in blocks
+        how = "auto"
+    with listening(path.with_name("destination")) as listener, (bench.folder / "output").open("wb") as output:
+        arguments = ["--path", how, "--max-connections", many, f"unix:{path}"]
+        if verb == "relay":
+            reader = reading(listener, got)
+            arguments.append(f"unix:{listener.getsockname()}")
+        program = bench.ringmain(verb, *arguments, stdout=output)
+        sent, told = 0, False
+        with dial(path) as client:
+            client.sendall(lines[:1])
+            sent = 1
+            try:
+                while True:
+                    at = sent % len(lines)
+                    sent += client.send(lines[at:])
+                    if sent > 5_000_000 and not told:
+                        program.signal(15)
+                        told = True
+            except BrokenPipeError:
+                pass
+        assert program.wait() == 143, program.stderr
+        if verb == "relay":
+            reader.join(peers.TIMEOUT)
+    data = got[0] if verb == "relay" else (bench.folder / "output").read_bytes()
+    whole = (lines * (sent // len(lines) + 1))[:sent]
+    if verb == "load" and many > 1:  # a record that was cut off is dropped
+        whole = whole[: whole.rfind(b"\n") + 1]
+    assert len(data) == len(whole)
+    assert peers.sha256(data) == peers.sha256(whole)

@@ -102,6 +102,8 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     ringmain load --listen-once tcp://:8000 | zstd > dump.zst
     ringmain load --connect tcps://example.org:4000 | head -1
     ringmain load tcp://127.0.0.1:4000 --tls --certfile key_and_cert.pem
+    ringmain load unix:/run/events.sock > events.ndjson
+    ringmain load tcp://fd:events > events.ndjson             what systemd hands over by that name
     ringmain load --max-connections 100 tcp://:8000 > events.ndjson
     ringmain load --max-connections 100 --output 'dumps/{peer}-{number}' tcp://:8000
     ringmain load --max-connections 100 --exec 'zstd -qo dumps/$RINGMAIN_NUMBER.zst' tcp://:8000

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 from ringmain.errors import printable
 
-# How often its one line of status may change, and how long a message may wait for a manager that is busy; in seconds.
+# How often its one line of status may change, in seconds.
 _STATUS_EVERY = 1.0
-_PATIENCE = 1.0
 
 
 class ServiceManager:
@@ -29,12 +28,12 @@ class ServiceManager:
             int(usec) / 2_000_000 if watched else None
         )  # half of the time that we have: sd_watchdog_enabled
 
-    def tell(self, line: str) -> None:
-        """Tell one thing, as READY=1."""
+    def tell(self, line: str, patience: float = 0.0) -> None:
+        """Tell one thing, as READY=1; what a busy manager has no room for in so many seconds is not told."""
         if not self.is_there:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(_PATIENCE)
+            sock.settimeout(patience)
             sock.sendto(line.encode(), self._address)
 
     async def keep_told(self, status: Callable[[], str]) -> None:

@@ -37,6 +37,7 @@ def relay(source: str, destination: str, **options: Any) -> int:
     ringmain relay tcps://:443 tcp://127.0.0.1:8080 --source-certfile key_and_cert.pem      end TLS
     ringmain relay tcp://127.0.0.1:8080 tcps://example.org:443                              add TLS
     ringmain relay --max-connections 1000 tcp://:9000 tcp://10.0.0.5:9000                   many clients at once
+    ringmain relay unix:/run/events.sock tcps://example.org:4000                            from a UNIX socket
     ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                a diode
     ringmain relay tcp://:9000 ./events.ndjson                                              as load does
     ringmain relay - tcp://10.0.0.5:9000                                                    as save does

@@ -56,6 +56,7 @@ def save(**options: Any) -> int:
 
     \b
     ringmain save tcp://127.0.0.1:8000 < events.ndjson
+    ringmain save unix:/run/events.sock < events.ndjson
     ringmain save --listen --input events.ndjson tcp://:8000
     tail -f events.ndjson | ringmain save --listen --max-connections 20 tcp://:8000
     zstdcat dump.zst | ringmain save --retry forever tcps://example.org:4000

@@ -31,6 +31,8 @@ log = logging.getLogger("ringmain")
 
 # What a listener has open besides its connections, and some to spare.
 _OTHER_DESCRIPTORS = 64
+# How long a service manager that is busy is waited for, which else would never hear that we are ready.
+_PATIENCE = 1.0
 # So many clients are named to a service manager; of more there is only the number.
 _MOST_NAMES = 3
 _REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "reload_certificates", "quiet", "verbose", "progress")
@@ -209,7 +211,7 @@ class Session:
             if not with_ports:
                 raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
             self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
-        self._manager.tell("READY=1")
+        self._manager.tell("READY=1", _PATIENCE)
         try:
             yield
         finally:

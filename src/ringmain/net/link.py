@@ -146,10 +146,9 @@ class Link(Watched):
     def _look_for_reset(self) -> None:
         """Hear of a reset after both sides' FIN, when epoll has nothing new to tell."""
         number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number or (
-            queues.is_gone(self.sock) and self.unacknowledged()
-        ):  # else the last acknowledgement has just come
-            number = number or errno.ECONNRESET
+        if not number and queues.is_gone(self.sock) and self.unacknowledged():  # else the last one has just come
+            number = errno.ECONNRESET
+        if number:
             self.fail(OSError(number, os.strerror(number)))
 
     def fail(self, error: OSError) -> None:

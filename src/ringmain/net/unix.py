@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ringmain.endpoint import Endpoint
-from ringmain.errors import BindError, ConnectError, RingmainError, UsageError, reason
+from ringmain.errors import BindError, ConnectError, UsageError, reason
 from ringmain.outcome import Credentials
 from ringmain.settings import Settings
 
@@ -28,6 +28,7 @@ _REMEDIES = {
     errno.ENOENT: "is anything listening there?",
     errno.ECONNREFUSED: "is anything listening there?",
     errno.EACCES: "this user may not: see the mode of the socket and of the folders on the way",
+    errno.EMFILE: "let this process open more files: ulimit -n",
     errno.EPROTOTYPE: "it is for datagrams or packets, not for a stream",
 }
 
@@ -53,23 +54,21 @@ def _address(endpoint: Endpoint) -> str | bytes:
 async def connect(endpoint: Endpoint, settings: Settings) -> socket.socket:
     """Connect, waiting where the backlog is full; raise ConnectError."""
     refuse(endpoint, settings, "receive_buffer")
-    sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.setblocking(False)
-        while True:
-            try:
-                sock.connect(_address(endpoint))
-            except BlockingIOError:
-                await asyncio.sleep(_LOOK)
-            else:
-                return sock
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(_address(endpoint))
+                except BlockingIOError:
+                    await asyncio.sleep(_LOOK)
+                else:
+                    stack.pop_all()
+                    return sock
     except OSError as error:
-        sock.close()
         remedy = _REMEDIES.get(error.errno or 0, "check the path")
         raise ConnectError(f"connect to {endpoint}", reason(error), remedy) from error
-    except BaseException:
-        sock.close()
-        raise
 
 
 def refuse(endpoint: Endpoint, settings: Settings, *names: str) -> None:
@@ -113,27 +112,22 @@ def listen(endpoint: Endpoint, settings: Settings, backlog: int) -> socket.socke
     abstract = endpoint.path.startswith("@")
     if abstract:
         refuse(endpoint, settings, "socket_mode", "socket_owner")
-    sock = Listener(socket.AF_UNIX)
     try:
-        sock.setblocking(False)
-        _bind(sock, endpoint)
-        if not abstract:
-            sock.own(endpoint.path)
-            _give(endpoint.path, settings)
-        sock.listen(backlog)  # only now can anybody connect
-    except RingmainError:
-        sock.close()
-        raise
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(Listener(socket.AF_UNIX))
+            sock.setblocking(False)
+            _bind(sock, endpoint)
+            if not abstract:
+                sock.own(endpoint.path)
+                _give(endpoint.path, settings)
+            sock.listen(backlog)  # only now can anybody connect
+            stack.pop_all()
+            return sock
     except OSError as error:
-        sock.close()
         remedy = "choose another path"
         if error.errno == errno.EADDRINUSE:
             remedy = f"stop what listens there, or {remedy}"
         raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
