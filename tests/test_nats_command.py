@@ -1,5 +1,6 @@
 """`ringmain load nats://...`, and what it says of a server that it cannot use: one line, and an exit code."""
 
+import base64
 import json
 import re
 import signal
@@ -190,3 +191,43 @@ def test_without_nats_py_one_line_says_what_to_install(bench: peers.Bench) -> No
     assert program.wait() == 2
     (line,) = program.stderr.splitlines()
     assert line.endswith("pip install 'ringmain[nats]'")
+
+
+def signed(issuer: Any, subject: str, kind: str, **limits: Any) -> str:
+    """Return a JWT as nsc makes them."""
+
+    def part(value: object) -> str:
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+    claims = {"jti": kind, "iat": 1, "iss": issuer.public_key.decode(), "name": kind, "sub": subject}
+    claims["nats"] = {"type": kind, "version": 2, **limits}
+    text = f"{part({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{part(claims)}"
+    return f"{text}.{part(issuer.sign(text.encode()))}"
+
+
+def test_a_credentials_file_lets_its_user_in(bench: peers.Bench) -> None:
+    import nkeys
+
+    kinds = (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER, nkeys.PREFIX_BYTE_USER)
+    seeds = [bytes(nkeys.encode_seed(peers.payload(32, number), kind)) for number, kind in enumerate(kinds)]
+    operator, account, user, _ = (nkeys.from_seed(bytearray(seed)) for seed in seeds)
+    named = account.public_key.decode()
+    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    config = f"""
+        operator: {signed(operator, operator.public_key.decode(), "operator")}
+        resolver: MEMORY
+        resolver_preload: {{ {named}: {signed(operator, named, "account", limits=limits)} }}
+    """
+    broker = brokers.Broker(bench, config=config, jetstream=False)
+    jwt = signed(account, user.public_key.decode(), "user", subs=-1, data=-1, payload=-1)
+    for seed, expected in (
+        (seeds[2], 78),
+        (seeds[3], 67),
+        (b"SUNONE", 58),
+    ):  # in, where no streams are; another's; none
+        lines = ["-----BEGIN NATS USER JWT-----", jwt, "------END NATS USER JWT------", ""]
+        lines += ["-----BEGIN USER NKEY SEED-----", seed.decode(), "------END USER NKEY SEED------", ""]
+        path = bench.file("\n".join(lines).encode(), "creds")
+        code, line = refused(bench, *NAMED, "--credentials", path, broker.url("EVENTS"))
+        assert code == expected, line

@@ -139,20 +139,22 @@ def test_who_is_cancelled_while_connecting_leaves_nothing_open(broker: brokers.B
 
 
 def test_two_who_name_the_same_consumer_share_the_messages_each_once(broker: brokers.Broker, run: Run) -> None:
-    sent = messages(80, 20_000)
+    sent = messages(120)  # more than one is given at once
     broker.publish("events.a", *sent)
+    opened = [
+        ringmain.load(broker.url("EVENTS"), consumer="shared", until_sequence=120, ring_size=80_000) for _ in range(2)
+    ]
 
-    async def one() -> list[bytes]:
+    async def read(loader: ringmain.LogLoader) -> list[bytes]:
         got = []
-        url = broker.url("EVENTS")
-        async with ringmain.load(url, consumer="shared", until_sequence=80, ring_size=80_000) as loader:
-            async for block in loader:
-                got.append(bytes(block))
-                await asyncio.sleep(0.001)
+        async for block in loader:
+            got.append(bytes(block))
+            await asyncio.sleep(0.001)
         return got
 
     async def both() -> list[list[bytes]]:
-        return list(await asyncio.gather(one(), one()))
+        async with opened[0] as first, opened[1] as second:
+            return list(await asyncio.gather(read(first), read(second)))
 
     first, second = run(both())
     assert digest(sorted(first + second)) == digest(sorted(sent))
