@@ -1,5 +1,6 @@
 """NATS servers with JetStream, each a process of its own; and what stands in their streams."""
 
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -9,7 +10,7 @@ import nats
 import peers
 import uvloop
 from feeding import library
-from nats.js.api import StreamConfig
+from nats.js.api import ConsumerConfig, StreamConfig
 
 library("nats")
 
@@ -43,6 +44,20 @@ class Broker:
         self.program = self._bench.start(self._command)
         self.program.says("Server is ready")
 
+    def pause(self) -> None:
+        """Let it stand still: all its threads do once this returns, which a signal alone does not say."""
+        self.program.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.program.process.pid}/task")
+
+        def stopped() -> bool:
+            return all((it / "stat").read_text().rpartition(")")[2].split()[0] == "T" for it in threads.iterdir())
+
+        peers.eventually(stopped, "the server to stand still")
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.program.signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it as a power cut would end its process."""
         self.program.process.kill()
@@ -70,6 +85,9 @@ class Broker:
 
     def add_stream(self, name: str, *subjects: str, **config: Any) -> None:
         self.run(lambda js: js.add_stream(StreamConfig(name=name, subjects=[*subjects] or [name.lower()], **config)))
+
+    def add_consumer(self, stream: str, name: str, **config: Any) -> None:
+        self.run(lambda js: js.add_consumer(stream, ConsumerConfig(durable_name=name, **config)))
 
     def publish(self, subject: str, *messages: bytes, headers: list[dict[str, str]] | None = None) -> None:
         """Publish messages, each with the headers at its place, and wait until all are stored."""

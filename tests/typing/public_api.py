@@ -154,3 +154,15 @@ def testing(ringmain_peer: Peers, ringmain_throughput: Throughput) -> None:
     assert_type(measurement.gb_per_second + measurement.rounds[0].cpu_seconds_per_gb, float)
     assert_type(ringmain_throughput.send(lambda peer: peer.port), Measurement)
     ringmain_throughput.send(lambda peer: peer.cafile)  # type: ignore[arg-type, return-value]
+
+
+async def from_a_log() -> None:
+    async with ringmain.load("nats://127.0.0.1:4222/EVENTS", consumer="parsers", until_sequence=9) as loader:
+        assert_type(loader, ringmain.LogLoader)
+        async for block in loader:
+            assert_type(block, memoryview)
+        async for tag, tagged in loader.tagged():
+            assert_type(tagged, memoryview)
+            assert_type((tag.peer, tag.connection, tag.offset, tag.sequence), tuple[str, str, int, int])
+        arrow.record_batches(loader)
+    ringmain.load("nats://127.0.0.1:4222/EVENTS", consumer="parsers", gate="hold")  # type: ignore[call-overload]

@@ -15,8 +15,9 @@ from typing import Any
 from nats.errors import Error as NatsError
 
 from ringmain.engines.nats_consumer import Wanted, consumer_of
+from ringmain.engines.nats_failures import may_pass
 from ringmain.engines.nats_message import Message
-from ringmain.engines.nats_server import NatsServer, may_pass
+from ringmain.engines.nats_server import NatsServer
 from ringmain.errors import NotFoundError, RingmainError, TimedOutError, UsageError, reason
 from ringmain.net.readiness import finish
 
@@ -67,6 +68,7 @@ class Puller:
         self._seen = 0  # the last sequence that the consumer has come to, as far as is known here
         self._pause_until = self._look_at = 0.0
         self._look_delay = _SHORTEST_LOOK
+        self._woken = False
         self._in_doubt = False  # whether the consumer is still there
         self._patient = False  # as somebody was told already
         self._advancing: asyncio.Task[None] | None = None
@@ -105,6 +107,7 @@ class Puller:
         """
         since = self._loop.time()
         while True:
+            self._woken = False
             await self._advance()
             if (message := self._take()) is not None:
                 return message
@@ -324,7 +327,7 @@ class Puller:
         now = self._loop.time()
         times = [it.deadline for it in self._requests]
         times += [it for it in (deadline, self._pause_until, self._look_at) if it is not None and it > now]
-        if not self._messages and not self._stopped and not self._failure and not self._server.failure:
+        if not self._woken:
             self._waiter = waiter = self._loop.create_future()
             timer = self._loop.call_at(min(times), finish, waiter) if times else None
             try:
@@ -337,5 +340,6 @@ class Puller:
         self._requests = deque(it for it in self._requests if it.deadline > now)
 
     def _wake(self) -> None:
+        self._woken = True  # also where nobody waits yet
         if self._waiter is not None:
             finish(self._waiter)

@@ -1,0 +1,99 @@
+"""What an error of nats-py means: one line with the remedy, and an exit code."""
+
+import asyncio
+import re
+import socket
+import ssl
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+
+from ringmain.errors import (
+    ConnectError,
+    DeniedError,
+    NotFoundError,
+    ReceiveError,
+    RecordTooLongError,
+    ResolveError,
+    RingmainError,
+    TimedOutError,
+    TlsError,
+    UntrustedError,
+    reason,
+)
+from ringmain.net.remedies import remedy_for
+from ringmain.settings import Settings
+
+_NO_STREAM, _NO_CONSUMER, _NO_MESSAGE = 10059, 10014, 10037  # the server's err_code
+
+
+def failure_of(error: BaseException, what: str, settings: Settings) -> RingmainError:
+    """Return what an error of nats-py means: `what` failed, why, and what to do about it."""
+    if isinstance(error, RingmainError):
+        return error
+    words = _words(error)
+    if isinstance(error, nats.js.errors.APIError):
+        return _refusal_of(error, what, words)
+    if "permissions violation" in words.lower():
+        return DeniedError(what, words, "have the server's operator permit it")
+    if isinstance(error, nats.errors.AuthorizationError) or re.match("(?i)(user )?auth(oriz|entic)ation ", words):
+        remedy = "write user:password@ or token@ before the host, or give credentials="
+        return DeniedError(what, words, remedy)
+    if isinstance(error, nats.errors.MaxPayloadError) or "maximum payload" in words.lower():
+        return RecordTooLongError(what, "the server takes no message as large", "raise its max_payload")
+    if isinstance(error, nats.errors.SlowConsumerError) or "slow consumer" in words.lower():
+        return ReceiveError(what, "messages came faster than they were taken, and are lost", "start again from them")
+    if isinstance(error, nats.errors.NoRespondersError | nats.js.errors.NoStreamResponseError):
+        return _no_jetstream(what)
+    if isinstance(error, nats.errors.SecureConnWantedError):
+        return TlsError(what, "the server offers no TLS", "set it up there, or leave tls out")
+    return _of_connection(error, what, words, settings)
+
+
+def _refusal_of(error: Any, what: str, words: str) -> RingmainError:
+    if isinstance(error, nats.js.errors.ServiceUnavailableError) and not error.err_code:
+        return _no_jetstream(what)
+    if error.err_code == _NO_STREAM:
+        return NotFoundError(what, "there is none", "create it (nats stream add), or choose another: nats stream ls")
+    if error.err_code == _NO_CONSUMER:
+        return NotFoundError(what, "its consumer is gone", "somebody has deleted it: start again")
+    if error.err_code == _NO_MESSAGE:
+        return NotFoundError(what, words)
+    return RingmainError(what, words, "see the server's log")
+
+
+def may_pass(error: RingmainError) -> bool:
+    """Tell whether what a server said, or did not, may be otherwise a moment later, as between two leaders."""
+    passing = (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError, nats.errors.TimeoutError)
+    return isinstance(error, TimedOutError) or isinstance(error.__cause__, passing)
+
+
+def _no_jetstream(what: str) -> RingmainError:
+    return NotFoundError(what, "the server has no JetStream", "start it with --jetstream, or enable it for the account")
+
+
+def _of_connection(error: BaseException, what: str, words: str, settings: Settings) -> RingmainError:
+    if isinstance(error, TimeoutError | asyncio.TimeoutError | nats.errors.TimeoutError):
+        if what.startswith("connect to"):
+            why = f"no answer within {settings.connect_timeout:g} s"
+            return TimedOutError(what, why, "is it a NATS server?", limit="connect_timeout")
+        return TimedOutError(what, "no answer", "is a majority of the servers up? nats server check jetstream")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return UntrustedError(what, reason(error), remedy_for(error, settings.prefix))
+    if isinstance(error, ssl.SSLError):
+        return TlsError(what, reason(error), remedy_for(error, settings.prefix))
+    if isinstance(error, socket.gaierror):
+        return ResolveError(what, reason(error).lower(), "check the host's name")
+    if isinstance(error, OSError):
+        return ConnectError(what, reason(error), "is a NATS server listening there?")
+    if isinstance(error, nats.errors.Error):
+        return ConnectError(what, words, "is it a NATS server, and up?")
+    return RingmainError(what, words, "please report this")
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, nats.js.errors.APIError) and error.description:
+        return str(error.description)
+    words = reason(error).removeprefix("nats: ").strip("'")
+    return words.splitlines()[0] if words else type(error).__name__
