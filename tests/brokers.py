@@ -1,5 +1,6 @@
 """NATS servers with JetStream, each a process of its own; and what stands in their streams."""
 
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -42,6 +43,20 @@ class Broker:
         """Start it, and wait until it is ready."""
         self.program = self._bench.start(self._command)
         self.program.says("Server is ready")
+
+    def pause(self) -> None:
+        """Let it stand still: all its threads do once this returns, which a signal alone does not say."""
+        self.program.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.program.process.pid}/task")
+
+        def stopped() -> bool:
+            return all((it / "stat").read_text().rpartition(")")[2].split()[0] == "T" for it in threads.iterdir())
+
+        peers.eventually(stopped, "the server to stand still")
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.program.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it as a power cut would end its process."""

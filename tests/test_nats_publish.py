@@ -1,7 +1,6 @@
 """Messages into a stream by the publisher alone: its window, its order, and what it does while the server is away."""
 
 import asyncio
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -71,7 +70,7 @@ def test_while_the_server_stands_still_no_more_than_the_window_is_taken_and_noth
 
     async def work() -> None:
         async with publisher_to(broker.url("events")) as publisher:
-            broker.program.signal(signal.SIGSTOP)
+            broker.pause()
             taken: list[int] = []
 
             async def put(number: int) -> None:
@@ -83,7 +82,7 @@ def test_while_the_server_stands_still_no_more_than_the_window_is_taken_and_noth
             await asyncio.wait(waiting, timeout=0.5)
             assert taken == list(range(10))
             waiting[15].cancel()
-            broker.program.signal(signal.SIGCONT)
+            broker.resume()
             await until(lambda: len(stored) == 29)
 
     run(work())
@@ -120,7 +119,7 @@ def test_an_outage_that_is_longer_than_the_duplicate_window_is_warned_of(
 
     async def work() -> None:
         async with publisher_to(broker.url("short")) as publisher:
-            broker.program.signal(signal.SIGSTOP)
+            broker.pause()
             it = message(0, stored)
             it.subject = "short"
             await publisher.put(it)

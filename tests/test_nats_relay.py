@@ -99,7 +99,7 @@ def test_a_server_that_is_killed_costs_no_record_and_brings_none_twice(bench: pe
 
 def test_no_client_is_told_of_a_proper_end_before_the_stream_has_all(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker)
-    broker.program.signal(signal.SIGSTOP)
+    broker.pause()
     with peers.connect(port) as client:
         client.sendall(b"a line\n")
         client.shutdown(socket.SHUT_WR)
@@ -108,7 +108,7 @@ def test_no_client_is_told_of_a_proper_end_before_the_stream_has_all(bench: peer
         with pytest.raises(BlockingIOError):
             client.recv(1)
         client.settimeout(peers.TIMEOUT)
-        broker.program.signal(signal.SIGCONT)
+        broker.resume()
         assert client.recv(1) == b""
     (connection,) = read_log(broker).connections.values()
     assert connection.data == b"a line\n"
@@ -120,14 +120,14 @@ def test_clients_are_reset_where_the_relay_ends_before_the_stream_has_all(
     bench: peers.Bench, broker: Broker, number: int, code: int
 ) -> None:
     relay, port = relaying(bench, broker)
-    broker.program.signal(signal.SIGSTOP)
+    broker.pause()
     with peers.connect(port) as client:
         client.sendall(b"a line\n")
         client.shutdown(socket.SHUT_WR)
         until_read(port)
         relay.signal(number)
         assert peers.ends_in_reset(client), relay.stderr
-    broker.program.signal(signal.SIGCONT)
+    broker.resume()
     assert relay.wait() == code
 
 

@@ -1,5 +1,6 @@
 """`ringmain save nats://...`: standard input or a file into a stream, as messages of whole records."""
 
+import os
 import signal
 import subprocess
 
@@ -123,3 +124,14 @@ def test_what_makes_no_sense_or_is_not_there_is_one_line(
     assert saver.wait() == code, saver.stderr
     assert words in saver.stderr
     assert saver.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["save", "relay"])
+def test_without_nats_py_the_line_says_what_to_install(bench: peers.Bench, verb: str) -> None:
+    (bench.folder / "nats").mkdir()
+    (bench.folder / "nats" / "__init__.py").write_text('raise ModuleNotFoundError("No module named nats", name="nats")')
+    ends = ["tcp://127.0.0.1:0", "nats://127.0.0.1:1/events"][verb == "save" :]
+    program = bench.ringmain(verb, *ends, env={**os.environ, "PYTHONPATH": str(bench.folder)})
+    assert program.wait() == 2, program.stderr
+    assert "pip install 'ringmain[nats]'" in program.stderr
+    assert program.stderr.count("\n") == 1
