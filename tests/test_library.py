@@ -200,7 +200,7 @@ def test_settings_that_do_not_exist_are_refused() -> None:
     ("call", "said"),
     [
         (lambda: ringmain.load("127.0.0.1:0", delimeter=b"\n"), "'delimeter': not known; did you mean delimiter=?"),
-        (lambda: ringmain.load("127.0.0.1:0", nonsense=True), "'nonsense': not known; choose one of allow, block_size"),
+        (lambda: ringmain.load("127.0.0.1:0", nonsense=True), "'nonsense': not known; choose one of allow, alpn"),
         (lambda: ringmain.save("127.0.0.1:0", idle_timout=1), "did you mean idle_timeout=?"),
         (lambda: ringmain.open("127.0.0.1:0", "rb", ca_file="x"), "did you mean cafile=?"),
         (lambda: ringmain.relay("127.0.0.1:0", "127.0.0.1:1", oneway=True), "did you mean one_way=?"),

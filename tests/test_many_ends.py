@@ -107,18 +107,19 @@ def test_what_fails_at_the_door_and_is_nobodys_fault_is_told_once_and_the_next_c
 ) -> None:
     shake_hands, calls = reception.shake_hands, []
 
-    async def fail_once(*arguments: Any) -> Any:
+    async def fail_once(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
         if len(calls) == 1:
             raise LookupError("no memory, say")
-        return await shake_hands(*arguments)
+        return await shake_hands(*arguments, **options)
 
     monkeypatch.setattr(reception, "shake_hands", fail_once)
 
     async def main() -> None:
         async with ringmain.load(tls_net.url(), max_connections=2, **tls_net.listening) as loader:
             waiting = asyncio.ensure_future(anext(loader))
-            with peers.connect(loader.port), pytest.raises(LookupError):
+            with peers.connect(loader.port) as unlucky, pytest.raises(LookupError):
+                unlucky.sendall(b"\x16\x03")  # what a handshake begins with: before that there is none
                 await waiting
             waiting = asyncio.ensure_future(anext(loader))
             lucky = await witness.connect(loader.port, tls_net.client())
