@@ -1,6 +1,7 @@
 """`ringmain.load("nats://...")`: each message is a block, once if nothing goes wrong and again if something does."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
@@ -361,7 +362,7 @@ def test_a_forgotten_loader_closes_its_connection(broker: brokers.Broker) -> Non
     loader.__enter__()
     gone = weakref.ref(loader)
     del loader
-    peers.eventually(lambda: gone() is None, "the collector")
+    peers.eventually(lambda: gc.collect() >= 0 and gone() is None, "the collector")
     peers.eventually(lambda: peers.established(broker.port) == 0, "a closed connection")
 
 
