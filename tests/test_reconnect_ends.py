@@ -29,7 +29,9 @@ Run = Callable[[Any], Any]
 
 def listen_at(port: int) -> socket.socket:
     """Listen, also where connections were before."""
-    return socket.create_server(("127.0.0.1", port))
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.settimeout(peers.TIMEOUT)  # who never comes fails the test
+    return listener
 
 
 def lose(listener: socket.socket, size: int) -> bytes:
@@ -93,6 +95,7 @@ def test_a_file_goes_on_where_the_lost_connection_ended(bench: peers.Bench) -> N
     data = peers.payload(3_000_000)
     port = peers.free_port()
     listener = listen_at(port)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # else our kernel may take all of it
     saver = bench.ringmain("save", "--reconnect", "--input", bench.file(data), f"127.0.0.1:{port}")
     sock, _ = listener.accept()
     listener.close()
