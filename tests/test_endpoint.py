@@ -96,6 +96,8 @@ def test_an_endpoint_of_a_log_is_read_and_written_back_without_its_secrets(
         "nats://user:sec\nret@host",
         "tls://a/b@c",
         "nats://user:sec/ret@a",
+        "nats:/user:secret@a:1/NAME",
+        "NATS://user:secret@a:x/NAME",
     ],
 )
 def test_any_other_endpoint_of_a_log_is_told_of_in_one_line_without_its_secrets(text: str) -> None:

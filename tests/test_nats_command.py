@@ -231,3 +231,38 @@ def test_a_credentials_file_lets_its_user_in(bench: peers.Bench) -> None:
         path = bench.file("\n".join(lines).encode(), "creds")
         code, line = refused(bench, *NAMED, "--credentials", path, broker.url("EVENTS"))
         assert code == expected, line
+
+
+def test_sighup_reopens_the_output_and_the_load_goes_on(
+    broker: brokers.Broker, bench: peers.Bench, tmp_path: Path
+) -> None:
+    output = tmp_path / "got"
+    program = bench.ringmain(*NAMED, "--append", "-O", output, broker.url("EVENTS"), start_new_session=True)
+    broker.publish("events.a", b"one\n")
+    peers.eventually(lambda: output.exists() and output.read_bytes() == b"one\n", "the first message")
+    output.rename(tmp_path / "before")
+    program.signal(signal.SIGHUP)
+    peers.eventually(output.exists, "another file")
+    broker.publish("events.a", b"two\n")
+    peers.eventually(lambda: output.read_bytes() == b"two\n", "the second message")
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 128 + signal.SIGTERM, program.stderr
+
+
+def test_a_consumer_that_delivers_a_message_once_is_refused_where_the_end_is_looked_for(
+    broker: brokers.Broker, bench: peers.Bench
+) -> None:
+    broker.add_consumer("EVENTS", "c", max_deliver=1)
+    code, line = refused(bench, *NAMED, "--until-sequence", "2", broker.url("EVENTS"))
+    assert code == 2
+    assert "it delivers a message 1 times at most" in line
+
+
+@pytest.mark.parametrize("option", [["--cafile"], ["--min-tls-version", "1.3"]], ids=lambda option: option[0])
+def test_an_option_of_tls_is_not_ignored_where_the_server_has_none(
+    broker: brokers.Broker, bench: peers.Bench, certificates: Certificates, option: list[str]
+) -> None:
+    option = [*option, str(certificates.ca)] if len(option) == 1 else option
+    code, line = refused(bench, *NAMED, *option, broker.url("EVENTS", "token@"))
+    assert code == 35
+    assert "TLS" in line

@@ -369,3 +369,28 @@ def test_a_record_that_is_too_long_to_be_kept_is_an_error(run: Run, monkeypatch:
             assert await taking
 
     run(main())
+
+
+def test_what_the_peer_of_a_unix_socket_left_unread_comes_again(run: Run, tmp_path: Path) -> None:
+    records = [b"record %d\n" % number for number in range(1000)]
+
+    def take_all(listener: socket.socket) -> bytes:
+        with listener.accept()[0] as sock:
+            return peers.read_all(sock)
+
+    async def main() -> bytes:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            listener.listen()
+            listener.settimeout(peers.TIMEOUT)
+            async with ringmain.save(f"unix:{tmp_path}/socket", reconnect=True, delimiter=b"\n") as saver:
+                with listener.accept()[0]:
+                    for record in records:
+                        await saver.write(record)
+                    await asyncio.sleep(0)  # small writes go out at the end of a turn
+                    peers.eventually(lambda: saver.counters is not None and saver.counters.bytes_out)
+                taking = asyncio.create_task(asyncio.to_thread(take_all, listener))
+                await saver.write(b"the last\n")
+            return await taking
+
+    assert run(main()) == b"".join([*records, b"the last\n"])

@@ -1,5 +1,6 @@
 """Plain clients and those of TLS at one port (`--tls-auto`), and application protocols (`--alpn`)."""
 
+import contextlib
 import json
 import socket
 import ssl
@@ -172,3 +173,15 @@ def test_one_that_offers_none_is_fine_where_none_is_asked_for(bench: peers.Bench
         saver = bench.ringmain("save", "--insecure", "-I", bench.file(b"x"), f"tcps://127.0.0.1:{port}")
         assert saver.wait() == 0, saver.stderr
         peers.eventually(lambda: got == [b"x"], "the byte")
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16"], ids=["nothing", "a byte"])
+def test_a_client_that_stays_silent_is_reset_for_it_may_be_a_plain_one(
+    bench: peers.Bench, certificates: Certificates, said: bytes
+) -> None:
+    options = ["--tls-auto", "--certfile", certificates.server, "--handshake-timeout", "1s"]
+    _, port = bench.listening("load", *options)
+    with peers.connect(port) as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(said)
+        assert peers.ends_in_reset(sock)

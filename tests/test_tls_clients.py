@@ -303,3 +303,24 @@ def test_rows_of_a_relay_and_of_who_connects_tell_the_servers_certificate(
     for row in (first["destination"], second):
         assert (row["subject"], row["fingerprint"]) == (r"CN=server,O=Salt\, Pepper", fingerprint(ours))
     assert got == [b"by relay", b""]
+
+
+def test_a_certificate_without_a_subject_is_as_good_as_any(bench: peers.Bench, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    hosts = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.DNSName("127.0.0.1")])
+    certificate = authority._built(x509.Name([]), key.public_key(), hosts)
+    path = tmp_path / "nobody.pem"
+    form = serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
+    path.chmod(0o600)
+    stats = tmp_path / "stats"
+    pin = certificate.fingerprint(hashes.SHA256()).hex()
+    with server(path) as (port, got):
+        options = ["--fingerprint", pin, "--stats-file", stats, "-I", bench.file(b"secret", "secret")]
+        saver = bench.ringmain("save", *options, f"tcps://127.0.0.1:{port}")
+        assert saver.wait() == 0, saver.stderr
+        peers.eventually(lambda: got, "the connection")
+    assert got == [b"secret"]
+    assert json.loads(stats.read_text())["subject"] == ""

@@ -14,7 +14,9 @@ _EXAMPLE = "write tcp://HOST:PORT, tcps://HOST:PORT for TLS, or HOST:PORT, with 
 _UNIX_EXAMPLE = "write unix:/path/of/socket, or unix:@name for an abstract one"
 # What sun_path of <sys/un.h> holds, with a zero at the end of a path, or before a name that is abstract.
 _LONGEST_PATH = 107
-_LOG_SHAPE = re.compile(r"(?P<scheme>nats|tls)://(?:(?P<user>.*)@)?(?P<servers>[^/@]+)/(?P<name>[^@\x00-\x20\x7f]+)")
+_LOG_SHAPE = re.compile(
+    r"(?P<scheme>(?i:nats|tls))://(?:(?P<user>.*)@)?(?P<servers>[^/@]+)/(?P<name>[^@\x00-\x20\x7f]+)"
+)
 _SERVER_SHAPE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s\x00-\x20\x7f]+)(?::(?P<port>[0-9]{1,5}))?")
 _LOG_EXAMPLE = "write nats://HOST:PORT/NAME, or tls:// for TLS, with further HOST:PORT after commas"
 _NATS_PORT = 4222
@@ -39,9 +41,9 @@ class Endpoint:
         if is_log(text):
             why = "a NATS server has no place here"
             raise UsageError(f"endpoint {_without_secrets(text)!r}", why, _EXAMPLE)
-        what = f"endpoint {text!r}"
         if text.startswith("unix:"):
-            return cls("", "", path=_path_of(text, what))
+            return cls("", "", path=_path_of(text, f"endpoint {text!r}"))
+        what = f"endpoint {_without_secrets(text)!r}"
         match = _SHAPE.fullmatch(text)
         if match is None:
             raise UsageError(what, "not understood", _EXAMPLE)
@@ -126,7 +128,7 @@ class LogEndpoint:
         if match["user"] is not None and not user:
             raise UsageError(what, "nothing before the @", "write user:password@ or token@, or leave the @ out")
         secret = unquote(password) if colon else None
-        return cls(tuple(servers), match["name"], match["scheme"] == "tls", unquote(user) or None, secret)
+        return cls(tuple(servers), match["name"], match["scheme"].lower() == "tls", unquote(user) or None, secret)
 
     @property
     def cluster(self) -> str:
@@ -139,11 +141,11 @@ class LogEndpoint:
 
 def is_log(text: str) -> bool:
     """Tell whether an endpoint is that of a distributed log, and not one of TCP."""
-    return text.startswith(("nats://", "tls://"))
+    return text.lower().startswith(("nats://", "tls://"))
 
 
 def _without_secrets(text: str) -> str:
-    return re.sub(r"//.*@", "//...@", text, flags=re.DOTALL)
+    return re.sub(r"(//?).*@", r"\1...@", text, flags=re.DOTALL)
 
 
 def host_and_port(host: str, port: str | int) -> str:

@@ -218,7 +218,8 @@ class Saver(Listening, Blocking):
     @property
     def unacknowledged_bytes(self) -> int:
         """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together."""
-        return sum(outflow.link.unacknowledged() or 0 for outflow in self._clients.outflows)
+        links = [outflow.link for outflow in self._clients.outflows]
+        return sum(link.unacknowledged() or 0 for link in links if link.credentials is None)  # there it is memory
 
     @property
     def fullness(self) -> float:

@@ -72,7 +72,8 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
 
     import ringmain
     from ringmain.cli.load import load_into
-    from ringmain.cli.outputs import Template
+    from ringmain.cli.outputs import Template, reopen
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.flow.descriptor import open_output
 
@@ -86,4 +87,5 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
         raise UsageError("--append", "standard output is opened already", "give --output FILE, or redirect with >>")
     flags = os.O_APPEND if options["append"] else 0
     with contextlib.closing(open_output(template.name(), "--output", flags)) as sink:
-        return load_into(sink, "block", loader, session, tls=loader.endpoint.tls)
+        renewal = Renewal([], [lambda: reopen(sink, template.name())])
+        return load_into(sink, "block", loader, session, tls=loader.endpoint.tls, renewal=renewal)

@@ -115,7 +115,7 @@ def run_relay(
     )
 
     ends = [relayer.source, relayer.destination]
-    session.check_reloading(*(end.settings for end in ends if end.endpoint.tls))
+    session.check_reloading(*(end.settings for end in ends if end.tls))
 
     def on_end(outcome: RelayOutcome) -> None:
         session.record(relay_figures(outcome, relayer.refused), outcome.source.size, outcome.destination.size)

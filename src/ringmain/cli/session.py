@@ -183,7 +183,8 @@ class Session:
 
     def check_reloading(self, *ends: TlsSettings) -> None:
         """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
-        files = [it for end in ends for it in (end.certfile, end.keyfile, end.cafile, end.client_ca) if it is not None]
+        names = ("certfile", "keyfile", "key_password_file", "cafile", "client_ca", "crl")
+        files = any(getattr(end, name) is not None for end in ends for name in names)
         if self._reload_interval is not None and not files:
             raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 

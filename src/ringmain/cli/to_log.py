@@ -111,6 +111,7 @@ def run_relay_to_log(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` into a log; return the exit code."""
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
     from ringmain.cli.stats import relay_figures
     from ringmain.endpoint import Endpoint
@@ -138,6 +139,8 @@ def run_relay_to_log(
         **options,
     )
 
+    session.check_reloading(*([relayer.source.settings] if relayer.source.tls else []))
+
     def on_end(outcome: RelayOutcome) -> None:
         size = outcome.source.size
         session.record(relay_figures(outcome, relayer.refused), outcome.source.counters.bytes_in, size)
@@ -152,13 +155,14 @@ def run_relay_to_log(
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
 
-    return session.run(work, relayer.stop, look, progress_line)
+    return session.run(work, relayer.stop, look, progress_line, renewal=Renewal([relayer.source]))
 
 
 def run_save_to_log(
     endpoint: str, input_: str, path: str, ours: dict[str, Any], *, option: str = "--input", **options: Any
 ) -> int:
     """Run `ringmain save` into a log; return the exit code. `option` is what `input_` was given as."""
+    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.stats import figures
     from ringmain.engines.nats_save import save_to_log
@@ -173,6 +177,7 @@ def run_save_to_log(
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
+    session.check_reloading()
     saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
     source = open_input(input_, option)
 
@@ -199,4 +204,4 @@ def run_save_to_log(
         source.stop()
         return True
 
-    return session.run(work, stop, look, progress_line)
+    return session.run(work, stop, look, progress_line, renewal=Renewal([]))

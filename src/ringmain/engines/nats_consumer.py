@@ -79,6 +79,11 @@ def _check(config: Any, wanted: Wanted, what: str) -> None:
     if config.deliver_subject or config.ack_policy != AckPolicy.EXPLICIT:
         why = "it is none that waits to be asked, and for each message to be acknowledged"
         raise UsageError(what, why, "choose another consumer=")
+    if wanted.until_sequence is not None and (config.max_deliver or -1) > 0:
+        why = f"it delivers a message {config.max_deliver} times at most, and one that was only looked at counts"
+        raise UsageError(
+            f"until_sequence= with {what}", why, "make it without max_deliver, or leave until_sequence= out"
+        )
     for name, ours, theirs in (
         ("from_sequence", wanted.from_sequence, config.opt_start_seq),
         ("filter", wanted.filter, config.filter_subject),

@@ -1,6 +1,7 @@
 """A `nats://` endpoint to a connected client of nats-py."""
 
 import asyncio
+import dataclasses
 import logging
 import random
 import time
@@ -23,7 +24,7 @@ from ringmain.errors import (
     UsageError,
     reason,
 )
-from ringmain.settings import Settings, keywords_given
+from ringmain.settings import Settings, TlsSettings, keywords_given
 from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
@@ -171,6 +172,11 @@ class NatsServer:
             raise over.result()
         return answer[0]
 
+    @property
+    def _asks_for_tls(self) -> bool:
+        """Whether anything is set that would count for nothing in the clear."""
+        return any(getattr(self._settings, it.name) != it.default for it in dataclasses.fields(TlsSettings))
+
     def _options(self) -> dict[str, Any]:
         settings, endpoint = self._settings, self.endpoint
         if unchecked := keywords_given(vars(settings), ("fingerprint", "alpn"), settings.prefix):
@@ -205,7 +211,7 @@ class NatsServer:
         servers = random.sample(self.endpoint.servers, len(self.endpoint.servers))
         for number in range(len(servers)):
             client = _Client()
-            client.must_encrypt = self.endpoint.tls or self._settings.tls
+            client.must_encrypt = self.endpoint.tls or self._settings.tls or self._asks_for_tls
             urls = [f"nats://{server}" for server in servers[number:] + servers[:number]]
             connected = False
             try:

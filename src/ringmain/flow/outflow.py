@@ -237,7 +237,8 @@ class Outflow:
         self._times.ended = time.monotonic()
 
     def _trim(self) -> None:
-        if self._carry is not None:
+        # What the peer of a UNIX socket has left unread is gone from the queue, as if it had been read.
+        if self._carry is not None and not (self.link.credentials is not None and self.failure is not None):
             left = self.link.undelivered()
             if left and self.link.session is not None:
                 # Of the wire: no fewer than they are as plain bytes. What is there of a record in part cannot be read.

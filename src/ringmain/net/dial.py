@@ -110,10 +110,10 @@ async def dial_once(
         if context is not None:
             name = name_of(settings.server_name or endpoint.host)
             sock = await shake_hands(sock, context, settings, peer, name)
+        return Link(sock, peer, introduced)
     except BaseException:
         sock.close()
         raise
-    return Link(sock, peer, introduced)
 
 
 def context_for(endpoint: Endpoint, settings: Settings, *, listening: bool) -> "Renewable | None":
@@ -174,7 +174,7 @@ async def shake_hands(
         tls_sock = context.wrap_socket(
             sock,
             server_side=server_name is None,
-            server_hostname=server_name,
+            server_hostname=server_name or None,  # a UNIX socket has no name of its own
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
         )

@@ -1,5 +1,6 @@
 """Load our own certificate and its key, of files or made for this run, and say what is wrong with them."""
 
+import functools
 import logging
 import os
 import re
@@ -85,20 +86,39 @@ def _password_remedy(settings: Settings) -> str:
     return f"give {settings.prefix}key_password_file=, or the password in {_PASSWORD}"
 
 
-def load_self_signed(context: ssl.SSLContext, settings: Settings) -> None:
-    """Make a key and a certificate for this host in memory, valid for 30 days, and print its fingerprint."""
+def load_self_signed(context: ssl.SSLContext, settings: Settings, *, silently: bool = False) -> None:
+    """Take a key and a certificate for this host that are made in memory, and print its fingerprint.
+
+    They are the same whenever this process asks: who has verified the fingerprint is to find it again.
+    """
+    try:
+        pem, fingerprint = _self_signed()
+    except ImportError as error:
+        what = f"{settings.prefix}self_signed=True"
+        raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
+    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
+    fd = os.memfd_create("ringmain-certificate")
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    if not silently:
+        # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
+        log.warning("self-signed certificate, SHA-256 fingerprint %s", fingerprint)
+
+
+@functools.cache
+def _self_signed() -> tuple[bytes, str]:
+    """Return a key and its certificate, valid for 30 days, as PEM, and the SHA-256 of the certificate."""
     import datetime
     import ipaddress
     import socket
 
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509.oid import NameOID
-    except ImportError as error:
-        what = f"{settings.prefix}self_signed=True"
-        raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ringmain self-signed")])
@@ -120,14 +140,4 @@ def load_self_signed(context: ssl.SSLContext, settings: Settings) -> None:
     pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
-    fd = os.memfd_create("ringmain-certificate")
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-    # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
-    log.warning(
-        "self-signed certificate, SHA-256 fingerprint %s", certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    )
+    return pem, certificate.fingerprint(hashes.SHA256()).hex(":").upper()

@@ -25,10 +25,10 @@ def _subject_of(sock: ssl.SSLSocket) -> str:
     `getpeercert()` tells nothing of one that was not verified.
     """
     try:
-        first = sock._sslobj.get_unverified_chain()[0]  # type: ignore[attr-defined]
-    except (AttributeError, IndexError, TypeError):
+        first = repr(sock._sslobj.get_unverified_chain()[0])  # type: ignore[attr-defined]
+    except (AttributeError, IndexError, TypeError, ValueError, ssl.SSLError):  # the last where the subject is empty
         return ""
-    return repr(first).partition("'")[2].rpartition("'")[0]
+    return first.partition("'")[2].rpartition("'")[0]
 
 
 def check_peer(sock: ssl.SSLSocket, settings: Settings, what: str) -> None:

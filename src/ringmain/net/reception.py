@@ -238,11 +238,12 @@ async def _secured(sock: socket.socket, peer: str, settings: Settings, context: 
     try:
         async with asyncio.timeout(settings.handshake_timeout):
             first = await first_of(sock, apart=settings.tls_auto)
-    except TimeoutError as error:
+    except (TimeoutError, asyncio.CancelledError) as error:
+        if settings.tls_auto:  # to a plain client a proper end would look like an empty answer
+            reset(sock)
         sock.close()
-        raise handshake_timed_out(peer, settings) from error
-    except asyncio.CancelledError:
-        sock.close()
+        if isinstance(error, TimeoutError):
+            raise handshake_timed_out(peer, settings) from error
         raise
     if first is First.NOTHING:
         return None

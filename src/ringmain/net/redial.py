@@ -87,5 +87,7 @@ class Redial:
 
 def _may_pass_again(error: RingmainError) -> bool:
     """Tell whether another try may succeed: a peer that has spoken TLS may be ended while we shake hands."""
-    handshake_broke = isinstance(error, TlsError) and not isinstance(error, UntrustedError)
-    return may_pass(error) or (handshake_broke and not was_alerted(error.__cause__))
+    if not isinstance(error, TlsError) or isinstance(error, UntrustedError):
+        return may_pass(error)
+    cause = error.__cause__  # none where the handshake was fine, and what it has brought is not
+    return isinstance(cause, OSError) and not was_alerted(cause)

@@ -51,7 +51,7 @@ def server_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext
     # Tickets that a sender never reads turn its close() into a reset, and its last bytes are lost.
     context.num_tickets = 0
     if settings.self_signed:
-        load_self_signed(context, settings)
+        load_self_signed(context, settings, silently=again)
     else:
         load_own(context, settings)
     _ask_clients(context, settings)
@@ -105,9 +105,6 @@ def client_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext
 def renewable_context(settings: Settings, *, listening: bool) -> Renewable:
     """Return either, which may read its files again."""
     make = server_context if listening else client_context
-    if listening and settings.self_signed:
-        made = server_context(settings)
-        return Renewable.made_by(lambda _: made, [])  # who has verified its fingerprint is to find it again
     authorities = settings.client_ca if listening else settings.cafile
     names = (settings.certfile, settings.keyfile, settings.key_password_file, settings.crl, authorities)
     files = [name for name in names if name is not None]
