@@ -88,6 +88,7 @@ def fingerprint(path: Path) -> str:
 def sends(port: int, data: bytes, ca: Path, certfile: Path | None = None) -> bool:
     """Send as a client with or without a certificate; tell whether the server has taken it."""
     context = ssl.create_default_context(cafile=str(ca))
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # from 3.13 on it wants more of a certificate than these have
     if certfile is not None:
         context.load_cert_chain(certfile)
     with contextlib.suppress(OSError), context.wrap_socket(peers.connect(port), server_hostname="localhost") as sock:
