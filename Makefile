@@ -33,7 +33,7 @@ WORKERS ?= 4
 STRESS_ROUNDS ?= 10
 STRESS_JOBS ?= 1
 
-.PHONY: help demo peers test stress bench bench-instructions lint sanitize clean
+.PHONY: help demo peers test stress bench bench-instructions docs lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
@@ -41,6 +41,7 @@ help:
 	@echo "make stress  the tests STRESS_ROUNDS=10 times in random order on a busy machine, STRESS_JOBS=1 side by side"
 	@echo "make bench  measure against C, Python and other programs, some minutes long"
 	@echo "make bench-instructions  count the core's instructions under callgrind, and compare with those kept"
+	@echo "make docs   build the documentation into build/docs"
 	@echo "make lint   formatting, types, stubs, compiler warnings"
 	@echo "make sanitize  the tests of memory and system calls under gcc's sanitizers"
 	@echo "make clean  remove what the others made"
@@ -62,7 +63,8 @@ $(VENV)/installed: $(VENV)/made $(SOURCES)
 $(VENV)/testing: GROUP := test
 $(VENV)/benching: GROUP := bench
 $(VENV)/linting: GROUP := lint
-$(VENV)/testing $(VENV)/benching $(VENV)/linting: $(VENV)/made pyproject.toml
+$(VENV)/documenting: GROUP := docs
+$(VENV)/testing $(VENV)/benching $(VENV)/documenting $(VENV)/linting: $(VENV)/made pyproject.toml
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['$(GROUP)'], sep='\n')" > $@.txt
 	@rm -f $@-without.txt
 	$(PIP) -r $@.txt || while read -r package; do $(PIP) --only-binary :all: "$$package" \
@@ -91,6 +93,11 @@ bench: $(VENV)/installed $(VENV)/benching
 bench-instructions: $(VENV)/installed $(VENV)/benching
 	@missing=; $(call bring,valgrind,valgrind)
 	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
+
+# What the reference of Python needs is that of the tests: the libraries behind the feeds.
+docs: $(VENV)/installed $(VENV)/documenting $(VENV)/testing
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff format --check .

@@ -5,12 +5,9 @@ import gc
 import hashlib
 import logging
 import random
-import re
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import peers
@@ -23,7 +20,6 @@ import ringmain
 from ringmain import errors
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-README = Path(__file__).parent.parent / "README.md"
 COUNTED = ["octet-counting", "length:1le", "length:4be"]
 SMALL = {"ring_size": 1 << 16, "block_size": 1 << 12}
 # Of each kind, what no frame begins with.
@@ -312,20 +308,6 @@ def test_a_record_that_a_broken_connection_cut_is_not_handed_out(run: Run, net: 
         assert got == [b"whole"]
 
     run(main())
-
-
-@pytest.mark.skipif(not README.exists(), reason="the README is not beside these tests")
-@pytest.mark.parametrize("arguments", [["--octet-count"], []], ids=["counted", "lines"])
-def test_the_readme_s_snippet_prints_what_logger_sends(arguments: list[str]) -> None:
-    logger, port = peers.need("logger"), peers.free_port()
-    [code] = re.findall(r"```python\n(.*?)```", README.read_text().split("### Framing")[1].split("\n## ")[0], re.DOTALL)
-    command = [sys.executable, "-c", code.replace(":8000", f":{port}")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-        peers.wait_for_port(port)
-        sending = [logger, "-T", "-n", "127.0.0.1", "-P", str(port), *arguments]
-        subprocess.run(sending, input=b"it works\nagain\n", check=True)
-        output, _ = program.communicate(timeout=peers.TIMEOUT)
-    assert re.fullmatch(r"b'<13>1 .* it works'\nb'<13>1 .* again'\n", output)
 
 
 def test_what_says_where_records_end_is_said_once() -> None:

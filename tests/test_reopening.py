@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import documented
 import peers
 import pytest
 from conftest import Certificates
 from crews import Crew
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = documented.ROOT / "docs" / "howto" / "files.md"
 # Without a controlling terminal, whatever the tests are run from.
 SERVICE: dict[str, Any] = {"start_new_session": True}
 
@@ -309,11 +310,11 @@ def test_nothing_is_left_open_however_often(bench: peers.Bench, tmp_path: Path) 
     assert digest_of([*old, file]) == digest.hexdigest()
 
 
-@pytest.mark.skipif(not README.exists(), reason="the README is not beside these tests")
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not beside these tests")
 @pytest.mark.parametrize("copies", [False, True], ids=["SIGHUP", "copytruncate"])
-def test_the_readme_s_configuration_of_logrotate_rotates(bench: peers.Bench, tmp_path: Path, copies: bool) -> None:
+def test_the_documented_configuration_of_logrotate_rotates(bench: peers.Bench, tmp_path: Path, copies: bool) -> None:
     logrotate, file = peers.need("logrotate"), tmp_path / "log"
-    [text] = re.findall(r"```\n(/var/log/.*?)```", README.read_text(), re.DOTALL)
+    text = documented.block_with(PAGE, "delaycompress")
     loader, port = bench.listening("load", "-o", "-O", file, "--append", **SERVICE)
     text = text.replace("/var/log/events.ndjson", str(file))
     if copies:
