@@ -74,3 +74,25 @@ def _option(option: click.Option, context: click.Context, *, has_variable: bool)
     assert record is not None
     assert option.help, f"{record[0]} says nothing"
     return Option(*record, f"{context.auto_envvar_prefix}_{option.name}".upper() if has_variable else "")
+
+
+def markdown() -> Iterator[str]:
+    """Yield the lines of the reference: a section for each command."""
+    for command in commands():
+        yield from ["", f"## {command.name}", "", "```text", f"{command.name} {command.arguments}", "```", ""]
+        yield from [plain(command.summary), ""]
+        for part in command.parts:
+            yield from [plain(part), ""] if isinstance(part, str) else ["```text", *part, "```", ""]
+        for option in command.options:
+            variable = f" *Environment: `{option.variable}`*" if option.variable else ""
+            yield from [f"`{option.names}`", f": {plain(option.text)}{variable}", ""]
+
+
+def plain(text: str) -> str:
+    """Return words that Markdown leaves alone."""
+    return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", text)
+
+
+def shown() -> str:
+    """Return the reference with each option on one line."""
+    return "\n".join(markdown()).replace("`\n: ", "` ")

@@ -39,14 +39,7 @@ class CommandPages(_Markdown):
 
     def lines(self) -> Iterator[str]:
         """Yield its lines."""
-        for command in commands.commands():
-            yield from ["", f"## {command.name}", "", "```text", f"{command.name} {command.arguments}", "```", ""]
-            yield from [_plain(command.summary), ""]
-            for part in command.parts:
-                yield from [_plain(part), ""] if isinstance(part, str) else ["```text", *part, "```", ""]
-            for option in command.options:
-                variable = f" *Environment: `{option.variable}`*" if option.variable else ""
-                yield from [f"`{option.names}`", f": {_plain(option.text)}{variable}", ""]
+        yield from commands.markdown()
 
 
 class ErrorLines(_Markdown):
@@ -54,11 +47,21 @@ class ErrorLines(_Markdown):
 
     def lines(self) -> Iterator[str]:
         """Yield its lines."""
-        for name, found in error_lines().items():
-            code = getattr(errors, name).exit_code
-            yield from ["", f"## {name}: exit code {code}", "", "| what | why | what to do |", "|---|---|---|"]
-            yield from (f"| {' | '.join(_plain(it) or '-' for it in line)} |" for line in sorted(found))
-            yield ""
+        yield from error_tables()
+
+
+def error_tables() -> Iterator[str]:
+    """Yield a table of each class of errors."""
+    for name, found in sorted(error_lines().items(), key=lambda it: getattr(errors, it[0]).exit_code):
+        code = getattr(errors, name).exit_code
+        yield from ["", f"## {name}: exit code {code}", "", "| what | why | what to do |", "|---|---|---|"]
+        yield from (f"| {' | '.join(commands.plain(it) or '-' for it in line)} |" for line in sorted(found))
+        yield ""
+
+
+def shown() -> str:
+    """Return the tables."""
+    return "\n".join(error_tables())
 
 
 def error_lines() -> dict[str, set[tuple[str, str, str]]]:
@@ -84,17 +87,16 @@ def error_lines() -> dict[str, set[tuple[str, str, str]]]:
 
 
 def _constants(call: ast.Call, tree: ast.Module) -> dict[str, str]:
-    """Return the texts that names stand for in the function around a call, where there is but one for a name."""
+    """Return the texts that names stand for in the function around a call, and in its module."""
     around = [
         it
         for it in ast.walk(tree)
         if isinstance(it, ast.FunctionDef | ast.AsyncFunctionDef) and it.lineno <= call.lineno <= (it.end_lineno or 0)
     ]
     texts: dict[str, set[str]] = {}
-    for function in around[-1:]:
-        for node in ast.walk(function):
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                texts.setdefault(node.targets[0].id, set()).add(_words(node.value, {}))
+    for node in (*tree.body, *(it for function in around[-1:] for it in ast.walk(function))):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            texts.setdefault(node.targets[0].id, set()).add(_words(node.value, {}))
     return {name: " / ".join(sorted(values)) for name, values in texts.items()}
 
 
@@ -110,11 +112,6 @@ def _words(node: ast.expr, names: dict[str, str]) -> str:
     if isinstance(node, ast.Name) and names.get(node.id):
         return names[node.id]
     return "…"
-
-
-def _plain(text: str) -> str:
-    """Return words that Markdown leaves alone."""
-    return re.sub(r"([\\`*_{}\[\]<>|#$~])", r"\\\1", text)
 
 
 def as_written(_: Any, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:
