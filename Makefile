@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
+SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md docs/commands.py docs/manpages.py docs/reference/exit-codes.md $(shell find src ext -type f -not -name '*.so' -not -path '*egg-info*')
 # Debian's names of the programs that the tests talk to. Where they cannot be installed, the tests that need them say so.
 # systemd, which a few talk to, is left to you: it may replace what manages services on a machine.
 PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 logrotate
@@ -33,7 +33,7 @@ WORKERS ?= 4
 STRESS_ROUNDS ?= 10
 STRESS_JOBS ?= 1
 
-.PHONY: help demo peers test stress bench bench-instructions docs lint sanitize clean
+.PHONY: help demo peers test stress bench bench-instructions docs wheel release-check lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
@@ -42,6 +42,8 @@ help:
 	@echo "make bench  measure against C, Python and other programs, some minutes long"
 	@echo "make bench-instructions  count the core's instructions under callgrind, and compare with those kept"
 	@echo "make docs   build the documentation into build/docs"
+	@echo "make wheel  build a wheel into dist that needs no compiler"
+	@echo "make release-check  what must hold before a release: version, changelog, docs, wheel, the same bytes twice"
 	@echo "make lint   formatting, types, stubs, compiler warnings"
 	@echo "make sanitize  the tests of memory and system calls under gcc's sanitizers"
 	@echo "make clean  remove what the others made"
@@ -64,7 +66,8 @@ $(VENV)/testing: GROUP := test
 $(VENV)/benching: GROUP := bench
 $(VENV)/linting: GROUP := lint
 $(VENV)/documenting: GROUP := docs
-$(VENV)/testing $(VENV)/benching $(VENV)/documenting $(VENV)/linting: $(VENV)/made pyproject.toml
+$(VENV)/packing: GROUP := wheel
+$(VENV)/testing $(VENV)/benching $(VENV)/documenting $(VENV)/packing $(VENV)/linting: $(VENV)/made pyproject.toml
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['$(GROUP)'], sep='\n')" > $@.txt
 	@rm -f $@-without.txt
 	$(PIP) -r $@.txt || while read -r package; do $(PIP) --only-binary :all: "$$package" \
@@ -98,6 +101,16 @@ bench-instructions: $(VENV)/installed $(VENV)/benching
 docs: $(VENV)/installed $(VENV)/documenting $(VENV)/testing
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
+
+# auditwheel names the oldest C library that the wheel runs with, and copies in what is not part of every Linux: nothing here.
+wheel: $(VENV)/made $(VENV)/packing
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --strip --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python -m auditwheel show dist/*.whl
+
+release-check: $(VENV)/installed $(VENV)/documenting $(VENV)/packing $(VENV)/testing
+	PYTHON=$(BIN)/python .ci/release-check
 
 lint: $(VENV)/installed $(VENV)/linting
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Build the compiled modules; everything else about the package is in pyproject.toml.
+"""Build the compiled modules and the man pages; everything else about the package is in pyproject.toml.
 
 Four environment switches, each on when set to anything but 0: RINGMAIN_DEBUG (no optimisation, debug symbols),
 RINGMAIN_SANITIZE (address and undefined-behaviour sanitizers), RINGMAIN_COVERAGE (line tracing), RINGMAIN_ANNOTATE
@@ -6,6 +6,7 @@ RINGMAIN_SANITIZE (address and undefined-behaviour sanitizers), RINGMAIN_COVERAG
 """
 
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -35,7 +36,12 @@ extensions = [
     for source in sorted(Path("ext/ringmain").glob("*.pyx"))
 ]
 
+# What the command line tells of itself, without a compiled module.
+sys.path[:0] = ["src", "docs"]
+import manpages  # noqa: E402
+
 setup(
+    data_files=[("share/man/man1", manpages.main(Path(base) / "man"))],
     options={"build": {"build_base": base}},
     ext_modules=cythonize(
         extensions,

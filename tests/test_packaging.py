@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import peers
 import pytest
 from conftest import Certificates
+from feeding import library
 from packaging.requirements import Requirement
 
 import ringmain
+from ringmain.cli.commands import cli
 
 ROOT = Path(__file__).parent.parent
 # Each worker of a run builds for itself, and several compilers beside other tests on a busy machine take their time.
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sdist from a copy of the sources, and the wheel from the sdist, with what is installed here."""
-    for name in ("build", "Cython", "setuptools"):
+    for name in ("build", "click", "Cython", "setuptools"):
         try:
             importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
@@ -55,17 +59,24 @@ def test_the_sdist_holds_all_that_a_build_needs(packages: Path) -> None:
         "README.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "LICENSE",
         "Makefile",
+        "Containerfile",
+        "docs/manpages.py",
+        "docs/index.md",
     } <= names
     assert not [name for name in names if name.endswith((".so", ".c", ".pyc"))]
 
 
-def test_the_wheel_holds_modules_stubs_their_marker_and_the_schema_only(packages: Path) -> None:
+def test_the_wheel_holds_modules_stubs_their_marker_the_schema_and_man_pages_only(packages: Path) -> None:
     with zipfile.ZipFile(next(packages.glob("*.whl"))) as wheel:
         names = [Path(name) for name in wheel.namelist()]
         metadata = wheel.read(next(str(name) for name in names if name.name == "METADATA")).decode()
-    inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
+    pages = [name for name in names if name.parts[0].endswith(".data")]
+    assert {name.parent.relative_to(name.parts[0]) for name in pages} == {Path("data/share/man/man1")}
+    assert {name.name for name in pages} == {"ringmain.1", *(f"ringmain-{name}.1" for name in cli.commands)}
+    inside = [name for name in names if not name.parts[0].endswith(".dist-info") and name not in pages]
     assert {name.parts[0] for name in inside} == {"ringmain"}
     data = {Path("ringmain/py.typed"), Path("ringmain/bench/schema.json")}
     assert {name.suffix for name in inside if name not in data} == {".py", ".pyi", ".so"}
@@ -75,6 +86,37 @@ def test_the_wheel_holds_modules_stubs_their_marker_and_the_schema_only(packages
     assert compiled == {path.stem for path in (ROOT / "ext" / "ringmain").glob("*.pyx")}
     assert "License-Expression: MIT" in metadata
     assert "Requires-Python: >=3.11" in metadata
+
+
+def test_the_man_pages_have_all_options_and_man_shows_them_without_a_warning(packages: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(next(packages.glob("*.whl"))) as wheel:
+        paths = [Path(wheel.extract(name, tmp_path)) for name in wheel.namelist() if name.endswith(".1")]
+    for name, command in cli.commands.items():
+        [page] = [it.read_text() for it in paths if it.name == f"ringmain-{name}.1"]
+        for flag in (flag for option in command.params for flag in option.opts if flag.startswith("-")):
+            assert flag.replace("-", "\\-") in page, f"{name}: {flag}"
+    man = peers.need("man")
+    for path in paths:
+        shown = subprocess.run(
+            [man, "--warnings=w", "-l", path],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"LC_ALL": "C.UTF-8"},
+        )
+        assert shown.stderr == ""
+        assert "EXIT STATUS" in shown.stdout
+
+
+def test_the_wheel_needs_nothing_of_a_linux_that_is_not_everywhere(packages: Path) -> None:
+    library("auditwheel")
+    shown = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", next(packages.glob("*.whl"))], capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    told = " ".join(shown.stdout.split())
+    assert re.search(r'is consistent with the following platform tag: "manylinux_2_\d+_\w+"', told), told
+    assert "requires no external shared libraries" in told or "eliminating all external shared libraries" not in told, told
 
 
 Install = Callable[[str], Path]
