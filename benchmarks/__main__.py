@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.bars import bars_table, verdicts
 from benchmarks.benches import BENCHES
-from benchmarks.plots import draw
+from benchmarks.plots import draw, picture
 from benchmarks.runner import run, smoke
 from benchmarks.tables import say
 from benchmarks.workshop import BenchError
@@ -18,6 +18,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="name the benches and their contenders")
+    drawing = commands.add_parser("picture", help="draw the README's picture from what `run --json` has written")
+    drawing.add_argument("results", nargs="?", type=Path, default=Path("benchmarks/results.json"), metavar="FILE")
+    drawing.add_argument("--to", type=Path, default=Path("docs/_static/throughput.svg"), metavar="FILE")
     running = commands.add_parser("run", help="run the benches named, or all")
     running.add_argument("names", nargs="*", metavar="NAME")
     running.add_argument("--rounds", type=int, help="how often each contender runs (default: each bench's own)")
@@ -27,6 +30,9 @@ def main() -> int:
     if arguments.command == "list":
         for bench in BENCHES.values():
             say(f"{bench.name:10} {bench.title}\n{'':10} {', '.join(c.name for c in bench.contenders)}")
+        return 0
+    if arguments.command == "picture":
+        arguments.to.write_text(picture(json.loads(arguments.results.read_text())))
         return 0
     unknown = set(arguments.names) - set(BENCHES)
     if unknown:

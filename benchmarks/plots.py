@@ -12,6 +12,7 @@ Series = dict[str, list[tuple[float, list[float]]]]  # name: (x, the figures of 
 
 _OURS = "#d1495b"
 _COLOURS = ("#00798c", "#edae49", "#66a182", "#2e4057")
+_USUAL = ("ringmain", "socat", "nc", "ncat")
 _STYLE = "font: 13px sans-serif; fill: #222"
 # Without the start-up, which would be most of a short stream's.
 _METRICS = (("GB/s", "speed"), ("net CPU s/GB", "cpu"))
@@ -46,13 +47,33 @@ def _series(figures: dict[str, list[float]]) -> Series:
     return series
 
 
+def picture(results: Results) -> str:
+    """Return the picture of the README: throughput and CPU of `load` and the usual programs, by the bench `pipe`."""
+    samples = results["benches"]["pipe"]["samples"]
+    parts, top = [], 54
+    for title, metric in (
+        ("Throughput, GB/s: more is better", "GB/s"),
+        ("CPU, seconds a GB: less is better", "net CPU s/GB"),
+    ):
+        figures = {name: [row[metric] for row in samples[name]] for name in _USUAL if samples.get(name)}
+        bars, height = _bars(figures, top + 10)
+        parts += [_text(10, top, title), *bars]
+        top += height + 40
+    return _svg("A TCP stream into a pipe", 690, top - 20, parts)
+
+
 def _bar_chart(title: str, figures: dict[str, list[float]]) -> str:
-    """Draw a horizontal bar for each median, with a line from the least to the most."""
+    parts, height = _bars(figures, 44)
+    return _svg(title, 690, 54 + height, parts)
+
+
+def _bars(figures: dict[str, list[float]], top: int) -> tuple[list[str], int]:
+    """Draw a horizontal bar for each median, with a line from the least to the most; return them, and their height."""
     left, width, step = 170, 460, 28
     scale = width / max(max(values) for values in figures.values())
     parts = []
     for place, (name, values) in enumerate(figures.items()):
-        y = 44 + place * step
+        y = top + place * step
         median = statistics.median(values)
         colour = _OURS if name.startswith("ringmain") else _COLOURS[0]
         parts += [
@@ -61,7 +82,7 @@ def _bar_chart(title: str, figures: dict[str, list[float]]) -> str:
             _line([(left + min(values) * scale, y + 9), (left + max(values) * scale, y + 9)], "#222"),
             _text(left + max(values) * scale + 6, y + 14, f"{median:.3g}"),
         ]
-    return _svg(title, left + width + 60, 44 + len(figures) * step + 10, parts)
+    return parts, len(figures) * step
 
 
 def _line_chart(title: str, unit: str, series: Series) -> str:

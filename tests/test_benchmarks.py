@@ -20,7 +20,7 @@ from benchmarks.bars import BARS, bars_table, verdicts  # noqa: E402
 from benchmarks.bench import Bench  # noqa: E402
 from benchmarks.benches import BENCHES, IDLE, PING_PONG, RELAY_LATENCY, STALLED, START  # noqa: E402
 from benchmarks.crowds import IDLE_MANY, QUIET  # noqa: E402
-from benchmarks.plots import draw  # noqa: E402
+from benchmarks.plots import draw, picture  # noqa: E402
 from benchmarks.tables import table  # noqa: E402
 from benchmarks.workshop import BenchError, Workshop  # noqa: E402
 
@@ -113,3 +113,5 @@ def test_a_full_run_has_a_verdict_for_every_bar(tmp_path: Path) -> None:
     assert "1.00x" in table("pipe", results["benches"]["pipe"])
     for path in draw(results, tmp_path / "plots"):
         assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
+    words = [it.text for it in ElementTree.fromstring(picture(results)).iter() if it.text and it.text.strip()]
+    assert [it for it in words if it in ("ringmain", "socat", "nc", "ncat")] == ["ringmain", "socat", "nc", "ncat"] * 2

@@ -116,7 +116,9 @@ def test_the_wheel_needs_nothing_of_a_linux_that_is_not_everywhere(packages: Pat
     assert shown.returncode == 0, shown.stderr
     told = " ".join(shown.stdout.split())
     assert re.search(r'is consistent with the following platform tag: "manylinux_2_\d+_\w+"', told), told
-    assert "requires no external shared libraries" in told or "eliminating all external shared libraries" not in told, told
+    assert "requires no external shared libraries" in told or "eliminating all external shared libraries" not in told, (
+        told
+    )
 
 
 Install = Callable[[str], Path]
