@@ -99,7 +99,7 @@ bench-instructions: $(VENV)/installed $(VENV)/benching
 
 # What the reference of Python needs is that of the tests: the libraries behind the feeds.
 docs: $(VENV)/installed $(VENV)/documenting $(VENV)/testing
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going --fresh-env -q -b html docs build/docs
 	@echo "build/docs/index.html"
 
 # auditwheel names the oldest C library that the wheel runs with, and copies in what is not part of every Linux: nothing here.

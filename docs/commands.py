@@ -56,8 +56,8 @@ def _read(command: click.Command, name: str) -> Command:
     assert isinstance(summary, str)
     arguments = " ".join(command.collect_usage_pieces(context))
     options = [it for it in command.get_params(context) if isinstance(it, click.Option)]
-    names = [it.name for it in options]
-    alone = {it for it in names if names.count(it) == 1} - {"help", "version"}
+    names = [it.name for it in options if it.expose_value]  # not --help and --version
+    alone = {it for it in names if names.count(it) == 1}
     return Command(
         name, arguments, summary, parts, [_option(it, context, has_variable=it.name in alone) for it in options]
     )
@@ -73,7 +73,8 @@ def _option(option: click.Option, context: click.Context, *, has_variable: bool)
     record = option.get_help_record(context)
     assert record is not None
     assert option.help, f"{record[0]} says nothing"
-    return Option(*record, f"{context.auto_envvar_prefix}_{option.name}".upper() if has_variable else "")
+    variable = option.envvar or f"{context.auto_envvar_prefix}_{option.name}".upper()
+    return Option(*record, str(variable) if has_variable else "")
 
 
 def markdown() -> Iterator[str]:

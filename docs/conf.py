@@ -21,7 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 default_role = "code"
-nitpicky = False
+smartquotes = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

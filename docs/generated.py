@@ -1,6 +1,8 @@
 """What the documentation takes from the code: the command line, the error lines, and docstrings."""
 
 import ast
+import io
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,14 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-import ringmain
+import ringmain.feeds
+import ringmain.testing
 from ringmain import errors
+from ringmain.settings import TlsSettings
 
 SOURCE = Path(ringmain.__file__).parent
+# A keyword in a docstring, its default, and what it is, which may go on in further lines that are indented.
+_KEYWORD = re.compile(r"^(\w+) \((.+?)\): (.*(?:\n +.*)*)$", re.MULTILINE)
 
 
 class _Markdown(SphinxDirective):
@@ -48,6 +54,43 @@ class ErrorLines(_Markdown):
     def lines(self) -> Iterator[str]:
         """Yield its lines."""
         yield from error_tables()
+
+
+class PublicNames(_Markdown):
+    """What ringmain, its feeds and ringmain.testing offer: of the kind that the argument names."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield its lines."""
+        yield from ["```{eval-rst}", *public_names()[self.arguments[0]], "```"]
+
+
+def public_names() -> dict[str, list[str]]:
+    """Return the directives of autodoc for all public names, by their kind."""
+    names: dict[str, list[str]] = {
+        "functions": [],
+        "keywords": [],
+        "classes": [],
+        "feeds": [],
+        "testing": [],
+        "errors": [],
+    }
+    for name in ringmain.__all__:
+        it = getattr(ringmain, name)
+        if not isinstance(it, type):
+            names["functions"].append(f".. autofunction:: ringmain.{name}")
+        elif issubclass(it, errors.RingmainError):
+            names["errors"].append(f".. autoclass:: ringmain.{name}\n")
+        elif issubclass(it, dict | TlsSettings):
+            names["keywords"] += [f".. autoclass:: ringmain.{name}", "   :no-members:", ""]
+        elif issubclass(it, io.IOBase):
+            names["classes"] += [f".. autoclass:: ringmain.{name}", "   :no-members:", ""]
+        else:
+            names["classes"] += [f".. autoclass:: ringmain.{name}", "   :inherited-members:", ""]
+    for module in pkgutil.iter_modules(ringmain.feeds.__path__):
+        if not module.name.startswith("_"):
+            names["feeds"].append(f".. automodule:: ringmain.feeds.{module.name}")
+    names["testing"] = [f".. autoclass:: ringmain.testing.{name}" for name in ringmain.testing.__all__]
+    return names
 
 
 def error_tables() -> Iterator[str]:
@@ -116,7 +159,14 @@ def _words(node: ast.expr, names: dict[str, str]) -> str:
 
 def as_written(_: Any, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:
     """Turn a docstring of this code into what Sphinx reads: what is Python in it, is shown as such."""
-    paragraphs = re.split(r"\n\s*\n", "\n".join(lines))
+    # A list of keywords may follow its sentence at once.
+    text = re.sub(
+        r"^(?! )(.*)\n(?=\w+ \(.+?\): )",
+        lambda it: it[0] if _KEYWORD.match(it[1]) else f"{it[1]}\n\n",
+        "\n".join(lines),
+        flags=re.MULTILINE,
+    )
+    paragraphs = re.split(r"\n\s*\n", text)
     for at, paragraph in enumerate(paragraphs):
         try:
             is_code = bool(re.search(r"[\n(=]", paragraph)) and bool(
@@ -124,16 +174,28 @@ def as_written(_: Any, kind: str, name: str, found: object, options: object, lin
             )
         except SyntaxError:
             is_code = False
-        if is_code:
+        if _KEYWORD.match(paragraph):  # a list of keywords, each with its default
+            paragraphs[at] = "\n".join(
+                f"``{match[1]}`` ({_unmarked(match[2])})\n   {_unmarked(' '.join(match[3].split()))}"
+                for match in _KEYWORD.finditer(paragraph)
+            )
+        elif is_code:
             paragraphs[at] = ".. code-block:: python\n\n" + "\n".join(f"   {it}" for it in paragraph.splitlines())
         else:
-            paragraphs[at] = re.sub(r"(?<!`)\*", r"\\*", paragraph)
+            paragraphs[at] = _unmarked(paragraph)
     lines[:] = "\n\n".join(paragraphs).splitlines()
+
+
+def _unmarked(text: str) -> str:
+    """Return text of a docstring that has no markup but backticks; what stands in those is left as it is."""
+    pieces = re.split("(`[^`]*`)", text)
+    return "".join(it if it[:1] == "`" else re.sub(r"([\\*])", r"\\\1", it) for it in pieces)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx."""
     app.add_directive("all-commands", CommandPages)
     app.add_directive("error-lines", ErrorLines)
+    app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", as_written)
     return {"parallel_read_safe": True}

@@ -15,7 +15,7 @@ import peers
 import pytest
 from feeding import library
 
-import ringmain
+import ringmain.testing
 from ringmain import errors
 from ringmain.bench import table
 from ringmain.cli import stats
@@ -107,6 +107,11 @@ def test_the_reference_has_every_option_with_its_default_and_variable() -> None:
                 rf"^`[^`]*(?<![\w-]){re.escape(option.opts[-1])}(?![\w-]).*$", sections[name], re.MULTILINE
             )
             assert len(line) > len(option.opts[-1]) + 10, f"{name}: {line}"
+            if "Environment: " in line:  # by the flag's name, whatever the keyword behind it is
+                flag = next(it for it in option.opts if it.startswith("--"))
+                assert f"`{name} {flag[2:]}`".upper().replace(" ", "_").replace("-", "_") in line, line
+            else:
+                assert not option.expose_value or option.name == "family", line
             if option.show_default:
                 assert "default: " in line, f"{name}: {line}"
 
@@ -173,14 +178,27 @@ def test_the_reference_has_every_field_of_the_stats_rows_and_every_verdict() -> 
     assert not missing(words, "docs/reference/stats.md")
 
 
+def heads_of(module: ModuleType) -> set[str]:
+    """Return what stands over the columns of a module's tables: rows that begin with an empty cell."""
+
+    def texts(node: ast.AST) -> set[str]:
+        return {it.value for it in ast.walk(node) if isinstance(it, ast.Constant) and isinstance(it.value, str)}
+
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    heads: set[str] = set()
+    parts: set[str] = set()
+    for row in ast.walk(tree):
+        if isinstance(row, ast.Tuple) and isinstance(row.elts[0], ast.Constant) and row.elts[0].value == "":
+            heads |= texts(row)
+            parts |= {it.id for cell in row.elts for it in ast.walk(cell) if isinstance(it, ast.Name)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and parts & {it.id for it in ast.walk(node) if isinstance(it, ast.Name)}:
+            heads |= texts(node.value)
+    return {head.replace("\n", " ") for head in heads} - {""}
+
+
 def test_the_reference_has_every_column_of_the_bench_and_every_name_of_its_schema() -> None:
-    code = Path(str(table.__file__)).read_text()
-    heads = {
-        cell
-        for row in re.findall(r"\(\(?\"\"(?:, \"\")?, (\"[^)\n]*?)(?:, \*_HEAD|\))", code)
-        for cell in re.findall(r'"(.*?)"', row)
-    }
-    heads = (heads | set(table._HEAD)) - {""}
+    heads = heads_of(table)
     assert {"GB/s", "records/s", "interval", "peer's CPU s/GB"} <= heads
     assert not missing(heads, "docs/reference/bench.md")
 
@@ -196,9 +214,14 @@ def test_the_reference_has_every_column_of_the_bench_and_every_name_of_its_schem
 
 def test_the_reference_of_python_has_every_public_name_and_keyword() -> None:
     page = text("docs/reference/python.md")
-    documented_names = set(re.findall(r"auto\w+:: ringmain\.(\w+)", page))
-    of_errors = {it.__name__ for it in every_error()}
-    assert not set(ringmain.__all__) - documented_names - of_errors
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'docs')!r}); import generated; print(generated.public_names())"
+    names = ast.literal_eval(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+    assert set(re.findall(r"\{public-names\} (\w+)", page)) == set(names)
+    told = set(re.findall(r"ringmain\.([\w.]+)", " ".join(line for lines in names.values() for line in lines)))
+    feeds = {f"feeds.{path.stem}" for path in (SOURCE / "feeds").glob("[a-z]*.py")}
+    assert told == set(ringmain.__all__) | feeds | {f"testing.{name}" for name in ringmain.testing.__all__}
     keywords = set(Options.__annotations__) | set(LogOptions.__annotations__)
     assert not missing(keywords, "docs/reference/python.md")
 

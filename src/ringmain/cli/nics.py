@@ -8,7 +8,7 @@ from ringmain.errors import printable
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", envvar="RINGMAIN_NICS_JSON", is_flag=True, help="Print one JSON object a line.")
 def nics(as_json: bool) -> None:
     """List the network interfaces of this machine."""
     from ringmain.interfaces import Nic

@@ -19,7 +19,15 @@ _DESCRIPTORS = 3
 @one_end
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
-@click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
+@click.option(
+    "-I",
+    "--input",
+    "input_",
+    envvar="RINGMAIN_SAVE_INPUT",
+    metavar="FILE",
+    default="-",
+    help="Send FILE instead of standard input.",
+)
 @max_connections("Serve so many clients at once: each gets what comes from then on, or a regular file whole.")
 @click.option(
     "--slow",
