@@ -55,7 +55,7 @@ def _read(command: click.Command, name: str) -> Command:
     summary = parts.pop(0)
     assert isinstance(summary, str)
     arguments = " ".join(command.collect_usage_pieces(context))
-    options = [it for it in command.get_params(context) if isinstance(it, click.Option)]
+    options = [it for it in command.get_params(context) if isinstance(it, click.Option) and not it.hidden]
     names = [it.name for it in options if it.expose_value]  # not --help and --version
     alone = {it for it in names if names.count(it) == 1}
     return Command(
