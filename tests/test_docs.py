@@ -37,6 +37,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "docs/tutorial/command-line.md": (("openssl",), ()),
     "docs/tutorial/python.md": ((), ("msgspec", "polars", "pyarrow")),
     "docs/howto/framing.md": (("logger",), ()),
+    "docs/howto/metrics.md": ((), ("prometheus_client",)),
     "docs/howto/measure.md": (("socat",), ()),
     "docs/howto/nats.md": (("nats-server",), ("nats",)),
     "docs/howto/parsers.md": ((), ("msgspec", "pyarrow", "duckdb", "polars", "pandas", "fsspec", "numpy")),
