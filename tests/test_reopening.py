@@ -314,7 +314,7 @@ def test_nothing_is_left_open_however_often(bench: peers.Bench, tmp_path: Path) 
 @pytest.mark.parametrize("copies", [False, True], ids=["SIGHUP", "copytruncate"])
 def test_the_documented_configuration_of_logrotate_rotates(bench: peers.Bench, tmp_path: Path, copies: bool) -> None:
     logrotate, file = peers.need("logrotate"), tmp_path / "log"
-    text = documented.block_with(PAGE, "delaycompress")
+    text = documented.block_with(PAGE, "rotate 7")
     loader, port = bench.listening("load", "-o", "-O", file, "--append", **SERVICE)
     text = text.replace("/var/log/events.ndjson", str(file))
     if copies:
