@@ -33,7 +33,7 @@ WORKERS ?= 4
 STRESS_ROUNDS ?= 10
 STRESS_JOBS ?= 1
 
-.PHONY: help demo peers test stress bench bench-instructions docs wheel release-check lint sanitize clean
+.PHONY: help demo peers test stress bench bench-instructions lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
@@ -81,7 +81,8 @@ peers:
 	@missing=; $(call bring,$(PEERS),socat ncat nc.openbsd openssl gnutls-cli haproxy stunnel iperf3 logrotate); \
 	$(foreach tool,$(TOOLS),missing=; $(call bring,$(tool),$(tool));)
 
-test: $(VENV)/installed $(VENV)/testing peers
+# Documentation and wheels are tested too.
+test: $(VENV)/installed $(VENV)/testing $(VENV)/documenting $(VENV)/packing peers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 stress: $(VENV)/installed $(VENV)/testing peers
@@ -97,6 +98,7 @@ bench-instructions: $(VENV)/installed $(VENV)/benching
 	@missing=; $(call bring,valgrind,valgrind)
 	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
 
+.PHONY: docs wheel release-check
 # What the reference of Python needs is that of the tests: the libraries behind the feeds.
 docs: $(VENV)/installed $(VENV)/documenting $(VENV)/testing
 	$(BIN)/python -m sphinx -W --keep-going --fresh-env -q -b html docs build/docs

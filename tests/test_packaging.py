@@ -88,41 +88,6 @@ def test_the_wheel_holds_modules_stubs_their_marker_the_schema_and_man_pages_onl
     assert "Requires-Python: >=3.11" in metadata
 
 
-def test_the_man_pages_have_all_options_and_man_shows_them_without_a_warning(packages: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(next(packages.glob("*.whl"))) as wheel:
-        paths = [Path(wheel.extract(name, tmp_path)) for name in wheel.namelist() if name.endswith(".1")]
-    for name, command in cli.commands.items():
-        [page] = [it.read_text() for it in paths if it.name == f"ringmain-{name}.1"]
-        for flag in (
-            flag for it in command.params if not getattr(it, "hidden", False) for flag in it.opts if flag[:1] == "-"
-        ):
-            assert flag.replace("-", "\\-") in page, f"{name}: {flag}"
-    man = peers.need("man")
-    for path in paths:
-        shown = subprocess.run(
-            [man, "--warnings=w", "-l", path],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"LC_ALL": "C.UTF-8"},
-        )
-        assert shown.stderr == ""
-        assert "EXIT STATUS" in shown.stdout
-
-
-def test_the_wheel_needs_nothing_of_a_linux_that_is_not_everywhere(packages: Path) -> None:
-    library("auditwheel")
-    shown = subprocess.run(
-        [sys.executable, "-m", "auditwheel", "show", next(packages.glob("*.whl"))], capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    told = " ".join(shown.stdout.split())
-    assert re.search(r'is consistent with the following platform tag: "manylinux_2_\d+_\w+"', told), told
-    assert "requires no external shared libraries" in told or "eliminating all external shared libraries" not in told, (
-        told
-    )
-
-
 Install = Callable[[str], Path]
 
 # The library at work: TLS from one thread to another, then what it needs more for than uvloop.
@@ -222,4 +187,39 @@ def test_a_click_that_others_brought_and_that_is_too_old_is_one_line() -> None:
     assert output_of(sys.executable, "-c", as_before_8_4, code=2) == (
         "",
         "ringmain: the command cannot start: type 'ParamType' is not subscriptable; pip install 'ringmain[cli]'\n",
+    )
+
+
+def test_the_man_pages_have_all_options_and_man_shows_them_without_a_warning(packages: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(next(packages.glob("*.whl"))) as wheel:
+        paths = [Path(wheel.extract(name, tmp_path)) for name in wheel.namelist() if name.endswith(".1")]
+    for name, command in cli.commands.items():
+        [page] = [it.read_text() for it in paths if it.name == f"ringmain-{name}.1"]
+        for flag in (
+            flag for it in command.params if not getattr(it, "hidden", False) for flag in it.opts if flag[:1] == "-"
+        ):
+            assert flag.replace("-", "\\-") in page, f"{name}: {flag}"
+    man = peers.need("man")
+    for path in paths:
+        shown = subprocess.run(
+            [man, "--warnings=w", "-l", path],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"LC_ALL": "C.UTF-8"},
+        )
+        assert shown.stderr == ""
+        assert "EXIT STATUS" in shown.stdout
+
+
+def test_the_wheel_needs_nothing_of_a_linux_that_is_not_everywhere(packages: Path) -> None:
+    library("auditwheel")
+    shown = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", next(packages.glob("*.whl"))], capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    told = " ".join(shown.stdout.split())
+    assert re.search(r'is consistent with the following platform tag: "manylinux_2_\d+_\w+"', told), told
+    assert "requires no external shared libraries" in told or "eliminating all external shared libraries" not in told, (
+        told
     )
