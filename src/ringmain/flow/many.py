@@ -50,6 +50,11 @@ class Many:
         self._waiter: asyncio.Future[None] | None = None
         self._turn = Turn("another task is already waiting for this loader")
 
+    @property
+    def holds(self) -> bool:
+        """Whether somebody is there, or has left and his records are not all done with."""
+        return len(self.crowd) > 0 or self._merger.ring.fullness > 0
+
     def take(self) -> memoryview | None:
         """Return the next block of whole records if there is one already."""
         block = self._merger.take()
