@@ -204,7 +204,8 @@ class Processes:
         """Wait, unless something happens meanwhile."""
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._changed.wait()
 
     async def _run_one(self, number: int, memory: int) -> None:
         """Run a process to its end; raise where no other can take its place."""
