@@ -232,7 +232,7 @@ def test_a_record_that_no_message_can_hold_is_an_error_of_its_connection(bench: 
 def test_a_stream_is_made_for_a_trial(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker, "--create-stream", "TRIAL", subject="trial.edge")
     send(port, b"a line\n")
-    assert "made the stream TRIAL" in relay.stderr
+    relay.says("made the stream TRIAL")
     (connection,) = read_log(broker, "TRIAL").connections.values()
     assert connection.data == b"a line\n"
 
