@@ -3,14 +3,12 @@
 import collections
 import contextlib
 import gc
-import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import peers
 import pytest
-from feeding import all_given_back, library, numbered
+from feeding import MANY, all_given_back, library, numbered, senders
 
 import ringmain
 from ringmain import errors
@@ -21,10 +19,7 @@ pa = library("pyarrow")
 arrow = library("ringmain.feeds.arrow")
 msgspec = library("msgspec")
 lines = library("ringmain.feeds.msgspec")
-np = library("numpy")
-numpy = library("ringmain.feeds.numpy")
 
-MANY: Any = {"max_connections": 8, "block_size": 4096, "ring_size": 65536}
 SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
 Event = msgspec.defstruct("Event", [("a", int), ("b", str), ("c", list[int | None])])
 
@@ -40,33 +35,6 @@ def arrow_next(loader: ringmain.Loader, **options: Any) -> Callable[[], list[int
 
 
 BOTH = pytest.mark.parametrize("feed", [msgspec_next, arrow_next], ids=["msgspec", "arrow"])
-
-
-@contextlib.contextmanager
-def senders(port: int, *parts: bytes) -> Iterator[list[int]]:
-    """Send each part over a connection of its own, in pieces and all at the same time; yield their ports."""
-    socks = [peers.connect(port) for _ in parts]
-
-    def work(index: int) -> None:
-        chance, view = random.Random(index), memoryview(parts[index])
-        with contextlib.suppress(OSError):  # left by who had enough of it
-            while len(view):
-                size = chance.choice([1, 100, 5000, 20_000])
-                socks[index].sendall(view[:size])
-                view = view[size:]
-            peers.send_no_more(socks[index])
-
-    threads = [threading.Thread(target=work, args=[index]) for index in range(len(parts))]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for thread in threads:
-        thread.start()
-    try:
-        yield ports
-    finally:
-        for sock in socks:
-            sock.close()
-        for thread in threads:
-            thread.join(peers.TIMEOUT)
 
 
 @BOTH
@@ -173,68 +141,6 @@ def test_async_for_gives_the_same(run: Run) -> None:
 
     assert sorted(run(main())) == [1000 * sender + n for sender in range(3) for n in range(500)]
     gc.collect()
-
-
-def ticks(sender: int, count: int, order: str = ">") -> Any:
-    """Return frames of 22 bytes, each with its length, who sends it and which it is."""
-    kind = np.dtype([("length", f"{order}u2"), ("sender", "<u4"), ("number", "<u8"), ("more", "V8")])
-    frames = np.zeros(count, kind)
-    frames["length"], frames["sender"], frames["number"] = kind.itemsize - 2, sender, np.arange(count)
-    return frames
-
-
-@pytest.mark.parametrize("order", [">", "<"], ids=["be", "le"])
-def test_frames_of_one_size_are_arrays_over_the_blocks_of_each_sender(order: str) -> None:
-    sent = [ticks(sender, 2000, order) for sender in range(5)]
-    options = {**MANY, "framing": "length:2be" if order == ">" else "length:2le"}
-    got: collections.defaultdict[int, list[Any]] = collections.defaultdict(list)
-    with ringmain.load("127.0.0.1:0", **options) as loader:
-        with senders(loader.port, *(frames.tobytes() for frames in sent)):
-            arrays, count = numpy.records(loader, sent[0].dtype), 0
-            while count < 10_000:
-                array = next(arrays)
-                assert (array.dtype, array.flags.owndata, array.flags.writeable) == (sent[0].dtype, False, False)
-                assert len(set(array["sender"])) == 1
-                got[int(array["sender"][0])].append(array.copy())
-                count += len(array)
-                del array
-        all_given_back(loader)
-    assert {sender: b"".join(part.tobytes() for part in parts) for sender, parts in got.items()} == {
-        sender: frames.tobytes() for sender, frames in enumerate(sent)
-    }
-
-
-@pytest.mark.parametrize("size", [0, 2, 19, 21, 42])
-@pytest.mark.parametrize("before", [0, 1, 500])
-def test_a_frame_of_another_size_is_named_and_costs_its_sender_only(size: int, before: int) -> None:
-    good, bad = ticks(1, 2000), ticks(2, before)
-    sent = bad.tobytes() + size.to_bytes(2) + bytes(size) + ticks(3, 100).tobytes()
-    got: collections.Counter[int] = collections.Counter()
-    found: list[errors.ParseError] = []
-    with (
-        ringmain.load("127.0.0.1:0", **{**MANY, "framing": "length:2be"}) as loader,
-        senders(loader.port, good.tobytes(), sent) as ports,
-    ):
-        arrays = numpy.records(loader, good.dtype)
-        while got[1] < len(good) or not found:
-            try:
-                got.update(next(arrays)["sender"].tolist())
-            except errors.ParseError as error:
-                found.append(error)
-        assert [(error.connection, error.offset) for error in found] == [(f"127.0.0.1:{ports[1]}", bad.nbytes)]
-        assert f"a frame has {size + 2} bytes, and a record of the dtype 22" in str(found[0])
-        all_given_back(loader)
-    assert got == {1: len(good), 2: before} if before else {1: len(good)}
-
-
-def test_of_many_connections_only_frames_with_their_length_are_arrays() -> None:
-    short, none = "it is shorter than the length alone; begin it", "do not begin with their length; give it framing="
-    for framing, said in (("length:4be", short), (None, none), ("octet-counting", none), ("nul", none)):
-        with (
-            ringmain.load("127.0.0.1:0", **{**MANY, "framing": framing}) as loader,
-            pytest.raises(errors.UsageError, match=said),
-        ):
-            numpy.records(loader, "<u2")
 
 
 @pytest.mark.parametrize("which", ["csv", "ipc", "framing"])
