@@ -179,6 +179,27 @@ def test_of_a_client_that_is_lost_the_whole_records_stay_and_the_end_says_how_it
     relay.says("dropped 3 bytes of a last record that has no end")
 
 
+def test_totals_tell_what_of_all_clients_is_stored(bench: peers.Bench, broker: Broker) -> None:
+    stats = bench.folder / "stats"
+    relay, port = relaying(bench, broker, "--max-connections", 2, "--stats-file", stats, "--stats-interval", "50ms")
+
+    def last(connections: int, size: int) -> bool:
+        rows = [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+        row = next((row for row in reversed(rows) if row.get("event") == "totals"), None)
+        if row is None:
+            return False
+        return bool((row["connections"], row["source"]["bytes"]) == (connections, size)) and "destination" not in row
+
+    with peers.connect(port) as one, peers.connect(port) as other:
+        one.sendall(b"one\ntwo\nthr")
+        other.sendall(b"a\n")
+        peers.eventually(lambda: last(2, 10), "a row of two")
+    peers.eventually(lambda: last(0, 14), "a row of those who have left")
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 143
+    assert last(0, 14)
+
+
 def test_tls_without_a_goodbye_is_told_from_a_proper_end(
     bench: peers.Bench, broker: Broker, certificates: Certificates
 ) -> None:

@@ -90,7 +90,7 @@ class Processes:
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
         signals, renewal = _Signals(self._leave), Renewal([self], [self._reopen])
-        return self._session.run(self._work, self._stop, self._look, progress_line, signals=signals, renewal=renewal)
+        return self._session.run(self._work, self._stop, self._look, self._line, signals=signals, renewal=renewal)
 
     def reload_certificates(self) -> None:
         """Let all read them again, unless something is wrong with them: whoever starts later does so anyway."""
@@ -264,6 +264,10 @@ class Processes:
         bytes_in = sum(it[0] for it in moved) + self._gone[0]
         bytes_out = sum(it[1] for it in moved) + self._gone[1]
         return bytes_in, bytes_out, max((it[2] for it in moved), default=0.0)
+
+    def _line(self, *figures: Any) -> str:
+        connected = sum(len(it.guests) for it in self._workers.values())
+        return f"{connected} connected  {progress_line(*figures)}"
 
 
 def _check(what: str, template: Template, output: str, session: Session, count: int, options: dict[str, Any]) -> None:

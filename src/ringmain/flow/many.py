@@ -42,7 +42,9 @@ class Many:
         assert flow.cutter is not None
         self.crowd = crowd
         self._flow = flow
-        self._merger = Merger(crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips)
+        self._merger = Merger(
+            crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips, flow.linger
+        )
         self._admitting: asyncio.Task[None] | None = None
         self._apart: bool | None = None  # which of the two; None until that is settled
         self._closed = False
