@@ -1,6 +1,7 @@
 """`ringmain load nats://...`, and what it says of a server that it cannot use: one line, and an exit code."""
 
 import base64
+import contextlib
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ import peers
 import pytest
 import streams
 from conftest import Certificates
+from managers import Manager
 
 NAMED = ["load", "--consumer", "c"]
 
@@ -266,3 +268,34 @@ def test_an_option_of_tls_is_not_ignored_where_the_server_has_none(
     code, line = refused(bench, *NAMED, *option, broker.url("EVENTS", "token@"))
     assert code == 35
     assert "TLS" in line
+
+
+@pytest.mark.parametrize("verb", ["load", "save", "relay"])
+def test_who_has_lost_the_server_tells_the_service_manager(
+    broker: brokers.Broker, bench: peers.Bench, tmp_path: Path, verb: str
+) -> None:
+    manager = Manager(f"{tmp_path}/notify")
+    with contextlib.closing(manager.sock):
+        ends = [broker.url("EVENTS" if verb == "load" else "events.a")]
+        if verb == "relay":
+            ends.insert(0, "tcp://127.0.0.1:0")
+        options = ["--consumer", "c"] if verb == "load" else []
+        bench.ringmain(verb, *options, *ends, stdin=-1, env=manager.environment)
+        usual = "STATUS=0 connected, 0 B" if verb == "relay" else "STATUS=connected, 0 B"
+        manager.hears(usual)
+        broker.kill()
+        manager.hears(f"STATUS={'0 connected, ' * (verb == 'relay')}waiting for nats://{broker.address}, ")
+        broker.start()
+        manager.hears(usual)
+
+
+def test_the_last_totals_of_a_log_count_each_byte_once(
+    broker: brokers.Broker, bench: peers.Bench, tmp_path: Path
+) -> None:
+    broker.publish("events.a", b"12345\n", b"123\n")
+    stats = tmp_path / "stats"
+    options = ["--until-sequence", 2, "--stats-file", stats, "--stats-interval", "1h"]
+    program = bench.ringmain(*NAMED, *options, broker.url("EVENTS"))
+    assert program.wait() == 0, program.stderr
+    row, totals = map(json.loads, stats.read_text().splitlines())
+    assert (totals["event"], totals["bytes"], totals["reads"]) == ("totals", 10, row["reads"])

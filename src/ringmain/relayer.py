@@ -19,7 +19,7 @@ from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.net.relay_ends import End, Ends
-from ringmain.outcome import RelayOutcome
+from ringmain.outcome import RelayOutcome, total
 from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, settings_for
 from ringmain.waiting import let_go, unless
 
@@ -187,19 +187,20 @@ class Relayer(Blocking):
         return self.source.refused + self.destination.refused
 
     @property
+    def served(self) -> int:
+        """How many clients are served right now, each with a connection to the other side."""
+        return len(self._passages)
+
+    @property
     def counters(self) -> list[Counters]:
         """The counters of the present connection: there, and, unless it is one-way, back. Empty between two.
 
-        With `max_connections` the bytes of all present ones together.
+        With `max_connections` those of all present ones together.
         """
         if not self._many:
             return [direction.counters for passage in self._passages for direction in passage.directions]
-        totals = [Counters() for _ in range(2 - self._one_way)] if self._passages else []
-        for passage in self._passages:
-            for total, direction in zip(totals, passage.directions, strict=True):
-                total.bytes_in += direction.counters.bytes_in
-                total.bytes_out += direction.counters.bytes_out
-        return totals
+        ways = zip(*(passage.directions for passage in self._passages), strict=True)
+        return [total(direction.counters for direction in way) for way in ways]
 
     @property
     def taken(self) -> list[int]:

@@ -18,7 +18,10 @@ _SHARED = (
     *TLS_OPTIONS,
     *("tls", "connect_timeout", "idle_timeout", "retry", "keepalive"),
 )
-_OF_THE_RUN = ("endpoint", "output", "append", "stats_file", "stats_interval", "quiet", "verbose", "progress")
+_OF_THE_RUN = (
+    *("endpoint", "output", "append", "stats_file", "stats_interval", "metrics"),
+    *("quiet", "verbose", "progress"),
+)
 
 _OPTIONS = [
     click.option(

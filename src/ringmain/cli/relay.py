@@ -94,11 +94,12 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import relay_figures
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import Present, relay_figures
     from ringmain.endpoint import Endpoint
-    from ringmain.outcome import RelayOutcome
+    from ringmain.outcome import RelayOutcome, Unserved, total
     from ringmain.progress import relay_line
 
     session = Session(options)
@@ -118,7 +119,8 @@ def run_relay(
     session.check_reloading(*(end.settings for end in ends if end.tls))
 
     def on_end(outcome: RelayOutcome) -> None:
-        session.record(relay_figures(outcome, relayer.refused), outcome.source.size, outcome.destination.size)
+        row = relay_figures(outcome, relayer.refused)
+        session.record(row, outcome.source.size, outcome.destination.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]
@@ -130,4 +132,11 @@ def run_relay(
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)
 
-    return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends))
+    def present() -> Present:
+        unserved = relayer.source.unserved + relayer.destination.unserved
+        failures = sum(end.connect_failures for end in ends)
+        not_after = {"source": relayer.source.not_after, "destination": relayer.destination.not_after}
+        size, counters = sum(relayer.taken), total(relayer.counters)
+        return Present(relayer.served, Unserved(unserved), size, counters, "", 0, failures, not_after)
+
+    return session.run(work, relayer.stop, look, relay_line, present, renewal=Renewal(ends))

@@ -5,19 +5,20 @@ import logging
 import os
 import stat
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from ringmain._ring import Counters
 from ringmain.errors import OutputError, reason
-
-if TYPE_CHECKING:
-    from ringmain._ring import Counters
-    from ringmain.outcome import Outcome, RelayOutcome
+from ringmain.outcome import Outcome, RelayOutcome, Unserved, Verdict, total
 
 log = logging.getLogger("ringmain")
 
 
-def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> dict[str, Any]:
+def figures(outcome: Outcome, refused: int, exec_exit: int | None = None) -> dict[str, Any]:
     """Return what a stats file tells of a connection; `refused` clients were turned away so far.
 
     `exec_exit` is the exit code of the command that it was given to, if there was one.
@@ -26,7 +27,7 @@ def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> d
     return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict}
 
 
-def _figures(outcome: "Outcome") -> dict[str, Any]:
+def _figures(outcome: Outcome) -> dict[str, Any]:
     counters = outcome.counters
     return {
         **_who(outcome),
@@ -41,7 +42,7 @@ def _figures(outcome: "Outcome") -> dict[str, Any]:
     }
 
 
-def _who(outcome: "Outcome") -> dict[str, Any]:
+def _who(outcome: Outcome) -> dict[str, Any]:
     """Return who the peer is: what a certificate it has shown says, its process and user by a UNIX socket."""
     who = {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
     for more in (outcome.certificate, outcome.credentials):
@@ -49,7 +50,7 @@ def _who(outcome: "Outcome") -> dict[str, Any]:
     return who
 
 
-def _left_out(counters: "Counters") -> dict[str, int]:
+def _left_out(counters: Counters) -> dict[str, int]:
     """Return what was thrown away, where that is anything."""
     figures = {
         "skipped_records": counters.skipped_records,
@@ -59,7 +60,7 @@ def _left_out(counters: "Counters") -> dict[str, int]:
     return {name: figure for name, figure in figures.items() if figure}
 
 
-def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:
+def relay_figures(outcome: RelayOutcome, refused: int) -> dict[str, Any]:
     """Return what it tells of a client's way through a relay."""
     return {
         "source": {**_side(outcome.source), **({"proxy": outcome.source.proxy} if outcome.source.proxy else {})},
@@ -70,7 +71,7 @@ def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:
     }
 
 
-def _side(outcome: "Outcome") -> dict[str, Any]:
+def _side(outcome: Outcome) -> dict[str, Any]:
     """Return the figures of one side of a relay: what it sent that reached the other, if it sends at all."""
     if outcome.state is None:
         return _who(outcome)
@@ -78,41 +79,50 @@ def _side(outcome: "Outcome") -> dict[str, Any]:
 
 
 class Present(NamedTuple):
-    """What a verb has at the moment: connections, their bytes and counters; how many it refused so far, and probes."""
+    """What a verb has at the moment: connections, their bytes and counters; clients that it did not serve so far.
+
+    `waiting` are words for what it waits for, where it is a peer to connect to; `not_after` is when the certificate of
+    each end expires, in seconds of Unix time, if there is one.
+    """
 
     connections: int
-    refused: int
-    probes: int
+    unserved: Unserved
     size: int
-    counters: "Counters | None"
+    counters: Counters | None
+    waiting: str = ""
+    reconnects: int = 0
+    connect_failures: int = 0
+    not_after: Mapping[str, int | None] = MappingProxyType({})
 
 
 class Totals:
-    """The figures of all connections of a run: of those that have ended (`ended`) and those that are there."""
+    """The figures of all connections of a run: of those that have ended (`ended`) and those that are there.
+
+    `verdicts` counts those that have ended.
+    """
 
     def __init__(self) -> None:
+        self.verdicts: Counter[Verdict] = Counter()
         self._started = time.monotonic()
         self._count = self._size = self._peak = self._refused = self._probes = 0
-        self._ended: Counters | None = None
+        self._ended = Counters()
 
-    def ended(self, outcome: "Outcome", others: int, refused: int) -> None:
+    def ended(self, outcome: Outcome | RelayOutcome, others: int, refused: int) -> None:
         """Count one that has just ended: there never were more at once than before some end, or than there are now."""
-        from ringmain.outcome import total
-
+        sides = (outcome,) if isinstance(outcome, Outcome) else (outcome.source, outcome.destination)
         self._count += 1
-        self._size += outcome.size
-        self._ended = total(it for it in (self._ended, outcome.counters) if it is not None)
+        self.verdicts[outcome.verdict] += 1
+        self._size += sum(side.size for side in sides)
+        self._ended = total([self._ended, *(side.counters for side in sides)])
         self._see(others + 1, refused)
 
     def see(self, present: Present) -> None:
         """Take note of what a verb forgets when it closes."""
-        self._see(present.connections, present.refused)
-        self._probes = max(self._probes, present.probes)
+        self._see(present.connections, present.unserved.refused)
+        self._probes = max(self._probes, present.unserved.probes)
 
     def row(self, present: Present) -> dict[str, Any]:
         """Return what the stats file tells of all: `event` is what no other row has."""
-        from ringmain.outcome import total
-
         self.see(present)
         counters = total(it for it in (self._ended, present.counters) if it is not None)
         return {

@@ -10,6 +10,7 @@ from ringmain.errors import RingmainError, UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
 
 if TYPE_CHECKING:
+    from ringmain.engines.nats_publish import Publisher
     from ringmain.engines.nats_records import Cutting
 
 # What one client takes: its socket, and what watches it.
@@ -111,9 +112,10 @@ def run_relay_to_log(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` into a log; return the exit code."""
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import relay_figures
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import Present, relay_figures
     from ringmain.endpoint import Endpoint
     from ringmain.engines.nats_relay import relay_to_log
     from ringmain.outcome import RelayOutcome
@@ -142,8 +144,8 @@ def run_relay_to_log(
     session.check_reloading(*([relayer.source.settings] if relayer.source.tls else []))
 
     def on_end(outcome: RelayOutcome) -> None:
-        size = outcome.source.size
-        session.record(relay_figures(outcome, relayer.refused), outcome.source.counters.bytes_in, size)
+        row, source = relay_figures(outcome, relayer.refused), outcome.source
+        session.record(row, source.counters.bytes_in, source.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         received, stored = relayer.moved
@@ -155,7 +157,15 @@ def run_relay_to_log(
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
 
-    return session.run(work, relayer.stop, look, progress_line, renewal=Renewal([relayer.source]))
+    def present() -> Present:
+        end, counters = relayer.source, relayer.counters
+        failures = end.connect_failures + relayer.publisher.connect_failures
+        state = _waiting_for(relayer.publisher), relayer.publisher.reconnects, failures
+        return Present(
+            relayer.served, end.unserved, counters.bytes_in, counters, *state, not_after={"source": end.not_after}
+        )
+
+    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source]))
 
 
 def run_save_to_log(
@@ -164,9 +174,10 @@ def run_save_to_log(
     """Run `ringmain save` into a log; return the exit code. `option` is what `input_` was given as."""
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
-    from ringmain.cli.stats import figures
+    from ringmain.cli.stats import Present, figures
     from ringmain.engines.nats_save import save_to_log
     from ringmain.flow.descriptor import open_input
+    from ringmain.outcome import Unserved
     from ringmain.progress import progress_line
 
     session = Session(options)
@@ -204,4 +215,14 @@ def run_save_to_log(
         source.stop()
         return True
 
-    return session.run(work, stop, look, progress_line, renewal=Renewal([]))
+    def present() -> Present:
+        publisher, served = saver.publisher, saver.served
+        size, counters = (saver.stored, saver.counters) if served else (0, None)
+        state = _waiting_for(publisher), publisher.reconnects, publisher.connect_failures
+        return Present(served, Unserved(), size, counters, *state)
+
+    return session.run(work, stop, look, progress_line, present, renewal=Renewal([]))
+
+
+def _waiting_for(publisher: "Publisher") -> str:
+    return f"waiting for {publisher.endpoint.cluster}" if publisher.is_lost else ""

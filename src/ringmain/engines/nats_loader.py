@@ -251,6 +251,16 @@ class LogLoader(Iterated, Blocking):
         return int(self._puller is not None)
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the connection is broken, and another one is tried."""
+        return self._server.is_lost
+
+    @property
+    def reconnects(self) -> int:
+        """How often another connection was made after a loss."""
+        return self._server.reconnects
+
+    @property
     def fullness(self) -> float:
         """The part of `ring_size` that is filled with messages which nobody has taken, from 0 to 1."""
         return self._puller.fullness if self._puller is not None else 0.0

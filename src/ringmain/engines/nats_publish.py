@@ -110,6 +110,7 @@ class Publisher:
         self._session: _Session | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = _PATIENCE
+        self.reconnects = self.connect_failures = 0  # after a loss
         self._out_since: float | None = None  # when an outage began, of which was warned
 
     async def __aenter__(self) -> "Publisher":
@@ -136,6 +137,11 @@ class Publisher:
         for message in self._held:
             message.release()
         self._held.clear()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection to a server."""
+        return self._server is None
 
     @property
     def fullness(self) -> float:
@@ -207,10 +213,12 @@ class Publisher:
             try:
                 await server.open()
             except (ResolveError, ConnectError, TimedOutError) as error:
+                self.connect_failures += 1
                 log.info("%s", error)
                 await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
                 attempt += 1
             else:
+                self.reconnects += 1
                 return server
 
     def _tell_of_the_forgotten(self) -> None:

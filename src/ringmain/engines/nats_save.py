@@ -43,41 +43,46 @@ class LogSaver:
 
     def __init__(self, publisher: Publisher, cutting: Cutting) -> None:
         self.counters = Counters()
-        self._publisher = publisher
+        self.publisher = publisher
         self._cutting = cutting
         self._verdict = Verdict.STOPPED
 
     async def __aenter__(self) -> Self:
-        await self._publisher.__aenter__()
+        await self.publisher.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._publisher.__aexit__()
+        await self.publisher.__aexit__()
+
+    @property
+    def served(self) -> int:
+        """1 while something is being sent, else 0."""
+        return int(self.counters.started > 0 and self.counters.ended == 0)
 
     @property
     def stored(self) -> int:
         """How many bytes the stream has acknowledged."""
-        return self._publisher.stored
+        return self.publisher.stored
 
     @property
     def fullness(self) -> float:
         """The part of what may be unacknowledged that is, from 0 to 1."""
-        return self._publisher.fullness
+        return self.publisher.fullness
 
     def outcome(self, error: RingmainError | None) -> Outcome:
         """Return what became of it; `error` is what `send` has raised."""
-        return Outcome(str(self._publisher.endpoint), None, None, self.counters, self.stored, self._verdict, error)
+        return Outcome(str(self.publisher.endpoint), None, None, self.counters, self.stored, self._verdict, error)
 
     async def send(self, source: Input) -> None:
         """Send all of an input; return once all of it is stored. `source.stop` ends it after what was read."""
-        flow = self._cutting.flow(self._publisher.stream.max_message)
-        records = Records(self._publisher, flow, f"{uuid.uuid4().hex}.1", source.name)
+        flow = self._cutting.flow(self.publisher.stream.max_message)
+        records = Records(self.publisher, flow, f"{uuid.uuid4().hex}.1", source.name)
 
         def failed() -> None:
             source.wake()
             records.wake()
 
-        self._publisher.failed = failed
+        self.publisher.failed = failed
         self.counters.started = time.monotonic()
         failure: RingmainError | None = None
         try:

@@ -84,8 +84,9 @@ class NatsServer:
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
-    breaks, and when it is back. Unless it `reconnects` it never is: what nats-py still had to send is not sent by
-    another connection. `on_refusal` hears what a stream answers to a message that it does not take.
+    breaks, and when it is back, which `reconnects` counts. Unless it `reconnects` it never is: what nats-py still had
+    to send is not sent by another connection. `on_refusal` hears what a stream answers to a message that it does not
+    take.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class NatsServer:
         self.on_over: Callable[[], object] = lambda: None
         self.on_refusal: Callable[[Exception], object] = lambda _: None
         self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
+        self.reconnects = 0
         self._settings = settings
         self._credentials = credentials
         self._reconnects = reconnects
@@ -144,6 +146,11 @@ class NatsServer:
         else:
             self._open = False
             self.client.abort()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is broken, and another one is tried."""
+        return self._lost_at > 0
 
     @property
     def failure(self) -> RingmainError | None:
@@ -256,6 +263,7 @@ class NatsServer:
         if self._lost_at:
             log.warning("%s: connected again after %.1f s", self.endpoint, time.monotonic() - self._lost_at)
             self._lost_at = 0.0
+            self.reconnects += 1
         self.on_back()
 
     async def _on_closed(self) -> None:
