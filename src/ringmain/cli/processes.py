@@ -28,6 +28,7 @@ from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
+from ringmain.net.own_certificate import piped_passwords
 from ringmain.net.readiness import finish
 from ringmain.net.renewable import Renewable
 from ringmain.outcome import Unserved
@@ -197,7 +198,7 @@ class Processes:
                 while not self._stopping:
                     memory.seek(Mark.SIZE)
                     memory.truncate()
-                    memory.write(json.dumps({**self._task, "output": self._names[number]}).encode())
+                    memory.write(json.dumps(self._task_of(number)).encode())
                     memory.flush()
                     started = time.monotonic()
                     await self._run_one(number, memory.fileno())
@@ -205,6 +206,11 @@ class Processes:
                         await self._pause(left)
         except Exception as error:  # of a process; or there is no memory, no descriptor
             self._fail(error)
+
+    def _task_of(self, number: int) -> dict[str, Any]:
+        """Return what a process is to do; passwords only it and we can see, since it is in memory that has no name."""
+        passwords = {path: line.decode("latin-1") for path, line in piped_passwords.items()}
+        return {**self._task, "output": self._names[number], "passwords": passwords}
 
     def _fail(self, error: Exception) -> None:
         """End the run with an error, unless there is one already."""

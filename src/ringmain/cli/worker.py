@@ -32,6 +32,7 @@ from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
+from ringmain.net.own_certificate import piped_passwords
 from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
@@ -128,6 +129,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     task = json.loads(os.pread(0, os.fstat(0).st_size, Mark.SIZE))
     task["delimiter"] = task["delimiter"].encode("latin-1")
+    piped_passwords.update({path: line.encode("latin-1") for path, line in task.pop("passwords").items()})
     tells_figures = task.pop("tells_figures")
     session = _Session(task)
     session.tells_figures = tells_figures
