@@ -266,7 +266,8 @@ def _run(
         if isinstance(loader, ringmain.Loader):
             return Present(loader.served, loader.unserved, size, counters, not_after={"source": loader.not_after})
         waiting = f"waiting for {loader.endpoint.cluster}" if loader.is_lost else ""
-        return Present(loader.served, Unserved(), size, counters, waiting, loader.reconnects)
+        not_after = {"source": loader.papers.not_after}
+        return Present(loader.served, Unserved(), size, counters, waiting, loader.reconnects, not_after=not_after)
 
     loader.on_end = on_end
     return session.run(work, loader.stop, look, progress_line, present, signals, renewal)

@@ -226,11 +226,11 @@ class Session:
         """Show progress until cancelled."""
         await show_progress(look, line)
 
-    def check_reloading(self, *ends: TlsSettings) -> None:
+    def check_reloading(self, *ends: TlsSettings, credentials: str | None = None) -> None:
         """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
         names = ("certfile", "keyfile", "key_password_file", "cafile", "client_ca", "crl")
         files = any(getattr(end, name) is not None for end in ends for name in names)
-        if self._reload_interval is not None and not files:
+        if self._reload_interval is not None and not files and credentials is None:
             raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 
     def remove_port_file(self) -> None:

@@ -85,7 +85,7 @@ def take_log_options(destination: str, options: dict[str, Any], *, shared: str |
 def _refuse(options: dict[str, Any], *names: str) -> None:
     """Take options that make no sense here out of all; raise UsageError for one that is given."""
     for name in names:
-        if options.pop(name):
+        if options.pop(name, False):  # a relay from a file has no reconnect
             raise UsageError(f"{name}=True", "it is no matter of a log", "leave it out")
 
 
@@ -141,7 +141,9 @@ def run_relay_to_log(
         **options,
     )
 
-    session.check_reloading(*([relayer.source.settings] if relayer.source.tls else []))
+    papers = relayer.publisher.papers
+    ours_tls = [relayer.source.settings] if relayer.source.tls else []
+    session.check_reloading(*ours_tls, papers.settings, credentials=papers.path)
 
     def on_end(outcome: RelayOutcome) -> None:
         row, source = relay_figures(outcome, relayer.refused), outcome.source
@@ -161,11 +163,10 @@ def run_relay_to_log(
         end, counters = relayer.source, relayer.counters
         failures = end.connect_failures + relayer.publisher.connect_failures
         state = _waiting_for(relayer.publisher), relayer.publisher.reconnects, failures
-        return Present(
-            relayer.served, end.unserved, counters.bytes_in, counters, *state, not_after={"source": end.not_after}
-        )
+        not_after = {"source": end.not_after, "destination": papers.not_after}
+        return Present(relayer.served, end.unserved, counters.bytes_in, counters, *state, not_after)
 
-    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source]))
+    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source, papers]))
 
 
 def run_save_to_log(
@@ -188,8 +189,9 @@ def run_save_to_log(
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
-    session.check_reloading()
     saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
+    papers = saver.publisher.papers
+    session.check_reloading(papers.settings, credentials=papers.path)
     source = open_input(input_, option)
 
     def look() -> tuple[int, int, float]:
@@ -219,9 +221,9 @@ def run_save_to_log(
         publisher, served = saver.publisher, saver.served
         size, counters = (saver.stored, saver.counters) if served else (0, None)
         state = _waiting_for(publisher), publisher.reconnects, publisher.connect_failures
-        return Present(served, Unserved(), size, counters, *state)
+        return Present(served, Unserved(), size, counters, *state, {"destination": papers.not_after})
 
-    return session.run(work, stop, look, progress_line, present, renewal=Renewal([]))
+    return session.run(work, stop, look, progress_line, present, renewal=Renewal([papers]))
 
 
 def _waiting_for(publisher: "Publisher") -> str:

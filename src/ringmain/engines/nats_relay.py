@@ -94,7 +94,7 @@ class LogRelayer:
     ) -> None:
         self.source = source
         self.on_end: Callable[[RelayOutcome], None] | None = None
-        self.publisher = publisher
+        self._publisher = publisher
         self._cutting = cutting
         self._once = listen_once or not source.listening
         self._preface = source.read_header if accept_proxy else None
@@ -105,7 +105,7 @@ class LogRelayer:
         self._serving: Serving | None = None
 
     async def __aenter__(self) -> Self:
-        await self.publisher.__aenter__()
+        await self._publisher.__aenter__()
         try:
             if self._preface is not None:
                 from ringmain.net import proxy  # noqa: F401 - while there is a descriptor for it
@@ -113,17 +113,22 @@ class LogRelayer:
         except BaseException:
             await self.__aexit__()
             raise
-        self.publisher.failed = self._hear_of_failure
+        self._publisher.failed = self._hear_of_failure
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.source.close()
-        await self.publisher.__aexit__()
+        await self._publisher.__aexit__()
 
     @property
     def refused(self) -> int:
         """How many clients were turned away."""
         return self.source.refused
+
+    @property
+    def publisher(self) -> Publisher:
+        """What stores messages."""
+        return self._publisher
 
     @property
     def served(self) -> int:
@@ -144,7 +149,7 @@ class LogRelayer:
     @property
     def fullness(self) -> float:
         """The part of what may be unacknowledged that is, from 0 to 1."""
-        return self.publisher.fullness
+        return self._publisher.fullness
 
     def stop(self) -> bool:
         """Serve no other client, and read no more: what was read is stored, then its clients are reset.
@@ -171,8 +176,8 @@ class LogRelayer:
                 await serving.break_off()
             finally:
                 self._serving = None
-        if self.publisher.failure is not None:
-            raise self.publisher.failure
+        if self._publisher.failure is not None:
+            raise self._publisher.failure
 
     async def _serve_next(self, serving: Serving) -> None:
         try:
@@ -199,10 +204,10 @@ class LogRelayer:
     async def _serve_client(self, link: Link) -> None:
         """Put all that a client sends into the stream, and end it for what became of that."""
         reset_when_closed(link.sock)
-        flow = self._cutting.flow(self.publisher.stream.max_message)
+        flow = self._cutting.flow(self._publisher.stream.max_message)
         inflow = Inflow(link, flow, self.source.settings.idle_timeout, verb="relay")
         self._count += 1
-        records = Records(self.publisher, flow, f"{self._name}.{self._count}", link.peer)
+        records = Records(self._publisher, flow, f"{self._name}.{self._count}", link.peer)
         self._present[inflow] = records
         self.source.watch_over(link, inflow)
         error: RingmainError | None = None
@@ -242,7 +247,7 @@ class LogRelayer:
     def _tell(self, inflow: Inflow, records: Records, error: RingmainError | None) -> None:
         if self.on_end is None:
             return
-        outcome, endpoint = inflow.outcome(error), self.publisher.endpoint
+        outcome, endpoint = inflow.outcome(error), self._publisher.endpoint
         proxy = inflow.link.introduced.proxy
         source = dataclasses.replace(outcome, size=records.stored, state=State.ENDED, proxy=proxy)
         destination = Outcome(str(endpoint), None, None, Counters(), 0, outcome.verdict)

@@ -43,16 +43,21 @@ class LogSaver:
 
     def __init__(self, publisher: Publisher, cutting: Cutting) -> None:
         self.counters = Counters()
-        self.publisher = publisher
+        self._publisher = publisher
         self._cutting = cutting
         self._verdict = Verdict.STOPPED
 
     async def __aenter__(self) -> Self:
-        await self.publisher.__aenter__()
+        await self._publisher.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.publisher.__aexit__()
+        await self._publisher.__aexit__()
+
+    @property
+    def publisher(self) -> Publisher:
+        """What stores messages."""
+        return self._publisher
 
     @property
     def served(self) -> int:
@@ -62,27 +67,27 @@ class LogSaver:
     @property
     def stored(self) -> int:
         """How many bytes the stream has acknowledged."""
-        return self.publisher.stored
+        return self._publisher.stored
 
     @property
     def fullness(self) -> float:
         """The part of what may be unacknowledged that is, from 0 to 1."""
-        return self.publisher.fullness
+        return self._publisher.fullness
 
     def outcome(self, error: RingmainError | None) -> Outcome:
         """Return what became of it; `error` is what `send` has raised."""
-        return Outcome(str(self.publisher.endpoint), None, None, self.counters, self.stored, self._verdict, error)
+        return Outcome(str(self._publisher.endpoint), None, None, self.counters, self.stored, self._verdict, error)
 
     async def send(self, source: Input) -> None:
         """Send all of an input; return once all of it is stored. `source.stop` ends it after what was read."""
-        flow = self._cutting.flow(self.publisher.stream.max_message)
-        records = Records(self.publisher, flow, f"{uuid.uuid4().hex}.1", source.name)
+        flow = self._cutting.flow(self._publisher.stream.max_message)
+        records = Records(self._publisher, flow, f"{uuid.uuid4().hex}.1", source.name)
 
         def failed() -> None:
             source.wake()
             records.wake()
 
-        self.publisher.failed = failed
+        self._publisher.failed = failed
         self.counters.started = time.monotonic()
         failure: RingmainError | None = None
         try:

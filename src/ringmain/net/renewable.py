@@ -63,6 +63,10 @@ class Renewable(ssl.SSLContext):
         """Do as the present context does."""
         return self._current.wrap_socket(*arguments, **options)
 
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Do as the present context does."""
+        return self._current.wrap_bio(*arguments, **options)
+
     def _look(self) -> list[_Look]:
         return [_look_at(file) for file in self._files]
 
