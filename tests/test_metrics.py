@@ -262,7 +262,7 @@ def test_who_connects_again_counts_that(bench: peers.Bench, metrics: Metrics) ->
 
 def test_what_is_told_is_the_sum_of_the_rows(bench: peers.Bench, metrics: Metrics, tmp_path: Path) -> None:
     stats = tmp_path / "stats"
-    _, port = bench.listening("load", *metrics.options, "--max-connections", 4, "--stats-file", stats)
+    _, port = bench.listening("load", *metrics.options, "--max-connections", 40, "--stats-file", stats)
 
     def send(first: int) -> None:
         for number in range(first, first + 10):

@@ -104,7 +104,7 @@ def test_credentials_that_were_read_in_time_outlive_the_old_ones(bench: peers.Be
     metrics, path = Metrics(), tmp_path / "user.creds"
     lasting = str(operators.write_credentials(tmp_path / "lasting.creds"))
     broker.run(lambda js: js.add_stream(name="EVENTS", subjects=["events"]), user_credentials=lasting)
-    expires = time.time() + 10
+    expires = time.time() + 20
     operators.write_credentials(path, expires=expires)
     options = ["--credentials", path, *metrics.options]
     ends = ["--consumer", "c", broker.url("EVENTS")] if verb == "load" else [broker.url("events")]
@@ -129,13 +129,3 @@ def test_credentials_that_were_read_in_time_outlive_the_old_ones(bench: peers.Be
         program.process.stdin.close()
         assert program.wait() == 0, program.stderr
     assert "expired" not in program.stderr
-
-
-def test_credentials_that_expire_end_a_run_that_has_no_others(bench: peers.Bench, tmp_path: Path) -> None:
-    broker = brokers.Broker(bench, config=operators.configuration())
-    lasting = operators.write_credentials(tmp_path / "lasting.creds")
-    broker.run(lambda js: js.add_stream(name="EVENTS", subjects=["events"]), user_credentials=str(lasting))
-    path = operators.write_credentials(tmp_path / "user.creds", expires=time.time() + 5)
-    program = bench.ringmain("load", "--consumer", "c", "--credentials", path, broker.url("EVENTS"))
-    assert program.wait() == 67
-    assert "authentication expired" in program.stderr
