@@ -188,7 +188,7 @@ class Relayer(Blocking):
 
     @property
     def served(self) -> int:
-        """How many clients are served right now."""
+        """How many clients are served right now, each with a connection to the other side."""
         return len(self._passages)
 
     @property

@@ -20,7 +20,7 @@ from ringmain.net.failures import has_hole
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.listening import Listening
 from ringmain.net.redial import Redial
-from ringmain.outcome import Outcome
+from ringmain.outcome import Outcome, total
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.waiting import Turn
 
@@ -195,6 +195,16 @@ class Saver(Listening, Blocking):
         return self._redial.try_number if self._redial is not None else 0
 
     @property
+    def reconnects(self) -> int:
+        """How often another connection was made after a loss."""
+        return self._redial.reconnects if self._redial is not None else 0
+
+    @property
+    def connect_failures(self) -> int:
+        """How many tries of `reconnect` to connect have failed."""
+        return self._redial.failures if self._redial is not None else 0
+
+    @property
     def on_lost(self) -> Callable[[], object] | None:
         """What is called when the present peer, of many the last one, has gone, at whichever time."""
         return self._clients.on_lost
@@ -205,15 +215,11 @@ class Saver(Listening, Blocking):
 
     @property
     def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two; of many the bytes of all together."""
+        """The counters of the connection being served, or None between two; of many the sums of all."""
         outflows = self._clients.outflows
         if self.settings.max_connections == 1 or not outflows:
             return outflows[0].counters if outflows else None
-        total = Counters()
-        for outflow in outflows:
-            total.bytes_in += outflow.counters.bytes_in
-            total.bytes_out += outflow.counters.bytes_out
-        return total
+        return total(outflow.counters for outflow in outflows)
 
     @property
     def unacknowledged_bytes(self) -> int:

@@ -133,9 +133,10 @@ def run_load(
     import contextlib
     import os
 
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.outputs import Commands, Files, Template, reopen
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, uses_tls
+    from ringmain.cli.session import Session, uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
@@ -248,22 +249,25 @@ def _run(
     renewal: "Renewal | None" = None,
 ) -> int:
     from ringmain.cli.stats import Present, Side, figures
-    from ringmain.outcome import Outcome
+    from ringmain.outcome import Outcome, Unserved
     from ringmain.progress import progress_line
 
     def on_end(outcome: Outcome) -> None:
         row = figures(outcome, loader.refused, exits.pop(outcome.counters, None))
-        sides = {"": Side.of(outcome)}
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, sides, loader.served)
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, loader.served)
 
     def look() -> tuple[int, int, float]:
-        bytes_in, bytes_out = session.moved(loader.counters)
+        bytes_in, bytes_out = session.moved(loader.counters if loader.served else None)
         return bytes_in, bytes_out + written.bytes_out, loader.fullness
 
     def present() -> Present:
-        counters = loader.counters
-        side = Side(counters.bytes_in if counters is not None else 0, counters)
-        return Present(loader.served, loader.refused, loader.probes, {"": side})
+        counters = loader.counters if loader.served else None
+        sides = {"": Side(counters.bytes_in if counters is not None else 0, counters)}
+        if isinstance(loader, ringmain.Loader):
+            return Present(loader.served, loader.unserved, sides, not_after={"source": loader.not_after})
+        waiting = f"waiting for {loader.endpoint.cluster}" if loader.is_lost else ""
+        not_after = {"source": loader.papers.not_after}
+        return Present(loader.served, Unserved(), sides, waiting, loader.reconnects, not_after=not_after)
 
     def line(*figures: Any) -> str:
         many = isinstance(loader, ringmain.Loader) and loader.merges

@@ -18,7 +18,10 @@ _SHARED = (
     *TLS_OPTIONS,
     *("tls", "connect_timeout", "idle_timeout", "retry", "keepalive"),
 )
-_OF_THE_RUN = ("endpoint", "output", "append", "stats_file", "stats_interval", "quiet", "verbose", "progress")
+_OF_THE_RUN = (
+    *("endpoint", "output", "append", "stats_file", "stats_interval", "metrics", "reload_certificates"),
+    *("quiet", "verbose", "progress"),
+)
 
 _OPTIONS = [
     click.option(
@@ -83,9 +86,10 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
         remedy = "name one file, or start a load for each with the same --consumer"
         raise UsageError(f"--output {output}", "the messages of a connection may go to several loads", remedy)
     loader = ringmain.load(endpoint, **{name: options[name] for name in (*_OWN, *_SHARED)})
+    session.check_reloading(loader.settings, credentials=options["credentials"])
     if options["append"] and output == "-":
         raise UsageError("--append", "standard output is opened already", "give --output FILE, or redirect with >>")
     flags = os.O_APPEND if options["append"] else 0
     with contextlib.closing(open_output(template.name(), "--output", flags)) as sink:
-        renewal = Renewal([], [lambda: reopen(sink, template.name())])
+        renewal = Renewal([loader], [lambda: reopen(sink, template.name())])
         return load_into(sink, "block", loader, session, tls=loader.endpoint.tls, renewal=renewal)

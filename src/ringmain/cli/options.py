@@ -160,6 +160,11 @@ _CONNECTION = [
     ),
     _PORT_FILE,
     click.option("--stats-file", metavar="FILE", help="Append one JSON object here for each connection."),
+    click.option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Answer Prometheus there, at /metrics: needs ringmain[metrics]. Let nobody else reach it.",
+    ),
     duration(
         "--reload-certificates",
         None,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any, Protocol
 
+from ringmain.cli.metrics import Told
 from ringmain.errors import RingmainError, reason
 from ringmain.net.channel import Channel, Message
 from ringmain.net.gate import Gate
@@ -59,6 +60,7 @@ class Process:
         self.number = number
         self.guests: dict[int, tuple[Link, _Guest]] = {}
         self.moved = (0, 0, 0.0)
+        self.figures: Told = {}
         self.serves = False  # it takes clients
         self.began = self.resumes = False
         self.error: RingmainError | None = None
@@ -124,7 +126,7 @@ class Process:
         elif "row" in message:
             self._owner.record(message["row"])
         elif "moved" in message:
-            self.moved = message["moved"]
+            self.moved, self.figures = message["moved"], message.get("figures", {})
         elif "ready" in message:
             self.serves = self.began = True
             self.resumes = message["resumes"]

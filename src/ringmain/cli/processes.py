@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ringmain
+from ringmain.cli.metrics import KINDS, Told, summed, told_of_clients, told_of_files
 from ringmain.cli.other_process import Process
 from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
@@ -27,8 +28,10 @@ from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
+from ringmain.net.own_certificate import piped_passwords
 from ringmain.net.readiness import finish
 from ringmain.net.renewable import Renewable
+from ringmain.outcome import Unserved
 from ringmain.progress import progress_line
 from ringmain.waiting import let_go
 
@@ -76,11 +79,13 @@ class Processes:
         self._count = count
         self._session = session
         self._task = {"endpoint": endpoint, "path": path, "option": option, "append": append, **options}
-        self._task |= {**session.loudness, "progress": True}
+        self._task |= {**session.loudness, "progress": True, "tells_figures": session.has_metrics}
         self._names: dict[int, str] = {}
         self._task["delimiter"] = options["delimiter"].decode("latin-1")
         self._workers: dict[int, Process] = {}
         self._gone = (0, 0)  # what those have moved that have died
+        self._told: Told = {}  # what they have counted
+        self._renewal = Renewal([self], [self._reopen])
         self._numbers = itertools.count(1)
         self._all_ready: asyncio.Future[None] | None = None
         self._began = self._stopping = False
@@ -89,8 +94,15 @@ class Processes:
 
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
-        signals, renewal = _Signals(self._leave), Renewal([self], [self._reopen])
-        return self._session.run(self._work, self._stop, self._look, self._line, signals=signals, renewal=renewal)
+        return self._session.run(
+            self._work,
+            self._stop,
+            self._look,
+            self._line,
+            signals=_Signals(self._leave),
+            renewal=self._renewal,
+            figures=self._figures,
+        )
 
     def reload_certificates(self) -> None:
         """Let all read them again, unless something is wrong with them: whoever starts later does so anyway."""
@@ -112,7 +124,7 @@ class Processes:
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
-        self._session.record({**row, "refused": self.gate.refused}, 0, 0)
+        self._session.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
 
     def became_ready(self, worker: Process) -> None:
         """Let a process begin, or all, once all can."""
@@ -186,7 +198,7 @@ class Processes:
                 while not self._stopping:
                     memory.seek(Mark.SIZE)
                     memory.truncate()
-                    memory.write(json.dumps({**self._task, "output": self._names[number]}).encode())
+                    memory.write(json.dumps(self._task_of(number)).encode())
                     memory.flush()
                     started = time.monotonic()
                     await self._run_one(number, memory.fileno())
@@ -194,6 +206,11 @@ class Processes:
                         await self._pause(left)
         except Exception as error:  # of a process; or there is no memory, no descriptor
             self._fail(error)
+
+    def _task_of(self, number: int) -> dict[str, Any]:
+        """Return what a process is to do; passwords only it and we can see, since it is in memory that has no name."""
+        passwords = {path: line.decode("latin-1") for path, line in piped_passwords.items()}
+        return {**self._task, "output": self._names[number], "passwords": passwords}
 
     def _fail(self, error: Exception) -> None:
         """End the run with an error, unless there is one already."""
@@ -223,7 +240,8 @@ class Processes:
         if self._stopping:
             return
         self._gone = (self._gone[0] + worker.moved[0], self._gone[1] + worker.moved[1])
-        worker.moved = (0, 0, 0.0)
+        self._told = summed([self._told, {it: told for it, told in worker.figures.items() if KINDS[it].counts}])
+        worker.moved, worker.figures = (0, 0, 0.0), {}
         if not worker.began:
             self._failed_starts += 1
             if self._failed_starts >= self._count:
@@ -268,6 +286,14 @@ class Processes:
     def _line(self, *figures: Any) -> str:
         connected = sum(len(it.guests) for it in self._workers.values())
         return f"{connected} connected  {progress_line(*figures)}"
+
+    def _figures(self) -> Told:
+        """Return what all have counted together, as far as they have told it by now."""
+        refused = told_of_clients(self.gate.unserved if self._began else Unserved())
+        told = summed([self._told, refused, *(it.figures for it in self._workers.values())])
+        not_after = self._context.not_after if self._context is not None else None
+        files = told_of_files(self._renewal, {"source": not_after})
+        return {**told, **files, "buffer_fullness_ratio": self._look()[2]}
 
 
 def _check(what: str, template: Template, output: str, session: Session, count: int, options: dict[str, Any]) -> None:

@@ -95,11 +95,12 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import Present, Side, relay_figures, relay_sides
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import Present, Side, relay_figures
     from ringmain.endpoint import Endpoint
-    from ringmain.outcome import RelayOutcome
+    from ringmain.outcome import RelayOutcome, Unserved
     from ringmain.progress import relay_line
 
     session = Session(options)
@@ -119,8 +120,8 @@ def run_relay(
     session.check_reloading(*(end.settings for end in ends if end.tls))
 
     def on_end(outcome: RelayOutcome) -> None:
-        row, sizes = relay_figures(outcome, relayer.refused), (outcome.source.size, outcome.destination.size)
-        session.record(row, *sizes, relay_sides(outcome), relayer.served)
+        row = relay_figures(outcome, relayer.refused)
+        session.record(row, outcome.source.size, outcome.destination.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]
@@ -130,7 +131,10 @@ def run_relay(
         names = ["source", "destination"][: 2 - options["one_way"]]
         ways = [*map(Side, relayer.taken, relayer.counters)] or [Side(0, None)] * len(names)
         sides = dict(zip(names, ways, strict=True))
-        return Present(relayer.served, relayer.refused, sum(end.probes for end in ends), sides)
+        unserved = Unserved(relayer.source.unserved + relayer.destination.unserved)
+        failures = sum(end.connect_failures for end in ends)
+        not_after = {"source": relayer.source.not_after, "destination": relayer.destination.not_after}
+        return Present(relayer.served, unserved, sides, "", 0, failures, not_after)
 
     def line(*figures: Any) -> str:
         many = relayer.source.settings.max_connections > 1

@@ -90,8 +90,9 @@ def run_save(
 ) -> int:
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
     from ringmain._ring import Counters
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, uses_tls
+    from ringmain.cli.session import Session, uses_tls
     from ringmain.cli.stats import Present, Side, figures
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
@@ -111,7 +112,7 @@ def run_save(
 
     def on_end(outcome: Outcome) -> None:
         row, counters = figures(outcome, saver.refused), outcome.counters
-        session.record(row, counters.bytes_in, counters.bytes_out, {"": Side.of(outcome)}, saver.connections)
+        session.record(row, counters.bytes_in, counters.bytes_out, outcome, saver.connections)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)
@@ -133,11 +134,14 @@ def run_save(
     def present() -> Present:
         counters = saver.counters
         size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
-        return Present(saver.connections, saver.refused, saver.probes, {"": Side(size, counters)})
+        waiting = waiting_line(saver.endpoint.address, saver.try_number) if saver.try_number else ""
+        tries = saver.reconnects, saver.connect_failures
+        sides, not_after = {"": Side(size, counters)}, {"destination": saver.not_after}
+        return Present(saver.connections, saver.unserved, sides, waiting, *tries, not_after)
 
     def line(*figures: Any) -> str:
-        if saver.try_number:
-            return waiting_line(saver.endpoint.address, saver.try_number)
+        if waiting := present().waiting:
+            return waiting
         clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""
         return clients + progress_line(*figures)
 

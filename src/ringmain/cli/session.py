@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import functools
 import logging
 import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
@@ -19,24 +18,35 @@ from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, Sides, StatsFile, Totals
+from ringmain.cli.stats import Present, StatsFile, Totals
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
+from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
 
+if TYPE_CHECKING:
+    from ringmain.cli.metrics import Told
+    from ringmain.cli.metrics_server import MetricsServer
+
 log = logging.getLogger("ringmain")
 
-# What a listener has open besides its connections, and some to spare.
-_OTHER_DESCRIPTORS = 64
 # How long a service manager that is busy is waited for, which else would never hear that we are ready.
 _PATIENCE = 1.0
 # So many clients are named to a service manager; of more there is only the number.
 _MOST_NAMES = 3
-_REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "reload_certificates", "quiet", "verbose", "progress")
+_REPORT_OPTIONS = (
+    *("port_file", "stats_file", "stats_interval", "metrics", "reload_certificates"),
+    *("quiet", "verbose", "progress"),
+)
 # The options that wait for TLS in vain where there is none: not those that are never unset, nor the one that brings it.
 _TLS_OPTIONS = [it.name for it in dataclasses.fields(TlsSettings) if not it.default and it.name != "tls_auto"]
+
+
+def _nothing() -> tuple[int, int, float]:
+    """Show nothing."""
+    return 0, 0, 0.0
 
 
 class Listener(Protocol):
@@ -67,11 +77,19 @@ class Session:
         if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._reload_interval: float | None = report["reload_certificates"]
+        self._metrics: MetricsServer | None = None
+        if (address := report["metrics"]) is not None:
+            from ringmain.cli import metrics_server
+
+            self._metrics = metrics_server.MetricsServer(address)
         self._totals = Totals()
         self._manager = ServiceManager()
         self._begun = False
         self._listening: list[Listener] = []
         self._present: Callable[[], Present] | None = None
+        self._renewal: Renewal | None = None
+        self._look: Look = _nothing
+        self._words = ("in", "out")  # for what a look shows
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
@@ -79,6 +97,11 @@ class Session:
         self.bytes_in = 0
         self.bytes_out = 0
         _set_up_log(report["quiet"], report["verbose"])
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether somebody may ask for metrics."""
+        return self._metrics is not None
 
     def moved(self, counters: Counters | None) -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
@@ -90,29 +113,30 @@ class Session:
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool] = lambda: False,
-        look: Look = lambda: (0, 0, 0.0),
+        look: Look = _nothing,
         line: Line | None = None,
         present: Callable[[], Present] | None = None,
         signals: Signals | None = None,
         renewal: Renewal | None = None,
         words: tuple[str, str] = ("in", "out"),
+        figures: "Callable[[], Told] | None" = None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
-        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. `words` say for a service manager what
-        both numbers of bytes are.
+        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. `words` say what both numbers of bytes
+        are, `figures` are those of --metrics, where they are not made of the others.
         """
-        self._present = present
+        self._look, self._present, self._renewal, self._words = look, present, renewal, words
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:
             signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: _teller(Figures(look, line))}
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals, present, renewal, words))
+            runner.run(self._measured(self._supervise(work, stop, line, signals), figures or self.figures))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -125,17 +149,36 @@ class Session:
             runner.close()
         return 128 + signals.number if signals.number else 0
 
+    def figures(self) -> "Told":
+        """Return what --metrics tells of this process."""
+        from ringmain.cli.metrics import figures
+
+        assert self._present is not None, "each verb with --metrics has it"
+        *sizes, fullness = self._look()
+        moved = dict(zip(self._words, sizes, strict=True))
+        return figures(self._totals, self._present(), moved, fullness, self._renewal)
+
+    async def _measured(self, run: Coroutine[Any, Any, None], figures: "Callable[[], Told]") -> None:
+        """Await a run, and tell its metrics meanwhile if that is wanted."""
+        if self._metrics is None:
+            return await run
+        try:
+            addresses = await self._metrics.open(figures)
+            if self._announce or self._metrics.endpoint.port == "0":
+                _say(*(f"metrics at {as_url(address, tls=False)}" for address in addresses))
+            await run
+        finally:
+            run.close()
+            await self._metrics.close()
+
     async def _supervise(
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool],
-        look: Look,
         line: Line | None,
         signals: Signals,
-        present: Callable[[], Present] | None,
-        renewal: Renewal | None,
-        words: tuple[str, str],
     ) -> None:
+        look, present, renewal = self._look, self._present, self._renewal
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
         if self.shows_progress and line is not None:
@@ -143,8 +186,7 @@ class Session:
         if self.interval is not None and present is not None:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
         if self._manager.is_there:
-            status = functools.partial(self._status, look, words)
-            signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
+            signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(self._status)))
         if self._reload_interval is not None and renewal is not None:
             signals.helpers.append(asyncio.ensure_future(renewal.watch(self._reload_interval)))
         try:
@@ -163,15 +205,16 @@ class Session:
         self._manager.tell("STOPPING=1")
         return stop()
 
-    def _status(self, look: Look, words: tuple[str, str]) -> str:
+    def _status(self) -> str:
         """Return a line for the service manager: who is connected, and what was moved."""
         if not self._begun:
             return "beginning"
         peers = [peer for listener in self._listening for peer in listener.peers]
-        who = f"{len(peers)} connected" if self._listening else "connected"
+        waiting = self._present().waiting if self._present is not None else ""
         names = f" ({', '.join(peers)})" if 0 < len(peers) <= _MOST_NAMES else ""
-        moved = [f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True)]
-        return f"{who}{names}, {', '.join(moved)}"
+        who = [f"{len(peers)} connected{names}"] if self._listening else [] if waiting else ["connected"]
+        moved = [f"{size_words(size)} {word}" for size, word in zip(self._look()[:2], self._words, strict=True)]
+        return ", ".join([*who, *filter(None, [waiting]), *moved])
 
     def _renew(self, renewal: Renewal) -> None:
         if self._stats_file is not None:
@@ -182,11 +225,11 @@ class Session:
         """Show progress until cancelled."""
         await show_progress(look, line)
 
-    def check_reloading(self, *ends: TlsSettings) -> None:
+    def check_reloading(self, *ends: TlsSettings, credentials: str | None = None) -> None:
         """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
         names = ("certfile", "keyfile", "key_password_file", "cafile", "client_ca", "crl")
         files = any(getattr(end, name) is not None for end in ends for name in names)
-        if self._reload_interval is not None and not files:
+        if self._reload_interval is not None and not files and credentials is None:
             raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 
     def remove_port_file(self) -> None:
@@ -205,9 +248,7 @@ class Session:
         self._listening = [end[0] for end in listening]
         for listener, endpoint, tls in listening:
             if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
-                with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-                    for address in listener.addresses:
-                        print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)
+                _say(*(f"listening on {as_url(address, tls=tls)}" for address in listener.addresses))
         if self._port_file is not None and listening:
             with_ports = [it[0] for it in listening if not it[0].addresses[0].startswith("unix:")]
             if not with_ports:
@@ -222,7 +263,12 @@ class Session:
                 self._totals.see(self._present())
 
     def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, sides: Sides | None = None, others: int = 0
+        self,
+        row: dict[str, Any],
+        bytes_in: int,
+        bytes_out: int,
+        outcome: Outcome | RelayOutcome | None = None,
+        others: int = 0,
     ) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all.
 
@@ -230,8 +276,8 @@ class Session:
         """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
-        if sides is not None:
-            self._totals.ended(sides, others, row["refused"])
+        if outcome is not None:
+            self._totals.ended(outcome, others, row["refused"])
         self._append(row)
 
     def _append(self, row: dict[str, Any]) -> None:
@@ -246,6 +292,12 @@ class Session:
             await asyncio.sleep(due - time.monotonic())
             if self._begun:
                 self._append(self._totals.row(present()))
+
+
+def _say(*lines: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
 
 
 def _teller(figures: Figures) -> Callable[[], None]:
@@ -289,20 +341,3 @@ def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
     check_plain(options, prefix, wanted)
     if unused := keywords_given(options, _TLS_OPTIONS, prefix):
         log.error("%s: ignored without %s, nothing is encrypted", unused, wanted)
-
-
-def allow_descriptors(connections: int, each: int) -> None:
-    """Raise the soft limit on descriptors as far as connections need, so many `each`; warn where it stays below."""
-    import resource
-
-    needed = each * connections + _OTHER_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
-        allowed = soft
-    if allowed < needed:
-        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)

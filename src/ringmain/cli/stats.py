@@ -5,21 +5,23 @@ import logging
 import os
 import stat
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from ringmain._ring import Counters
 from ringmain.errors import OutputError, reason
+from ringmain.outcome import Outcome, RelayOutcome, Unserved, Verdict, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ringmain._ring import Counters
-    from ringmain.outcome import Outcome, RelayOutcome
-
 log = logging.getLogger("ringmain")
 
 
-def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> dict[str, Any]:
+def figures(outcome: Outcome, refused: int, exec_exit: int | None = None) -> dict[str, Any]:
     """Return what a stats file tells of a connection; `refused` clients were turned away so far.
 
     `exec_exit` is the exit code of the command that it was given to, if there was one.
@@ -28,7 +30,7 @@ def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> d
     return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict}
 
 
-def _figures(outcome: "Outcome") -> dict[str, Any]:
+def _figures(outcome: Outcome) -> dict[str, Any]:
     counters = outcome.counters
     return {
         **_who(outcome),
@@ -43,7 +45,7 @@ def _figures(outcome: "Outcome") -> dict[str, Any]:
     }
 
 
-def _who(outcome: "Outcome") -> dict[str, Any]:
+def _who(outcome: Outcome) -> dict[str, Any]:
     """Return who the peer is: what a certificate it has shown says, its process and user by a UNIX socket."""
     who = {"peer": outcome.peer, "tls": outcome.tls, "cipher": outcome.cipher}
     for more in (outcome.certificate, outcome.credentials):
@@ -51,7 +53,7 @@ def _who(outcome: "Outcome") -> dict[str, Any]:
     return who
 
 
-def _left_out(counters: "Counters") -> dict[str, int]:
+def _left_out(counters: Counters) -> dict[str, int]:
     """Return what was thrown away, where that is anything."""
     figures = {
         "skipped_records": counters.skipped_records,
@@ -61,7 +63,7 @@ def _left_out(counters: "Counters") -> dict[str, int]:
     return {name: figure for name, figure in figures.items() if figure}
 
 
-def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:
+def relay_figures(outcome: RelayOutcome, refused: int) -> dict[str, Any]:
     """Return what it tells of a client's way through a relay."""
     return {
         "source": {**_side(outcome.source), **({"proxy": outcome.source.proxy} if outcome.source.proxy else {})},
@@ -72,7 +74,7 @@ def relay_figures(outcome: "RelayOutcome", refused: int) -> dict[str, Any]:
     }
 
 
-def _side(outcome: "Outcome") -> dict[str, Any]:
+def _side(outcome: Outcome) -> dict[str, Any]:
     """Return the figures of one side of a relay: what it sent that reached the other, if it sends at all."""
     if outcome.state is None:
         return _who(outcome)
@@ -83,10 +85,10 @@ class Side(NamedTuple):
     """What connections have brought: the bytes that they were there for, and their counters, None without any."""
 
     size: int
-    counters: "Counters | None"
+    counters: Counters | None
 
     @classmethod
-    def of(cls, outcome: "Outcome") -> "Side":
+    def of(cls, outcome: Outcome) -> "Side":
         """Return what one has brought that has ended."""
         return cls(outcome.size, outcome.counters)
 
@@ -95,39 +97,52 @@ class Side(NamedTuple):
 Sides: TypeAlias = dict[str, Side]
 
 
-def relay_sides(outcome: "RelayOutcome") -> Sides:
+def relay_sides(outcome: RelayOutcome) -> Sides:
     """Return what a client's way through a relay has brought from each end that sends."""
     ends = {"source": outcome.source, "destination": outcome.destination}
     return {name: Side.of(end) for name, end in ends.items() if end.state is not None}
 
 
 class Present(NamedTuple):
-    """What a verb has at the moment: connections, and what they brought; how many it refused so far, and probes."""
+    """What a verb has at the moment: connections, and what they have brought; clients that it did not serve so far.
+
+    `waiting` are words for what it waits for, where it is a peer to connect to; `not_after` is when the certificate of
+    each end expires, in seconds of Unix time, if there is one.
+    """
 
     connections: int
-    refused: int
-    probes: int
+    unserved: Unserved
     sides: Sides
+    waiting: str = ""
+    reconnects: int = 0
+    connect_failures: int = 0
+    not_after: Mapping[str, int | None] = MappingProxyType({})
 
 
 class Totals:
-    """The figures of all connections of a run: of those that have ended (`ended`) and those that are there."""
+    """The figures of all connections of a run: of those that have ended (`ended`) and those that are there.
+
+    `verdicts` counts those that have ended.
+    """
 
     def __init__(self) -> None:
+        self.verdicts: Counter[Verdict] = Counter()
         self._started = time.monotonic()
         self._count = self._peak = self._refused = self._probes = 0
         self._ended: Sides = {}
 
-    def ended(self, sides: Sides, others: int, refused: int) -> None:
+    def ended(self, outcome: Outcome | RelayOutcome, others: int, refused: int) -> None:
         """Count one that has just ended: there never were more at once than before some end, or than there are now."""
+        sides = {"": Side.of(outcome)} if isinstance(outcome, Outcome) else relay_sides(outcome)
         self._count += 1
+        self.verdicts[outcome.verdict] += 1
         self._ended |= self._with(sides)
         self._see(others + 1, refused)
 
     def see(self, present: Present) -> None:
         """Take note of what a verb forgets when it closes."""
-        self._see(present.connections, present.refused)
-        self._probes = max(self._probes, present.probes)
+        self._see(present.connections, present.unserved.refused)
+        self._probes = max(self._probes, present.unserved.probes)
 
     def row(self, present: Present) -> dict[str, Any]:
         """Return what the stats file tells of all: `event` is what no other row has."""
@@ -145,6 +160,10 @@ class Totals:
             **sides,
         }
 
+    def brought(self, present: Present) -> dict[str, Any]:
+        """Return what all have brought, those of either end of a relay together."""
+        return _brought(_sum(self._with(present.sides).values()))
+
     def _with(self, sides: Sides) -> Sides:
         """Return what these and all that have ended have brought."""
         return {
@@ -157,8 +176,6 @@ class Totals:
 
 
 def _sum(sides: "Iterable[Side]") -> Side:
-    from ringmain.outcome import total
-
     sizes, counters = zip(*sides, strict=True)
     return Side(sum(sizes), total(it for it in counters if it is not None))
 

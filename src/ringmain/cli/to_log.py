@@ -10,6 +10,7 @@ from ringmain.errors import RingmainError, UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
 
 if TYPE_CHECKING:
+    from ringmain.engines.nats_publish import Publisher
     from ringmain.engines.nats_records import Cutting
 
 # What one client takes: its socket, and what watches it.
@@ -84,7 +85,7 @@ def take_log_options(destination: str, options: dict[str, Any], *, shared: str |
 def _refuse(options: dict[str, Any], *names: str) -> None:
     """Take options that make no sense here out of all; raise UsageError for one that is given."""
     for name in names:
-        if options.pop(name):
+        if options.pop(name, False):  # a relay from a file has no reconnect
             raise UsageError(f"{name}=True", "it is no matter of a log", "leave it out")
 
 
@@ -111,9 +112,10 @@ def run_relay_to_log(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` into a log; return the exit code."""
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import Present, Side, relay_figures, relay_sides
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import Present, Side, relay_figures
     from ringmain.endpoint import Endpoint
     from ringmain.engines.nats_relay import relay_to_log
     from ringmain.outcome import RelayOutcome
@@ -139,20 +141,17 @@ def run_relay_to_log(
         **options,
     )
 
-    session.check_reloading(*([relayer.source.settings] if relayer.source.tls else []))
+    papers = relayer.publisher.papers
+    ours_tls = [relayer.source.settings] if relayer.source.tls else []
+    session.check_reloading(*ours_tls, papers.settings, credentials=papers.path)
 
     def on_end(outcome: RelayOutcome) -> None:
-        size = outcome.source.size
-        row, received = relay_figures(outcome, relayer.refused), outcome.source.counters.bytes_in
-        session.record(row, received, size, relay_sides(outcome), relayer.served)
+        row, source = relay_figures(outcome, relayer.refused), outcome.source
+        session.record(row, source.counters.bytes_in, source.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         received, stored = relayer.moved
         return session.bytes_in + received, session.bytes_out + stored, relayer.fullness
-
-    def present() -> Present:
-        side = Side(relayer.moved[1], relayer.counters)
-        return Present(relayer.served, relayer.refused, relayer.source.probes, {"source": side})
 
     async def work() -> None:
         relayer.on_end = on_end
@@ -160,7 +159,14 @@ def run_relay_to_log(
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
 
-    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source]))
+    def present() -> Present:
+        end, sides = relayer.source, {"source": Side(relayer.moved[1], relayer.counters)}
+        failures = end.connect_failures + relayer.publisher.connect_failures
+        state = _waiting_for(relayer.publisher), relayer.publisher.reconnects, failures
+        not_after = {"source": end.not_after, "destination": papers.not_after}
+        return Present(relayer.served, end.unserved, sides, *state, not_after)
+
+    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source, papers]))
 
 
 def run_save_to_log(
@@ -172,6 +178,7 @@ def run_save_to_log(
     from ringmain.cli.stats import Present, Side, figures
     from ringmain.engines.nats_save import save_to_log
     from ringmain.flow.descriptor import open_input
+    from ringmain.outcome import Unserved
     from ringmain.progress import progress_line
 
     session = Session(options)
@@ -182,20 +189,15 @@ def run_save_to_log(
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
-    session.check_reloading()
     saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
+    papers = saver.publisher.papers
+    session.check_reloading(papers.settings, credentials=papers.path)
     source = open_input(input_, option)
 
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness
 
-    over = False
-
-    def present() -> Present:
-        return Present(int(not over), 0, 0, {"": Side(0, None) if over else Side(saver.stored, saver.counters)})
-
     async def work() -> None:
-        nonlocal over
         error: RingmainError | None = None
         try:
             async with saver:
@@ -207,8 +209,7 @@ def run_save_to_log(
                         raise
                     finally:
                         outcome = saver.outcome(error)
-                        over, sides = True, {"": Side.of(outcome)}
-                        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, sides)
+                        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, outcome)
         finally:
             source.close()
 
@@ -216,4 +217,14 @@ def run_save_to_log(
         source.stop()
         return True
 
-    return session.run(work, stop, look, progress_line, present, renewal=Renewal([]))
+    def present() -> Present:
+        publisher, served = saver.publisher, saver.served
+        sides = {"": Side(saver.stored, saver.counters) if served else Side(0, None)}
+        state = _waiting_for(publisher), publisher.reconnects, publisher.connect_failures
+        return Present(served, Unserved(), sides, *state, {"destination": papers.not_after})
+
+    return session.run(work, stop, look, progress_line, present, renewal=Renewal([papers]))
+
+
+def _waiting_for(publisher: "Publisher") -> str:
+    return f"waiting for {publisher.endpoint.cluster}" if publisher.is_lost else ""

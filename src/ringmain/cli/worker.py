@@ -2,8 +2,8 @@
 
 FD is its end of the channel; standard input is a file in memory with the mark of its output and, as JSON, what to do.
 Besides what `handing` tells of it says {"row": {...}} for each connection, {"moved": [IN, OUT, FULLNESS]} where
-they have changed, and {"error": LINE, "exit_code": N} before it ends for one. It hears of {"output": NAME}, the file to
-go on in, and of {"certificates": true}, to read them again.
+they have changed, with {"figures": {...}} if those are wanted, and {"error": LINE, "exit_code": N} before it ends for
+one. It hears of {"output": NAME}, the file to go on in, and of {"certificates": true}, to read them again.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ringmain
+from ringmain.cli.descriptors import allow_descriptors
 from ringmain.cli.load import load_into
 from ringmain.cli.outputs import reopen
 from ringmain.cli.renewal import Renewal
-from ringmain.cli.session import Session, allow_descriptors, uses_tls
+from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals, terminating
-from ringmain.cli.stats import Sides
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
@@ -32,6 +32,8 @@ from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
+from ringmain.net.own_certificate import piped_passwords
+from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
 
@@ -51,26 +53,35 @@ class _Orders(Signals):
 
 
 class _Session(Session):
-    """A run whose rows and progress go to the parent."""
+    """A run whose rows and progress go to the parent; its figures too, if `tells_figures`."""
 
+    tells_figures = False
     door: HandedDoor | None = None
 
     def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, sides: Sides | None = None, others: int = 0
+        self,
+        row: dict[str, Any],
+        bytes_in: int,
+        bytes_out: int,
+        outcome: Outcome | RelayOutcome | None = None,
+        others: int = 0,
     ) -> None:
         """Tell a connection's figures."""
-        super().record(row, bytes_in, bytes_out, sides, others)
+        super().record(row, bytes_in, bytes_out, outcome, others)
         if self.door is not None:
             self.door.channel.send({"row": row})
 
     async def show(self, look: Look, _: Line) -> None:
         """Tell what was moved, until cancelled."""
-        told = (0, 0, 0.0)
+        told: Message = {"moved": (0, 0, 0.0)}
         while True:
             await asyncio.sleep(INTERVAL)
-            if self.door is not None and not self.door.channel.is_behind and (moved := look()) != told:
-                told = moved
-                self.door.channel.send({"moved": moved})
+            if self.door is None or self.door.channel.is_behind:
+                continue
+            now = {"moved": look(), **({"figures": self.figures()} if self.tells_figures else {})}
+            if now != told:
+                told = now
+                self.door.channel.send(now)
 
 
 def _run(
@@ -118,7 +129,10 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     task = json.loads(os.pread(0, os.fstat(0).st_size, Mark.SIZE))
     task["delimiter"] = task["delimiter"].encode("latin-1")
+    piped_passwords.update({path: line.encode("latin-1") for path, line in task.pop("passwords").items()})
+    tells_figures = task.pop("tells_figures")
     session = _Session(task)
+    session.tells_figures = tells_figures
     try:
         code = _run(sock, session, **task)
         last = b""

@@ -13,6 +13,7 @@ from ringmain.blocking import Blocking
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_consumer import Wanted
 from ringmain.engines.nats_message import Message, Tag, tag_of
+from ringmain.engines.nats_papers import Papers
 from ringmain.engines.nats_pull import Puller
 from ringmain.engines.nats_server import NatsServer
 from ringmain.errors import RingmainError, UsageError
@@ -94,7 +95,9 @@ class LogLoader(Iterated, Blocking):
         self.on_end: Callable[[Outcome], None] | None = None
         self.many = _Ahead(self)
         self.counters = Counters()
-        self._server = NatsServer(endpoint, settings, credentials)
+        self.papers = Papers(settings, credentials)
+        self._server = NatsServer(endpoint, settings, self.papers)
+        self.papers.on_others = self._server.connect_again
         self._fresh = Puller(self._server, wanted, room)
         self._puller: Puller | None = None  # while it is open
         self._handed: deque[Message] = deque()  # and not acknowledged
@@ -249,6 +252,25 @@ class LogLoader(Iterated, Blocking):
     def served(self) -> int:
         """1 while it is connected, else 0."""
         return int(self._puller is not None)
+
+    def reload_certificates(self) -> None:
+        """Read certificates, CA files and credentials again, for the next connection: `Loader.reload_certificates`."""
+        self.papers.reload_certificates()
+
+    @property
+    def certificates_changed(self) -> bool:
+        """Whether one of these files is another than when it was last read, or was changed since."""
+        return self.papers.certificates_changed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is broken, and another one is tried."""
+        return self._server.is_lost
+
+    @property
+    def reconnects(self) -> int:
+        """How often another connection was made after a loss."""
+        return self._server.reconnects
 
     @property
     def fullness(self) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 
 import ringmain.engines.nats_server as nats_server
 from ringmain.endpoint import LogEndpoint
+from ringmain.engines.nats_papers import Papers
 from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream
 from ringmain.errors import ConnectError, RecordTooLongError, ResolveError, RingmainError, SendError, TimedOutError
 from ringmain.settings import Settings
@@ -98,7 +99,8 @@ class Publisher:
         self.failed: Callable[[], object] = lambda: None
         self.stream = Stream("", 0, 0.0)
         self._settings = settings
-        self._credentials = credentials
+        self.papers = Papers(settings, credentials)
+        self.papers.on_others = self._begin_anew
         self._create_stream = create_stream
         self._limit = max_in_flight
         self._held: dict[Message, None] = {}  # in the order of `put`
@@ -110,11 +112,12 @@ class Publisher:
         self._session: _Session | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = _PATIENCE
+        self.reconnects = self.connect_failures = 0  # after a loss
         self._out_since: float | None = None  # when an outage began, of which was warned
 
     async def __aenter__(self) -> "Publisher":
         """Connect, trying again `settings.retry` times, and look for the stream; raise RingmainError."""
-        server = nats_server.NatsServer(self.endpoint, self._settings, self._credentials, reconnects=False)
+        server = nats_server.NatsServer(self.endpoint, self._settings, self.papers, reconnects=False)
         await server.open()
         try:
             self.stream = await open_stream(server, self._create_stream)
@@ -136,6 +139,11 @@ class Publisher:
         for message in self._held:
             message.release()
         self._held.clear()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection to a server."""
+        return self._server is None
 
     @property
     def fullness(self) -> float:
@@ -199,18 +207,25 @@ class Publisher:
             log.warning("%s: %s; %d bytes are sent again until they are stored", what, _words(trouble), self._size)
         await asyncio.sleep(_HOLD)
 
+    def _begin_anew(self) -> None:
+        """Send by another connection, which is made by what was read since."""
+        if self._session is not None:
+            self._session.lose()
+
     async def _connect_again(self) -> "nats_server.NatsServer":
         """Return a new connection, however long that takes; raise what can never go on."""
         settings, attempt = dataclasses.replace(self._settings, retry=0), 0
         while True:
-            server = nats_server.NatsServer(self.endpoint, settings, self._credentials, reconnects=False)
+            server = nats_server.NatsServer(self.endpoint, settings, self.papers, reconnects=False)
             try:
                 await server.open()
             except (ResolveError, ConnectError, TimedOutError) as error:
+                self.connect_failures += 1
                 log.info("%s", error)
                 await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
                 attempt += 1
             else:
+                self.reconnects += 1
                 return server
 
     def _tell_of_the_forgotten(self) -> None:

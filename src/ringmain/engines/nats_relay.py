@@ -126,6 +126,11 @@ class LogRelayer:
         return self.source.refused
 
     @property
+    def publisher(self) -> Publisher:
+        """What stores messages."""
+        return self._publisher
+
+    @property
     def served(self) -> int:
         """How many clients are served right now."""
         return len(self._present)

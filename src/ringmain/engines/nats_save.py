@@ -55,6 +55,16 @@ class LogSaver:
         await self._publisher.__aexit__()
 
     @property
+    def publisher(self) -> Publisher:
+        """What stores messages."""
+        return self._publisher
+
+    @property
+    def served(self) -> int:
+        """1 while something is being sent, else 0."""
+        return int(self.counters.started > 0 and self.counters.ended == 0)
+
+    @property
     def stored(self) -> int:
         """How many bytes the stream has acknowledged."""
         return self._publisher.stored

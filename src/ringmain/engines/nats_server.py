@@ -9,10 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import nats.errors
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_failures import failure_of
+from ringmain.engines.nats_papers import Papers
 from ringmain.errors import (
     CertificateError,
     ConnectError,
@@ -37,7 +38,6 @@ _ANSWER_TIMEOUT = 10.0
 _RECONNECT_WAIT = 0.5
 # nats-py sends at least one PING so often; a day is "off".
 _DAY = 86400
-_LARGEST_CREDENTIALS = 64 << 10
 
 
 class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which catches and retries all else
@@ -84,22 +84,22 @@ class NatsServer:
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
-    breaks, and when it is back. Unless it `reconnects` it never is: what nats-py still had to send is not sent by
-    another connection. `on_refusal` hears what a stream answers to a message that it does not take.
+    breaks, and when it is back, which `reconnects` counts. Unless it `reconnects` it never is: what nats-py still had
+    to send is not sent by another connection. `on_refusal` hears what a stream answers to a message that it does not
+    take.
     """
 
-    def __init__(
-        self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None, *, reconnects: bool = True
-    ) -> None:
-        """Nothing is opened yet. `credentials` is the path of a file with a JWT and its seed; it is read once."""
+    def __init__(self, endpoint: LogEndpoint, settings: Settings, papers: Papers, *, reconnects: bool = True) -> None:
+        """Nothing is opened yet, and no file read."""
         self.endpoint = endpoint
         self.on_lost: Callable[[], object] = lambda: None
         self.on_back: Callable[[], object] = lambda: None
         self.on_over: Callable[[], object] = lambda: None
         self.on_refusal: Callable[[Exception], object] = lambda _: None
         self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
+        self.reconnects = 0
         self._settings = settings
-        self._credentials = credentials
+        self._papers = papers
         self._reconnects = reconnects
         self._open = self._closed = False
         self._lost_at = 0.0
@@ -128,6 +128,11 @@ class NatsServer:
             attempt += 1
             await asyncio.sleep(delay)
 
+    def connect_again(self) -> None:
+        """Make another connection now, unless that is being tried anyway; it must be one that `reconnects`."""
+        if self._open and self._over is not None:
+            self._connecting = self._over.get_loop().create_task(self.client.force_reconnect())
+
     async def close(self) -> None:
         """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
         if self._open:
@@ -144,6 +149,11 @@ class NatsServer:
         else:
             self._open = False
             self.client.abort()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is broken, and another one is tried."""
+        return self._lost_at > 0
 
     @property
     def failure(self) -> RingmainError | None:
@@ -181,17 +191,15 @@ class NatsServer:
         settings, endpoint = self._settings, self.endpoint
         if unchecked := keywords_given(vars(settings), ("fingerprint", "alpn"), settings.prefix):
             raise UsageError(f"{unchecked} with {endpoint}", "nats-py does not check that", "give cafile= instead")
-        from ringmain.net.tls import client_context
-
         token = endpoint.user if endpoint.password is None else None
-        credentials = RawCredentials(_read_credentials(self._credentials)) if self._credentials is not None else None
+        self._papers.read()
         return {
             "name": "ringmain",
             "user": endpoint.user if endpoint.password is not None else None,
             "password": endpoint.password,
             "token": token,
-            "user_credentials": credentials,
-            "tls": client_context(settings),
+            "user_credentials": self._papers.credentials,
+            "tls": self._papers.tls,
             "tls_hostname": settings.server_name,
             "connect_timeout": settings.connect_timeout,
             "ping_interval": settings.keepalive or _DAY,
@@ -227,8 +235,8 @@ class NatsServer:
                 cause = error.args[0] if isinstance(error, _Failed) else error
                 failure = failure_of(cause, f"connect to nats://{servers[number]}", self._settings)
                 failure.__cause__ = cause
-                if self._credentials is not None and failure.__class__ is RingmainError:  # of a seed that is none
-                    failure = CertificateError(f"credentials={self._credentials}", reason(cause), "give another file")
+                if self._papers.path is not None and failure.__class__ is RingmainError:  # of a seed that is none
+                    failure = CertificateError(f"credentials={self._papers.path}", reason(cause), "give another file")
                 if number == len(servers) - 1 or not isinstance(failure, ResolveError | ConnectError | TimedOutError):
                     raise failure from cause
                 log.info("%s; trying the next server", failure)
@@ -261,6 +269,7 @@ class NatsServer:
         if self._lost_at:
             log.warning("%s: connected again after %.1f s", self.endpoint, time.monotonic() - self._lost_at)
             self._lost_at = 0.0
+            self.reconnects += 1
         self.on_back()
 
     async def _on_closed(self) -> None:
@@ -285,18 +294,3 @@ async def _close(client: Any) -> None:
             log.info("close a connection to nats: %s", reason(error))
 
     await let_go([asyncio.ensure_future(closing())])
-
-
-def _read_credentials(path: str) -> str:
-    """Return what a credentials file holds; nats-py would search one without a JWT forever."""
-    what, remedy = f"credentials={path}", "give the file that `nsc generate creds` has written"
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            text = file.read(_LARGEST_CREDENTIALS).decode()
-    except (OSError, ValueError) as error:
-        raise CertificateError(what, reason(error), remedy) from error
-    lines = text.splitlines()
-    for words in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
-        if not any(words in line for line in lines[:-1]):
-            raise CertificateError(what, f"it has no {words.removeprefix('BEGIN ')}", remedy)
-    return text

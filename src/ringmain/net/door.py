@@ -6,18 +6,15 @@ from typing import Protocol
 from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest
 from ringmain.net.link import Link
+from ringmain.outcome import Unserved
 
 
 class Door(Protocol):
     """Hands out clients, as `Gate` does, which tells what is promised."""
 
     @property
-    def refused(self) -> int:
-        """How many were turned away."""
-
-    @property
-    def probes(self) -> int:
-        """How many ended before a byte of a TLS handshake."""
+    def unserved(self) -> Unserved:
+        """How many came and were not served."""
 
     @property
     def addresses(self) -> list[str]:

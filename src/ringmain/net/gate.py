@@ -18,6 +18,7 @@ from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listene
 from ringmain.net.readiness import finish
 from ringmain.net.reception import Reception
 from ringmain.net.resets import reset
+from ringmain.outcome import Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -96,14 +97,9 @@ class Gate:
         self._ended: Callable[[], Exception] | None = None  # what whoever waits for a client gets then
 
     @property
-    def refused(self) -> int:
-        """How many were turned away because they are not in `allow`, or all places were taken."""
-        return self._arrivals.refused
-
-    @property
-    def probes(self) -> int:
-        """How many ended before a byte of a TLS handshake, as health checks do."""
-        return self._reception.probes
+    def unserved(self) -> Unserved:
+        """How many came and were not served."""
+        return self._arrivals.unserved
 
     @property
     def addresses(self) -> list[str]:

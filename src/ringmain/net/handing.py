@@ -21,6 +21,7 @@ from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.net.reception import get_ready
 from ringmain.net.resets import reset
+from ringmain.outcome import Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -33,7 +34,6 @@ class HandedDoor:
     `on_other` with what else it says.
     """
 
-    refused = probes = 0
     addresses: list[str] = []  # noqa: RUF012 - nothing is listened at
     port = 0
 
@@ -45,6 +45,7 @@ class HandedDoor:
         on_other: Callable[[Message], None] = lambda _: None,
     ) -> None:
         self.channel = Channel(sock, self._hear, on_end)
+        self.unserved = Unserved()
         self._on_other = on_other
         self._loop = asyncio.get_running_loop()
         self._settings = settings
@@ -155,7 +156,7 @@ class HandedDoor:
                 reset(sock)
                 self._over(number)
                 continue
-            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, self._count_probe))
+            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, self.unserved))
             self._preparing[task] = number, sock
             task.add_done_callback(self._prepared)
 
@@ -175,9 +176,6 @@ class HandedDoor:
             self._ready.append((number, link))
         self._failure = self._failure or (task.exception() if not task.cancelled() else None)
         self._wake()
-
-    def _count_probe(self) -> None:
-        self.probes += 1
 
     def _over(self, number: int) -> None:
         self._guests.pop(number, None)

@@ -16,6 +16,8 @@ log = logging.getLogger("ringmain")
 # The password of an encrypted key. On a command line everybody could read it.
 _PASSWORD = "RINGMAIN_KEY_PASSWORD"
 _LONGEST_PASSWORD = 1023  # what OpenSSL has room for
+# By the name of a pipe: what was read from it, which nobody can read again.
+piped_passwords: dict[str, bytes] = {}
 
 
 def load_own(context: ssl.SSLContext, settings: Settings) -> None:
@@ -68,17 +70,22 @@ def _password(settings: Settings, keyfile: str) -> bytes:
         if not line:
             raise CertificateError(f"key file {keyfile}", "it is encrypted", _password_remedy(settings))
         what = f"password in {_PASSWORD}"
+    elif path in piped_passwords:
+        return piped_passwords[path]
     else:
-        what = f"password file {path}"
+        what, mode = f"password file {path}", 0
         try:
             with Path(path).open("rb") as file:
-                _warn_of_readers("password file", path, os.fstat(file.fileno()).st_mode)
+                mode = os.fstat(file.fileno()).st_mode
+                _warn_of_readers("password file", path, mode)
                 line = file.readline(_LONGEST_PASSWORD + 3).rstrip(b"\r\n")
         except OSError as error:
             raise CertificateError(what, reason(error), "give a readable file") from error
     if not 0 < len(line) <= _LONGEST_PASSWORD:
         why = f"longer than {_LONGEST_PASSWORD} bytes" if line else "its first line is empty"
         raise CertificateError(what, why, "write the password into its first line")
+    if path is not None and stat.S_ISFIFO(mode):
+        piped_passwords[path] = line
     return line
 
 

@@ -19,6 +19,7 @@ from ringmain.net.dial import Preface, handshake_timed_out, prepare, shake_hands
 from ringmain.net.first_bytes import First, first_of
 from ringmain.net.link import Link
 from ringmain.net.resets import reset
+from ringmain.outcome import Cause, Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -43,15 +44,14 @@ class _Newcomer(NamedTuple):
 class Reception:
     """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
 
-    `ready` are those that are, in that order; `probes` counts those that ended before a handshake. What fails, and is
-    no fault of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
+    `ready` are those that are, in that order; those that fail are counted by the arrivals. What fails, and is no fault
+    of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
         self.arrivals = arrivals
         self.ready: collections.deque[Link] = collections.deque()
         self.failure: BaseException | None = None
-        self.probes = 0
         self._settings = settings
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Reception:
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
                 newcomer = _Newcomer(sock, peer, sock.fileno(), self._loop.time())
-                work = get_ready(sock, peer, self._settings, self._context, self._preface, self._count_probe)
+                work = get_ready(sock, peer, self._settings, self._context, self._preface, arrivals.unserved)
                 task = self._loop.create_task(work)
                 self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
@@ -150,6 +150,7 @@ class Reception:
                 break
             if not task.done() and _is_silent(newcomer.fd):
                 wanted -= 1
+                self.arrivals.unserved[Cause.SILENT] += 1
                 log.warning("%s: let go, since it sent nothing for %g s and others waited", newcomer.peer, patience)
                 task.cancel()
         self._look_again()
@@ -162,9 +163,6 @@ class Reception:
             reset(sock)
             return None
         return Link(sock, peer)
-
-    def _count_probe(self) -> None:
-        self.probes += 1
 
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
         sock = self._preparing.pop(task).sock
@@ -201,11 +199,11 @@ async def get_ready(
     settings: Settings,
     context: ssl.SSLContext | None,
     preface: Preface | None,
-    on_probe: Callable[[], None],
+    unserved: Unserved,
 ) -> Link | None:
-    """Get a client ready for data; None, with a warning, if that fails.
+    """Get a client ready for data; None, counted as `unserved` and with a warning, if that fails.
 
-    One that ends before a byte of a TLS handshake is a health check: `on_probe` is called, and nobody is warned.
+    One that ends before a byte of a TLS handshake is a health check, and nobody is warned.
     """
     introduced = None
     try:
@@ -217,12 +215,13 @@ async def get_ready(
             secured = await _secured(sock, peer, settings, context)
             if secured is None:
                 log.info("%s: closed before a TLS handshake, as health checks do", peer)
-                on_probe()
+                unserved[Cause.PROBE] += 1
                 sock.close()
                 return None
             sock = secured
         return Link(sock, peer, introduced)
     except (RingmainError, OSError) as error:
+        unserved[Cause.of(error)] += 1
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
         return None

@@ -26,11 +26,12 @@ class Redial:
     The first connection is dialled as `dial` does it. After one was `lost` that goes on for ever, or `settings.retry`
     times in a row if that is not 0. A peer that rejects us or that we do not trust ends it at any time: a certificate
     does not mend itself, and there may be a stranger at that address. `try_number` tells which try since the last
-    connection is under way or comes next, 0 while there is a connection.
+    connection is under way or comes next, 0 while there is a connection; `failures` counts the tries that
+    have failed, `reconnects` the connections after the first.
     """
 
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
-        self.try_number = 0
+        self.try_number = self.failures = self.reconnects = 0
         self._endpoint = endpoint
         self._settings = settings
         self._backoff = Backoff(_LONGEST_PAUSE)
@@ -47,6 +48,7 @@ class Redial:
         if link is None:
             raise NoMoreClients
         self.try_number, self._pauses = 0, False
+        self.reconnects += self._connected is not None
         self._connected = time.monotonic()
         return link
 
@@ -75,6 +77,9 @@ class Redial:
         async def connect() -> Link:
             try:
                 return await dial_once(self._endpoint, self._settings, context)
+            except RingmainError:
+                self.failures += 1
+                raise
             finally:
                 self.try_number += 1
 

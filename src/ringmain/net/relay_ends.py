@@ -8,7 +8,7 @@ import dataclasses
 import socket
 
 from ringmain.endpoint import Endpoint
-from ringmain.errors import ReceiveError
+from ringmain.errors import ReceiveError, RingmainError
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest
 from ringmain.net.gate import listen as open_gate
@@ -21,12 +21,13 @@ from ringmain.waiting import unless
 
 
 class End(Listening):
-    """One side of a relay: where its connections come from."""
+    """One side of a relay: where its connections come from. `connect_failures` counts those that could not be made."""
 
     def __init__(self, endpoint: Endpoint, settings: Settings, *, listening: bool) -> None:
         self.endpoint = endpoint
         self.settings = settings
         self.listening = listening
+        self.connect_failures = 0
 
     @property
     def tls(self) -> bool:
@@ -45,7 +46,11 @@ class End(Listening):
         if self._gate is not None:
             async with self._turn:
                 return await self._gate.next_connection(self._context, preface)
-        return await dial(self.endpoint, self.settings, self._context, preface)
+        try:
+            return await dial(self.endpoint, self.settings, self._context, preface)
+        except RingmainError:
+            self.connect_failures += 1
+            raise
 
     async def read_header(self, sock: socket.socket, peer: str) -> Introduced:
         """Read the PROXY header that a client at this end begins with."""

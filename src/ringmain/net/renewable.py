@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from ringmain._libssl import not_after
 from ringmain.errors import RingmainError
 
 _TRIES = 3
@@ -53,9 +54,18 @@ class Renewable(ssl.SSLContext):
         """Whether a name leads to another file than when these were read last, or to one that was changed since."""
         return self._look() != self._seen
 
+    @property
+    def not_after(self) -> int | None:
+        """When our own certificate that is in use expires, in seconds of Unix time; None without, or if not told."""
+        return not_after(self._current)
+
     def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
         """Do as the present context does."""
         return self._current.wrap_socket(*arguments, **options)
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Do as the present context does."""
+        return self._current.wrap_bio(*arguments, **options)
 
     def _look(self) -> list[_Look]:
         return [_look_at(file) for file in self._files]
