@@ -24,7 +24,7 @@ from ringmain.endpoint import Endpoint, LogEndpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
 from ringmain.outcome import Outcome
-from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
+from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
 
 log = logging.getLogger("ringmain")
@@ -96,13 +96,15 @@ class Session:
         present: Callable[[], Present] | None = None,
         signals: Signals | None = None,
         renewal: Renewal | None = None,
+        words: tuple[str, str] = ("in", "out"),
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
-        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
+        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. `words` are those of
+        both numbers of bytes.
         """
         self._present = present
         signals = signals or Signals(self.remove_port_file)
@@ -111,7 +113,7 @@ class Session:
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals, present, renewal))
+            runner.run(self._supervise(work, stop, look, line, signals, present, renewal, words))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -133,6 +135,7 @@ class Session:
         signals: Signals,
         present: Callable[[], Present] | None,
         renewal: Renewal | None,
+        words: tuple[str, str],
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -141,7 +144,6 @@ class Session:
         if self.interval is not None and present is not None:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
         if self._manager.is_there:
-            words = ("there", "back") if line is relay_line else ("in", "out")
             status = functools.partial(self._status, look, words)
             signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
         if self._reload_interval is not None and renewal is not None:
