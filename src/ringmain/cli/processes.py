@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,9 @@ from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
+from ringmain.net.introduced import Introduced
 from ringmain.net.readiness import finish
+from ringmain.net.reception import spoken
 from ringmain.net.renewable import Renewable
 from ringmain.progress import progress_line
 from ringmain.waiting import let_go
@@ -151,11 +154,17 @@ class Processes:
             await self._hand_out()
             await let_go(keeping)
 
+    async def _until_spoken(self, sock: socket.socket, peer: str) -> Introduced:
+        """Wait for the first words of a handshake that another process goes on with: who is silent has no place."""
+        await spoken(sock, peer, self._settings)
+        return Introduced(peer)
+
     async def _hand_out(self) -> None:
         """Hand each client to the process that serves the fewest, until no other is to come."""
+        preface = self._until_spoken if self._tls else None
         while True:
             try:
-                link = await self.gate.next_connection(None)
+                link = await self.gate.next_connection(None, preface)
             except NoMoreClients:
                 return
             try:
