@@ -217,9 +217,11 @@ class Saver(Listening, Blocking):
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together."""
-        links = [outflow.link for outflow in self._clients.outflows]
-        return sum(link.unacknowledged() or 0 for link in links if link.credentials is None)  # there it is memory
+        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together.
+
+        Of a UNIX socket those that its peer has not read.
+        """
+        return sum(min(it.link.untaken(), it.counters.bytes_out) for it in self._clients.outflows)
 
     @property
     def fullness(self) -> float:

@@ -99,7 +99,7 @@ class Direction:
     @property
     def taken(self) -> int:
         """How many bytes the other peer's kernel has acknowledged."""
-        return max(0, self.counters.bytes_out - (self.outflow.link.unacknowledged() or 0))
+        return max(0, self.counters.bytes_out - self.outflow.link.untaken())
 
     def moved(self) -> int:
         """Return a number that grows while anything comes in, or is taken by the other peer."""

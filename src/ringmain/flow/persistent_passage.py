@@ -80,7 +80,7 @@ class PersistentPassage:
     def taken(self) -> int:
         """How many bytes the destination's kernel has acknowledged, whichever connection they came by."""
         outflow = self._clients.outflow
-        left = 0 if outflow is None else outflow.link.unacknowledged() or 0
+        left = 0 if outflow is None else outflow.link.untaken()
         return max(0, self.counters.bytes_out - left - len(self._clients.carry.due))
 
     def is_silent(self) -> bool | None:
