@@ -1,8 +1,11 @@
 """What is told of the ends of many clients, and who hears what goes wrong with that."""
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import peers
@@ -129,3 +132,25 @@ def test_what_fails_at_the_door_and_is_nobodys_fault_is_told_once_and_the_next_c
             lucky.sock.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_clients_had_sent_who_have_left_is_written_after_a_signal(
+    bench: peers.Bench, tmp_path: Path, processes: int
+) -> None:
+    """Whoever reads the output is behind by megabytes, and nobody is connected any more."""
+    data = b"".join(b"%d %s\n" % (number, b"x" * 1000) for number in range(4000))
+    out = tmp_path / "out-1"
+    os.mkfifo(out)
+    reader = os.open(out, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    options: list[Any] = ["--output", out]
+    if processes > 1:
+        options = ["--processes", processes, "--output", tmp_path / "out-{process}"]
+    with open(reader, "rb") as source:  # noqa: PTH123
+        loader, port = bench.listening("load", "--max-connections", processes + 1, *options)
+        a_client(port, data)
+        loader.signal(signal.SIGTERM)
+        got = source.read()
+    assert loader.wait() == 143
+    assert peers.sha256(got) == peers.sha256(data)
