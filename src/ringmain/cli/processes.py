@@ -80,7 +80,8 @@ class Processes:
         self._session = session
         self._task = {"endpoint": endpoint, "path": path, "option": option, "append": append, **options}
         self._task |= {**session.loudness, "progress": True}
-        self._names: dict[int, str] = {}
+        self._names: dict[int, str] = {}  # of their outputs, as they are to be
+        self._opened: dict[int, str] = {}  # and as they are
         self._task["delimiter"] = options["delimiter"].decode("latin-1")
         self._workers: dict[int, Process] = {}
         self._gone = (0, 0)  # what those have moved that have died
@@ -117,10 +118,16 @@ class Processes:
         """Write the row of a connection."""
         self._session.record({**row, "refused": self.gate.refused}, 0, 0)
 
+    def opened(self, worker: Process, name: str) -> None:
+        """Hear which file a process goes on in: one that takes its place does so there."""
+        self._opened[worker.number] = name
+
     def became_ready(self, worker: Process) -> None:
         """Let a process begin, or all, once all can."""
         self._failed_starts = 0
         self._changed.set()
+        if self._names[worker.number] != self._opened[worker.number]:
+            worker.channel.send({"output": self._names[worker.number]})
         if self._began:
             worker.channel.send({"go": True})
         elif self._all_ready is not None and self._count == sum(it.serves for it in self._workers.values()):
@@ -189,13 +196,13 @@ class Processes:
     async def _keep(self, number: int) -> None:
         """Run a process, and another one whenever it dies."""
         try:
-            self._names[number] = self._output.name(process=number)
+            self._names[number] = self._opened[number] = self._output.name(process=number)
             with os.fdopen(os.memfd_create("ringmain-task"), "wb") as memory:
                 memory.write(Mark.UNSET)
                 while not self._stopping:
                     memory.seek(Mark.SIZE)
                     memory.truncate()
-                    memory.write(json.dumps({**self._task, "output": self._names[number]}).encode())
+                    memory.write(json.dumps({**self._task, "output": self._opened[number]}).encode())
                     memory.flush()
                     started = time.monotonic()
                     await self._run_one(number, memory.fileno())
@@ -238,9 +245,8 @@ class Processes:
                 why = f"{self._failed_starts} processes in a row have died before they could serve anybody"
                 raise worker.error or RingmainError("load", why, "see the lines before this one")
         elif not worker.resumes:
-            output = self._output.name(process=number)
             why = "its process has died, perhaps within a record, and what is no file cannot be mended"
-            raise OutputError(f"write to {output}", why, "start again")
+            raise OutputError(f"write to {self._opened[number]}", why, "start again")
 
     def _warn(self, worker: Process, code: int) -> None:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with code {code}"
