@@ -351,6 +351,8 @@ class Watched:
     def rows(self, *, judged: bool) -> Iterator[tuple[str, bool, str]]:
         """Yield for each its name, whether it has stayed the same, and its figures."""
         for name, samples in self.samples.items():
+            if not samples:  # it has ended before the first look
+                continue
             quarter = max(1, len(samples) // 4)
             before, after = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
             memory = [statistics.median(it[0] for it in part) for part in (before, after)]
