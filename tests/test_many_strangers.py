@@ -214,6 +214,25 @@ def test_strangers_at_a_unix_socket_make_room_too(
     run(main(), peers.TIMEOUT)
 
 
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("said", [b"\x16", b"\x16\x03\x01\x02\x00\x01"], ids=["a byte", "six bytes"])
+def test_who_leaves_within_a_hello_is_not_waited_for(
+    run: Run, certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture, unix: bool, said: bytes
+) -> None:
+    path = tmp_path / "socket"
+
+    async def main() -> None:
+        tls: dict[str, Any] = {"tls": True, "certfile": str(certificates.server), "handshake_timeout": None}
+        async with ringmain.load(f"unix:{path}" if unix else "127.0.0.1:0", **tls) as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            with peers.dial_unix(path) if unix else peers.connect(loader.port) as sock:
+                sock.sendall(said)
+            await asyncio.to_thread(peers.eventually, lambda: "TLS handshake with" in caplog.text, "a warning")
+            waiting.cancel()
+
+    run(main(), peers.TIMEOUT)
+
+
 def is_over(sock: socket.socket) -> bool:
     """Tell whether a connection has ended on which nothing has come."""
     return bool(select.select([sock], [], [], 0)[0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import select
 import socket
 
 from ringmain.net import queues
@@ -12,7 +13,6 @@ _HELLO = b"\x16\x03"
 _HEADER = 5
 # So much of the first record counts as all of it: a receive buffer may be too small for more.
 _ENOUGH = 1024
-_ESTABLISHED = 1  # <netinet/tcp.h>
 _PAUSE = 0.01
 
 
@@ -68,6 +68,6 @@ def _wake_for(sock: socket.socket, size: int) -> None:
 
 def _has_ended(sock: socket.socket) -> bool:
     """Tell whether nothing follows what can be read: then more is not to be waited for."""
-    if sock.family == socket.AF_UNIX:  # which nobody can ask; the time for it is limited
-        return False
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
