@@ -145,13 +145,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RelayOutcome:
-    """What became of the two connections of one relay, and how many seconds it took."""
+    """What became of the two connections of one relay, and how many seconds it took.
+
+    Where a lost destination is dialled again it is the last one of that.
+    """
 
     source: Outcome
     destination: Outcome
     seconds: float
     verdict: Verdict
     error: RingmainError | None = None
+    reconnects: int = 0  # how many connections to the destination followed the first
 
     def __str__(self) -> str:
         sizes = " and ".join(f"{end.size} bytes" for end in (self.source, self.destination) if end.state)

@@ -197,12 +197,12 @@ class Saver(Listening, Blocking):
     @property
     def reconnects(self) -> int:
         """How often another connection was made after a loss."""
-        return self._redial.reconnects if self._redial is not None else 0
+        return self._redial.tally.reconnects if self._redial is not None else 0
 
     @property
     def connect_failures(self) -> int:
         """How many tries of `reconnect` to connect have failed."""
-        return self._redial.failures if self._redial is not None else 0
+        return self._redial.tally.failures if self._redial is not None else 0
 
     @property
     def on_lost(self) -> Callable[[], object] | None:
@@ -223,9 +223,11 @@ class Saver(Listening, Blocking):
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together."""
-        links = [outflow.link for outflow in self._clients.outflows]
-        return sum(link.unacknowledged() or 0 for link in links if link.credentials is None)  # there it is memory
+        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together.
+
+        Of a UNIX socket those that its peer has not read.
+        """
+        return sum(min(it.link.untaken(), it.counters.bytes_out) for it in self._clients.outflows)
 
     @property
     def fullness(self) -> float:

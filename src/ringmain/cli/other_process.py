@@ -24,6 +24,9 @@ class Owner(Protocol):
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
 
+    def opened(self, process: "Process", name: str) -> None:
+        """Hear which file it writes to."""
+
     def became_ready(self, process: "Process") -> None:
         """Hear that it can begin."""
 
@@ -123,6 +126,8 @@ class Process:
                 guest.hear(message["silent"])
                 if message["silent"] is False:  # which the gate may have been about to turn away
                     self._owner.gate.watch_over(link, guest)
+        elif "output" in message:
+            self._owner.opened(self, message["output"])
         elif "row" in message:
             self._owner.record(message["row"])
         elif "moved" in message:

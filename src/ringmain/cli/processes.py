@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +29,10 @@ from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
+from ringmain.net.introduced import Introduced
 from ringmain.net.own_certificate import piped_passwords
 from ringmain.net.readiness import finish
+from ringmain.net.reception import spoken
 from ringmain.net.renewable import Renewable
 from ringmain.outcome import Unserved
 from ringmain.progress import progress_line
@@ -80,7 +83,8 @@ class Processes:
         self._session = session
         self._task = {"endpoint": endpoint, "path": path, "option": option, "append": append, **options}
         self._task |= {**session.loudness, "progress": True, "tells_figures": session.has_metrics}
-        self._names: dict[int, str] = {}
+        self._names: dict[int, str] = {}  # of their outputs, as they are to be
+        self._opened: dict[int, str] = {}  # and as they are
         self._task["delimiter"] = options["delimiter"].decode("latin-1")
         self._workers: dict[int, Process] = {}
         self._gone = (0, 0)  # what those have moved that have died
@@ -126,10 +130,16 @@ class Processes:
         """Write the row of a connection."""
         self._session.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
 
+    def opened(self, worker: Process, name: str) -> None:
+        """Hear which file a process goes on in: one that takes its place does so there."""
+        self._opened[worker.number] = name
+
     def became_ready(self, worker: Process) -> None:
         """Let a process begin, or all, once all can."""
         self._failed_starts = 0
         self._changed.set()
+        if self._names[worker.number] != self._opened[worker.number]:
+            worker.channel.send({"output": self._names[worker.number]})
         if self._began:
             worker.channel.send({"go": True})
         elif self._all_ready is not None and self._count == sum(it.serves for it in self._workers.values()):
@@ -163,11 +173,17 @@ class Processes:
             await self._hand_out()
             await let_go(keeping)
 
+    async def _until_spoken(self, sock: socket.socket, peer: str) -> Introduced:
+        """Wait for the first words of a handshake that another process goes on with: who is silent has no place."""
+        await spoken(sock, peer, self._settings)
+        return Introduced(peer)
+
     async def _hand_out(self) -> None:
         """Hand each client to the process that serves the fewest, until no other is to come."""
+        preface = self._until_spoken if self._tls else None
         while True:
             try:
-                link = await self.gate.next_connection(None)
+                link = await self.gate.next_connection(None, preface)
             except NoMoreClients:
                 return
             try:
@@ -192,7 +208,7 @@ class Processes:
     async def _keep(self, number: int) -> None:
         """Run a process, and another one whenever it dies."""
         try:
-            self._names[number] = self._output.name(process=number)
+            self._names[number] = self._opened[number] = self._output.name(process=number)
             with os.fdopen(os.memfd_create("ringmain-task"), "wb") as memory:
                 memory.write(Mark.UNSET)
                 while not self._stopping:
@@ -210,7 +226,7 @@ class Processes:
     def _task_of(self, number: int) -> dict[str, Any]:
         """Return what a process is to do; passwords only it and we can see, since it is in memory that has no name."""
         passwords = {path: line.decode("latin-1") for path, line in piped_passwords.items()}
-        return {**self._task, "output": self._names[number], "passwords": passwords}
+        return {**self._task, "output": self._opened[number], "passwords": passwords}
 
     def _fail(self, error: Exception) -> None:
         """End the run with an error, unless there is one already."""
@@ -248,9 +264,8 @@ class Processes:
                 why = f"{self._failed_starts} processes in a row have died before they could serve anybody"
                 raise worker.error or RingmainError("load", why, "see the lines before this one")
         elif not worker.resumes:
-            output = self._output.name(process=number)
             why = "its process has died, perhaps within a record, and what is no file cannot be mended"
-            raise OutputError(f"write to {output}", why, "start again")
+            raise OutputError(f"write to {self._opened[number]}", why, "start again")
 
     def _warn(self, worker: Process, code: int) -> None:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with code {code}"

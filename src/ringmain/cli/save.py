@@ -6,8 +6,8 @@ import click
 
 import ringmain
 from ringmain.cli.options import max_connections, one_end, totals
-from ringmain.cli.to_log import run_save_to_log, take_log_options, to_log
-from ringmain.cli.values import Octets, Size
+from ringmain.cli.to_log import delimiter, run_save_to_log, take_log_options, to_log
+from ringmain.cli.values import Size
 from ringmain.endpoint import is_log
 from ringmain.settings import SLOW, Settings
 
@@ -41,14 +41,7 @@ _DESCRIPTORS = 3
     is_flag=True,
     help="After a lost connection go on with a new one: for ever, or --retry times. The last bytes may come twice.",
 )
-@click.option(
-    "--delimiter",
-    metavar="TEXT",
-    type=Octets(),
-    default=b"",
-    help=r"What records end at, as \n or \x1e: with --reconnect a new connection begins with a whole one; to nats:// a "
-    "message has whole ones only.",
-)
+@delimiter
 @to_log
 @totals
 def save(**options: Any) -> int:
@@ -72,7 +65,7 @@ def save(**options: Any) -> int:
     blocks, a file too. --retry bounds the tries at the start (0), and those after a loss where it is given. A TLS
     handshake that fails ends it, since trying again mends no certificate.
     """
-    ours = take_log_options(options["endpoint"], options, shared="delimiter")
+    ours = take_log_options(options["endpoint"], options)
     if is_log(options["endpoint"]):
         return run_save_to_log(ours=ours, **options)
     return run_save(**options)

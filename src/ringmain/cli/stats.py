@@ -68,6 +68,7 @@ def relay_figures(outcome: RelayOutcome, refused: int) -> dict[str, Any]:
     return {
         "source": {**_side(outcome.source), **({"proxy": outcome.source.proxy} if outcome.source.proxy else {})},
         "destination": _side(outcome.destination),
+        **({"reconnects": outcome.reconnects} if outcome.reconnects else {}),
         "seconds": round(outcome.seconds, 6),
         "refused": refused,
         "verdict": outcome.verdict,

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 # What one client takes: its socket, and what watches it.
 _DESCRIPTORS = 2
-log_delimiter = click.option(
+# Of save and relay, which have another use for it too.
+delimiter = click.option(
     "--delimiter",
     metavar="TEXT",
     type=Octets(),
     default=b"",
-    help=r"To nats://: what records end at, as \n (the default) or \x1e. A message has whole records only.",
+    help=r"What records end at, as \n or \x1e: with --reconnect a new connection begins with a whole one; to nats:// a "
+    "message has whole ones only.",
 )
 _OPTIONS = [
     click.option(
@@ -66,12 +68,12 @@ def to_log(command: Any) -> Any:
     return command
 
 
-def take_log_options(destination: str, options: dict[str, Any], *, shared: str | None = None) -> dict[str, Any]:
+def take_log_options(destination: str, options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of a log out of all, and return them; raise UsageError for one that is given in vain.
 
-    The option that is `shared` has a use elsewhere too.
+    Where there is no log `delimiter` stays, which has another use.
     """
-    names = [name for name in _OURS if name != shared or is_log(destination)]
+    names = [name for name in _OURS if name != "delimiter" or is_log(destination)]
     ours = {name: options.pop(name) for name in names}
     if not is_log(destination):
         context = click.get_current_context()
@@ -125,7 +127,7 @@ def run_relay_to_log(
     session = Session(options)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     _check_path(path)
-    _refuse(options, "listen", "send_proxy")
+    _refuse(options, "listen", "send_proxy", "reconnect")
     del options["one_way"]  # as it is anyway
     listens = Endpoint.parse(source)
     if not (listens.tls or source_tls["tls_auto"]):

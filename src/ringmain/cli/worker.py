@@ -3,7 +3,8 @@
 FD is its end of the channel; standard input is a file in memory with the mark of its output and, as JSON, what to do.
 Besides what `handing` tells of it says {"row": {...}} for each connection, {"moved": [IN, OUT, FULLNESS]} where
 they have changed, with {"figures": {...}} if those are wanted, and {"error": LINE, "exit_code": N} before it ends for
-one. It hears of {"output": NAME}, the file to go on in, and of {"certificates": true}, to read them again.
+one. It hears of {"output": NAME}, the file to go on in, and answers with the one that it then writes to; and of
+{"certificates": true}, to read them again.
 """
 
 import asyncio
@@ -109,6 +110,8 @@ def _run(
         def renew(message: Message) -> None:
             if "output" in message:
                 reopen(sink, message["output"])
+                if session.door is not None:
+                    session.door.channel.send({"output": sink.name})
             if "certificates" in message:
                 Renewal([loader]).renew()
 

@@ -78,10 +78,12 @@ class ResumableOutput(Output):
             self._mark.note(os.lseek(self.fd, 0, os.SEEK_CUR), self._file)  # also where somebody has shortened it
 
     def reopen(self, name: str, taken: Container[tuple[int, int]] = ()) -> None:
-        """Go on in another file, and note that."""
-        super().reopen(name, taken)
-        if self._begun:
-            self._note()
+        """Go on in another file, and note that, also where the one before has failed when it was closed."""
+        try:
+            super().reopen(name, taken)
+        finally:
+            if self._begun and self.identity != self._file:
+                self._note()
 
     def _note(self) -> None:
         """Note where the file ends, and which it is."""

@@ -19,7 +19,7 @@ from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.net.reception import get_ready
+from ringmain.net.reception import Newcomer, get_ready
 from ringmain.net.resets import reset
 from ringmain.outcome import Unserved
 from ringmain.settings import Settings
@@ -156,7 +156,8 @@ class HandedDoor:
                 reset(sock)
                 self._over(number)
                 continue
-            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, self.unserved))
+            work = get_ready(Newcomer(sock, peer), self._settings, *self._expected, self.unserved)
+            task = self._loop.create_task(work)
             self._preparing[task] = number, sock
             task.add_done_callback(self._prepared)
 

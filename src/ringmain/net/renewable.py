@@ -9,8 +9,9 @@ from ringmain._libssl import not_after
 from ringmain.errors import RingmainError
 
 _TRIES = 3
-# A file as it was: device, inode, size and time of change; None where there is none.
-_Look = tuple[int, int, int, int] | None
+# A file as it was: device, inode, size, when it was written to, which may be set back, and when anything of it was
+# changed; None where there is none.
+_Look = tuple[int, int, int, int, int] | None
 
 
 class Renewable(ssl.SSLContext):
@@ -76,4 +77,4 @@ def _look_at(file: str) -> _Look:
         status = os.stat(file)  # noqa: PTH116 - follows symlinks, of folders too, as certbot and Kubernetes swap them
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
