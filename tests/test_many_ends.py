@@ -122,7 +122,7 @@ def test_what_fails_at_the_door_and_is_nobodys_fault_is_told_once_and_the_next_c
         async with ringmain.load(tls_net.url(), max_connections=2, **tls_net.listening) as loader:
             waiting = asyncio.ensure_future(anext(loader))
             with peers.connect(loader.port) as unlucky, pytest.raises(LookupError):
-                unlucky.sendall(b"\x16\x03")  # what a handshake begins with: before that there is none
+                unlucky.sendall(peers.hello())  # before that there is no handshake
                 await waiting
             waiting = asyncio.ensure_future(anext(loader))
             lucky = await witness.connect(loader.port, tls_net.client())

@@ -149,15 +149,6 @@ def test_strangers_who_take_all_the_room_for_handshakes_and_begin_none_make_room
     assert len([it for it in caplog.messages if "let go, since it was not ready to begin after 1 s" in it]) == 1
 
 
-def hello() -> bytes:
-    """Return what a client of TLS says first."""
-    outgoing = ssl.MemoryBIO()
-    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
-    with pytest.raises(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
-
-
 @pytest.mark.parametrize("silent", [1, 0], ids=["one of them silent", "all have begun"])
 def test_who_has_begun_a_handshake_is_let_go_for_who_waits_after_those_who_have_not(
     run: Run, tls_net: Net, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, silent: int
@@ -171,7 +162,7 @@ def test_who_has_begun_a_handshake_is_let_go_for_who_waits_after_those_who_have_
                 waiting = asyncio.ensure_future(anext(loader))
                 slow = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE)]
                 for it in slow[: MOST_AT_ONCE - silent]:
-                    it.sendall(hello())
+                    it.sendall(peers.hello())
                     assert await asyncio.to_thread(it.recv, 1 << 16)  # our answer, after which it says no more
                 client = await witness.connect(loader.port, tls_net.client())
                 stack.enter_context(client.sock)
