@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ringmain._walk import Walk
-from ringmain.engines.nats_publish import Message, Publisher
+from ringmain.engines.nats_publish import Publisher
+from ringmain.engines.nats_session import Message
 from ringmain.errors import UsageError, printable
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.settings import DELIMITER, LINGER, MAX_IN_FLIGHT, MESSAGE_SIZE
@@ -75,7 +76,7 @@ class Records:
         self._flow = flow
         self._name = name
         self._peer = printable(peer).encode("ascii", "replace").decode()[:_LONGEST_PEER]
-        self._subject = _subject_for(publisher.endpoint.name, name, peer)
+        self.subject = _subject_for(publisher.endpoint.name, name, peer)
         self._rest: tuple[int, bytes] | None = None
         self._change: asyncio.Future[None] | None = None
 
@@ -134,7 +135,8 @@ class Records:
         }
         self.held += 1
         try:
-            await self._publisher.put(Message(self._subject, payload, headers, functools.partial(self._stored, size)))
+            stored = functools.partial(self._stored, size)
+            await self._publisher.put(Message(self.subject, payload, headers, stored, self._name))
         except BaseException:
             self.held -= 1
             raise

@@ -16,7 +16,7 @@ from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint, LogEndpoint
 from ringmain.engines.nats_publish import Publisher
 from ringmain.engines.nats_records import Cutting, Records
-from ringmain.errors import RecordTooLongError, RingmainError, UsageError
+from ringmain.errors import NotFoundError, RecordTooLongError, RingmainError, UsageError
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.serving import Serving
 from ringmain.net.gate import NoMoreClients
@@ -197,7 +197,7 @@ class LogRelayer:
         self.source.watch_over(link, inflow)
         error: RingmainError | None = None
         try:
-            await records.until_room()
+            await self._publisher.until_taken(records.subject)
             while (block := await inflow.next_block()) is not None:
                 await records.put(block, inflow.taken - len(block), ended=inflow.verdict is not None)
                 await records.until_room()
@@ -210,7 +210,9 @@ class LogRelayer:
             inflow.close(broken_off=not whole)
         except RingmainError as failure:
             error = failure
-            raise
+            if self._once or failure is self._publisher.failure or not isinstance(failure, NotFoundError):
+                raise
+            log.warning("%s: %s", link.peer, failure)  # of this one's subject, which its address is in
         finally:
             inflow.close(broken_off=True)
             del self._present[inflow]

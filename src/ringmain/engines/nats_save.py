@@ -81,6 +81,7 @@ class LogSaver:
         self.counters.started = time.monotonic()
         failure: RingmainError | None = None
         try:
+            await self._publisher.until_taken(records.subject)
             try:
                 await self._read_all(source, flow, records)
             except (RecordTooLongError, ParseError) as error:

@@ -24,6 +24,7 @@ from ringmain.errors import (
     UsageError,
     reason,
 )
+from ringmain.net.backoff import Backoff
 from ringmain.settings import Settings, TlsSettings, keywords_given
 from ringmain.waiting import let_go, unless
 
@@ -31,7 +32,7 @@ log = logging.getLogger("ringmain")
 
 Result = TypeVar("Result")
 
-_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_LONGEST_PAUSE = 5.0  # between two tries of a first connect
 # How long the server may take for an answer: with a cluster that has just lost a leader, a few seconds.
 _ANSWER_TIMEOUT = 10.0
 _RECONNECT_WAIT = 0.5
@@ -48,6 +49,7 @@ class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
     """A client that says nothing in the clear where TLS is asked for: nats-py leaves that to what the server says."""
 
     must_encrypt = False
+    refusal = ""  # the error that the server has named last
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.must_encrypt and not info.get("tls_required"):
@@ -61,10 +63,20 @@ class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
             self._transport._io_writer.transport.get_protocol()._over_ssl = True
         return bytes(super()._connect_command())
 
+    async def _process_err(self, words: str) -> None:
+        """Hear an error that the server names: nats-py closes for good, unless it was for want of a PING."""
+        if "permissions violation" in words.lower() or not self.is_connected:
+            await super()._process_err(words)
+        else:
+            self.refusal = words.strip("'")
+            await self._process_op_err(nats.errors.Error(f"nats: {self.refusal}"))
+
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        if not self.is_connected:  # nats-py would write to a transport that is closed, and break off
+        if not self.is_connected:  # nats-py would write to what is closed, and wait for what never comes
             self._pending.clear()
             self._pending_data_size = 0
+            self.abort()
+            self._transport = None
         await super()._close(status, do_cbs)
 
     def abort(self) -> None:
@@ -103,6 +115,7 @@ class NatsServer:
         self._reconnects = reconnects
         self._open = self._closed = False
         self._lost_at = 0.0
+        self._told: set[type] = set()  # what was warned of since it was lost
         self._over: asyncio.Future[RingmainError] | None = None
 
     async def open(self) -> None:
@@ -112,21 +125,10 @@ class NatsServer:
         """
         self._over = asyncio.get_running_loop().create_future()
         options = self._options()
-        attempt = 0
-        while True:
-            try:
-                self.client = await self._connect(options)
-            except (ResolveError, ConnectError, TimedOutError) as error:
-                if attempt == self._settings.retry:
-                    raise
-                delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-                log.info("%s; trying again in %g s", error, delay)
-            else:
-                self._open = True
-                self.tls = self.client.tls
-                return
-            attempt += 1
-            await asyncio.sleep(delay)
+        retry = self._settings.retry
+        self.client = await Backoff(_LONGEST_PAUSE).keep_trying(lambda: self._connect(options), is_outage, retry)
+        self._open = True
+        self.tls = self.client.tls
 
     async def close(self) -> None:
         """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
@@ -144,6 +146,11 @@ class NatsServer:
         else:
             self._open = False
             self.client.abort()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection at this moment."""
+        return bool(self._lost_at)
 
     @property
     def failure(self) -> RingmainError | None:
@@ -224,7 +231,7 @@ class NatsServer:
                 failure.__cause__ = cause
                 if self._credentials is not None and failure.__class__ is RingmainError:  # of a seed that is none
                     failure = CertificateError(f"credentials={self._credentials}", reason(cause), "give another file")
-                if number == len(servers) - 1 or not isinstance(failure, ResolveError | ConnectError | TimedOutError):
+                if number == len(servers) - 1 or not is_outage(failure):
                     raise failure from cause
                 log.info("%s; trying the next server", failure)
             finally:
@@ -241,21 +248,28 @@ class NatsServer:
         if isinstance(error, nats.js.errors.APIError):  # of publish_async, which raises it where nobody hears it
             self.on_refusal(error)
         failure = failure_of(error, str(self.endpoint), self._settings)
-        if isinstance(failure, DeniedError | ReceiveError):
+        if not self.client.is_connected:  # of one attempt of many, whose socket nats-py forgets
+            self.client.abort()
+            if not is_outage(failure) and type(failure) not in self._told:
+                self._told.add(type(failure))
+                log.warning("%s; trying again", failure)
+        elif isinstance(failure, DeniedError | ReceiveError):
             self._end(failure)
-        elif self.client.is_connected:
-            log.info("%s", failure)  # else of one attempt of many
+        else:
+            log.info("%s", failure)
 
     async def _on_lost(self) -> None:
         if self._open and not self._lost_at:
             self._lost_at = time.monotonic()
-            log.warning("%s: connection lost; trying to connect again", self.endpoint)
+            why = f" ({self.client.refusal})" if self.client.refusal else ""
+            log.warning("%s: connection lost%s; trying to connect again", self.endpoint, why)
             self.on_lost()
 
     async def _on_back(self) -> None:
         if self._lost_at:
             log.warning("%s: connected again after %.1f s", self.endpoint, time.monotonic() - self._lost_at)
-            self._lost_at = 0.0
+            self._lost_at, self.client.refusal = 0.0, ""
+            self._told.clear()
         self.on_back()
 
     async def _on_closed(self) -> None:
@@ -267,6 +281,11 @@ class NatsServer:
         if self._over is not None and not self._over.done():
             self._over.set_result(failure)
             self.on_over()
+
+
+def is_outage(error: RingmainError) -> bool:
+    """Tell whether a server is away, rather than set up so that it cannot let us in."""
+    return isinstance(error, ResolveError | ConnectError | TimedOutError)
 
 
 async def _close(client: Any) -> None:
