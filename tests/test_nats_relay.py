@@ -193,6 +193,16 @@ def test_a_record_that_no_message_can_hold_is_an_error_of_its_connection(bench: 
     send(port, b"others go on\n")
 
 
+def test_the_more_clients_there_may_be_the_shorter_is_the_longest_record(bench: peers.Bench, broker: Broker) -> None:
+    relay, port = relaying(bench, broker, "--max-connections", 1000)
+    fits, long = b"x" * 200_000 + b"\n", b"x" * 300_000 + b"\n"
+    send(port, fits)
+    assert peers.is_reset(port, long)
+    relay.says("is longer than 268435 bytes; lower --max-connections, check the delimiter")
+    (connection, _) = read_log(broker).connections.values()
+    assert connection.data == fits
+
+
 def test_a_stream_is_made_for_a_trial(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker, "--create-stream", "TRIAL", subject="trial.edge")
     send(port, b"a line\n")

@@ -151,6 +151,7 @@ class Puller:
             return
         try:
             async with asyncio.timeout(_EXPIRES):
+                await self._send_tells()  # first: what is done is not to come again, however slow the rest is
                 await self._subscription.drain()  # which lets come what is on its way
                 for message in [*self._taken, *self._messages]:
                     self.nak(message)

@@ -20,6 +20,8 @@ _LONGEST_PEER = 200
 # What all clients together may have in rings of their own, with four blocks each; a block has no less than this.
 _RINGS = 64 << 20
 _LEAST_BLOCK = 16 << 10
+# What all clients together may have in records that are longer than a block, of which no end has come.
+_LONG = 256 << 20
 
 
 class Cutting:
@@ -53,11 +55,15 @@ class Cutting:
         self.flow(message_size)  # what is wrong with them is told before anything is opened
 
     def flow(self, max_message: int) -> Flow:
-        """Return the memory of one connection, for a stream that takes messages of so many bytes."""
+        """Return the memory of one connection, for a stream that takes messages of so many bytes.
+
+        A record may be as long as these, unless so many connections may be there that all would have too much.
+        """
         share = max(_LEAST_BLOCK, _RINGS // (4 * self._connections))
         block_size = min(self._most, max_message, share)
         ring_size = max(4 * block_size, self.max_in_flight // self._connections)
-        return flow_for(ring_size=ring_size, block_size=block_size, max_record=max_message, **self._keywords)
+        max_record = min(max_message, max(block_size, _LONG // self._connections))
+        return flow_for(ring_size=ring_size, block_size=block_size, max_record=max_record, **self._keywords)
 
 
 class Records:

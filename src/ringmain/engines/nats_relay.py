@@ -189,7 +189,8 @@ class LogRelayer:
     async def _serve_client(self, link: Link) -> None:
         """Put all that a client sends into the stream, and end it for what became of that."""
         reset_when_closed(link.sock)
-        flow = self._cutting.flow(self._publisher.stream.max_message)
+        most = self._publisher.stream.max_message
+        flow = self._cutting.flow(most)
         inflow = Inflow(link, flow, self.source.settings.idle_timeout, verb="relay")
         self._count += 1
         records = Records(self._publisher, flow, f"{self._name}.{self._count}", link.peer)
@@ -201,7 +202,7 @@ class LogRelayer:
             while (block := await inflow.next_block()) is not None:
                 await records.put(block, inflow.taken - len(block), ended=inflow.verdict is not None)
                 await records.until_room()
-            error = _failure_of(inflow)
+            error = _failure_of(inflow, most)
             whole = error is None and inflow.verdict is Verdict.ENDED
             await records.finish(inflow.verdict or Verdict.STOPPED, inflow.taken, whole=whole)
             await inflow.hear_out()
@@ -226,7 +227,7 @@ class LogRelayer:
         if inflow.counters.dropped_bytes:
             dropped = inflow.counters.dropped_bytes
             log.warning("%s: dropped %d bytes of a last record that has no end", inflow.link.peer, dropped)
-        if (error := _failure_of(inflow)) is not None:
+        if (error := _failure_of(inflow, self._publisher.stream.max_message)) is not None:
             if raises:
                 raise error
             log.warning("%s", str(error))
@@ -251,10 +252,11 @@ class LogRelayer:
             self._serving.stopped.set()
 
 
-def _failure_of(inflow: Inflow) -> RingmainError | None:
-    """Return what is wrong with what came; a record may be as long as the server's messages."""
+def _failure_of(inflow: Inflow, most: int) -> RingmainError | None:
+    """Return what is wrong with what came; a message of the stream has at most so many bytes."""
     error = inflow.failure()
     if isinstance(error, RecordTooLongError):
-        remedy = "raise the server's max_payload, check the delimiter or framing=, or skip such records with "
-        error = RecordTooLongError(error.what, error.why, remedy + 'long_records="skip"')
+        remedy = "raise the server's max_payload" if inflow.ring.max_record == most else "lower max_connections="
+        remedy += ', check the delimiter or framing=, or skip such records with long_records="skip"'
+        error = RecordTooLongError(error.what, error.why, remedy)
     return error
