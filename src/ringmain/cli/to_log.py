@@ -1,6 +1,6 @@
 """What relay and save do where they go to a log, nats://HOST:PORT/SUBJECT: options, and the runs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -8,9 +8,6 @@ from ringmain.cli.values import LongRecords, Octets, Size
 from ringmain.endpoint import is_log
 from ringmain.errors import RingmainError, UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
-
-if TYPE_CHECKING:
-    from ringmain.engines.nats_records import Cutting
 
 # What one client takes: its socket, and what watches it.
 _DESCRIPTORS = 2
@@ -93,13 +90,6 @@ def _check_path(path: str) -> None:
         raise UsageError("path=kernel", "records are cut in blocks", "leave path= out")
 
 
-def _cutting(ours: dict[str, Any], **more: Any) -> "Cutting":
-    from ringmain.engines.nats_records import Cutting
-
-    names = ("delimiter", "framing", "long_records", "message_size", "max_in_flight")
-    return Cutting(**{name: ours.pop(name) for name in names}, **more)
-
-
 def run_relay_to_log(
     source: str,
     destination: str,
@@ -115,7 +105,7 @@ def run_relay_to_log(
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
     from ringmain.cli.stats import relay_figures
     from ringmain.endpoint import Endpoint
-    from ringmain.engines.nats_relay import relay_to_log
+    from ringmain.engines.nats_relay import relay
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import progress_line
     from ringmain.settings import TlsSettings
@@ -128,17 +118,14 @@ def run_relay_to_log(
     listens = Endpoint.parse(source)
     if not (listens.tls or source_tls["tls_auto"]):
         warn_of_unused(source_tls, "source_tls.", "a tcps:// endpoint")
-    cutting = _cutting(ours, linger=options.pop("linger"), connections=options["max_connections"])
-    relayer = relay_to_log(
+    relayer = relay(
         source,
         destination,
         source_tls=TlsSettings(**source_tls),
         destination_tls=TlsSettings(**destination_tls),
-        cutting=cutting,
         **ours,
         **options,
     )
-
     session.check_reloading(*([relayer.source.settings] if relayer.source.tls else []))
 
     def on_end(outcome: RelayOutcome) -> None:
@@ -165,7 +152,7 @@ def run_save_to_log(
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.stats import figures
-    from ringmain.engines.nats_save import save_to_log
+    from ringmain.engines.nats_save import save
     from ringmain.flow.descriptor import open_input
     from ringmain.progress import progress_line
 
@@ -178,8 +165,8 @@ def run_save_to_log(
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
     session.check_reloading()
-    saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
     source = open_input(input_, option)
+    saver = save(endpoint, peer=source.name, **ours, **options)
 
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness

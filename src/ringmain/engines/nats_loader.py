@@ -170,13 +170,16 @@ class LogLoader(Iterated, Blocking):
         except StopAsyncIteration:
             raise StopIteration from None
 
-    async def next_message(self) -> Message | None:
-        """Acknowledge what was handed out, and return the next message; None when none is to come."""
+    async def next_message(self, *, ends: bool = False) -> Message | None:
+        """Acknowledge what was handed out, and return the next message; None when none is to come.
+
+        ends: also those that tell how a connection has ended.
+        """
         with self._turn:
             if (puller := self._opened()) is None:
                 return None
             self.settle(0)
-            message = await puller.next(self.settings.idle_timeout)
+            message = await puller.next(self.settings.idle_timeout, ends=ends)
         self._ended_well = message is None and not self._finished
         return message if message is None else self._hand(message)
 
@@ -280,7 +283,7 @@ class LogTagged(Items[tuple[Tag, memoryview]]):
         self._log = loader
 
     async def _next(self) -> tuple[Tag, memoryview] | None:
-        message = await self._log.next_message()
+        message = await self._log.next_message(ends=True)
         return (tag_of(message), memoryview(message.data)) if message is not None else None
 
 

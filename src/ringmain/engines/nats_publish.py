@@ -110,6 +110,14 @@ class Publisher:
             message.release()
         self._held.clear()
 
+    def abandon(self) -> None:
+        """Close without a word to the server, on a loop that runs or does not any more."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.abandon()
+        if self._task is not None and not self._task.get_loop().is_closed():
+            self._task.cancel()
+
     @property
     def fullness(self) -> float:
         """The part of `max_in_flight` that is not acknowledged yet, from 0 to 1."""

@@ -48,6 +48,7 @@ class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which cat
 class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
     """A client that says nothing in the clear where TLS is asked for: nats-py leaves that to what the server says."""
 
+    _transport: Any
     must_encrypt = False
     refusal = ""  # the error that the server has named last
 
