@@ -42,7 +42,7 @@ MAY_IMPORT = {
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
-    "feeds": {"_records", "engines", "errors", "file", "loader", "stream"},
+    "feeds": {"_records", "engines", "errors", "file", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
