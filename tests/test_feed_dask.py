@@ -42,10 +42,10 @@ def test_every_row_is_there_once_and_in_order(broker: brokers.Broker) -> None:
 def test_a_server_that_is_killed_between_two_messages_costs_none(
     broker: brokers.Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ringmain.engines import nats_loader, nats_range
+    from ringmain.engines import nats_range
 
     monkeypatch.setattr(nats_range, "_AT_ONCE", 10)
-    with nats_loader.load_range(broker.url("EVENTS"), 1, 123) as loader:
+    with nats_range.load_range(broker.url("EVENTS"), 1, 123) as loader:
         got = [bytes(next(loader)) for _ in range(25)]
         broker.kill()
         broker.start()

@@ -1,4 +1,14 @@
-"""`ringmain relay` into a stream of three replicas that loses its leader: each record once, in order."""
+"""`ringmain relay` into a stream of three replicas that loses its leader: each record once, in order.
+
+`RINGMAIN_NATS_STORM=20` kills leaders at random in so many runs of 100 MB, with one replica and with three. The seed is
+printed; `RINGMAIN_NATS_STORM_SEED=7` runs that one instead.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
 
 import peers
 import pytest
@@ -42,3 +52,30 @@ def test_a_leader_that_is_lost_costs_no_record_and_brings_none_twice(
     peers.eventually(lambda: cluster.stored() > stored + 1_000_000, "more of it to be in the stream")
     check(cluster, senders)
     assert "Traceback" not in relay.stderr, relay.stderr
+
+
+@pytest.mark.skipif("RINGMAIN_NATS_STORM" not in os.environ, reason="RINGMAIN_NATS_STORM=20 runs it so often")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_leaders_that_are_killed_at_any_moment_cost_no_record(bench: peers.Bench, replicas: int) -> None:
+    """Each run sends 100 MB from 8 clients, while the stream's leader is killed once or twice, and started again."""
+    seed = int(os.environ.get("RINGMAIN_NATS_STORM_SEED", random.randrange(1 << 31)))
+    sys.stdout.write(f"RINGMAIN_NATS_STORM_SEED={seed}\n")
+    chance = random.Random(seed)
+    cluster = Cluster(bench)
+    for _ in range(int(os.environ["RINGMAIN_NATS_STORM"])):
+        cluster.add_stream("EVENTS", replicas=replicas)
+        relay, port = relaying(bench, cluster, "--max-connections", 8)
+        senders = [Sender(port, seed, rate=chance.choice([4e6, 20e6]), most=12_500_000) for seed in range(8)]
+        for _ in range(chance.choice([1, 2])):
+            time.sleep(chance.uniform(0, 2))
+            lost = cluster.leader()
+            lost.kill()
+            time.sleep(chance.uniform(0, 3))
+            lost.start()
+        check(cluster, senders)
+        assert sum(it.size for it in senders) >= 100_000_000
+        relay.signal(signal.SIGTERM)
+        assert relay.wait() == 143, relay.stderr
+        assert "Traceback" not in relay.stderr, relay.stderr
+        cluster.run(lambda js: js.delete_stream("EVENTS"))

@@ -6,7 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
@@ -14,14 +14,16 @@ from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_consumer import Wanted
 from ringmain.engines.nats_message import Message, Tag, tag_of
 from ringmain.engines.nats_pull import Puller
-from ringmain.engines.nats_range import Range
 from ringmain.engines.nats_server import NatsServer
 from ringmain.errors import RingmainError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.iterators import Connections, Items, Iterated
 from ringmain.outcome import Outcome, Verdict
-from ringmain.settings import BLOCK_SIZE, DELIMITER, LINGER, RING_SIZE, Framing, LogOptions, Settings, settings_for
+from ringmain.settings import BLOCK_SIZE, LINGER, RING_SIZE, Framing, LogOptions, Settings, settings_for
 from ringmain.waiting import Turn, let_go, unless
+
+if TYPE_CHECKING:
+    from ringmain.engines.nats_range import Range
 
 
 def load(
@@ -63,40 +65,6 @@ def load(
     return LogLoader(endpoint, settings, flow, server, Puller(server, wanted, ring_size or RING_SIZE))
 
 
-def load_range(
-    url: str, start: int, stop: int, *, credentials: str | None = None, **options: Unpack[LogOptions]
-) -> "LogLoader":
-    """Return a loader of the messages `start` to `stop` of a stream, which acknowledges none; they are lines of text.
-
-    Raises NotFoundError where the stream does not have the first of them any more.
-    """
-    settings, endpoint = settings_for(load_range, LogOptions, options), LogEndpoint.parse(url)
-    flow = flow_for(
-        delimiter=DELIMITER,
-        framing=None,
-        ring_size=None,
-        block_size=BLOCK_SIZE,
-        max_record=None,
-        linger=LINGER,
-        merges=True,
-    )
-    server = NatsServer(endpoint, settings, credentials)
-    return LogLoader(endpoint, settings, flow, server, Range(server, settings, endpoint.name, start, stop))
-
-
-async def sequences(url: str, *, credentials: str | None = None, **options: Unpack[LogOptions]) -> tuple[int, int]:
-    """Return the numbers of the first and of the last message that a stream has; the last is less if it has none."""
-    endpoint = LogEndpoint.parse(url)
-    server = NatsServer(endpoint, settings_for(sequences, LogOptions, options), credentials)
-    await server.open()
-    try:
-        asked = server.client.jetstream().stream_info(endpoint.name)
-        state = (await server.ask(asked, f"stream {endpoint.name} at {endpoint}")).state
-    finally:
-        await server.close()
-    return state.first_seq, state.last_seq
-
-
 class Origin:
     """The connection that a message is of, as feeds tell of it. One object a connection, while anybody has it."""
 
@@ -121,7 +89,7 @@ class LogLoader(Iterated, Blocking):
         settings: Settings,
         flow: Flow,
         server: NatsServer,
-        puller: Puller | Range,
+        puller: "Puller | Range",
     ) -> None:
         """`puller` asks `server`, which this opens and closes."""
         self.endpoint = endpoint
@@ -240,7 +208,7 @@ class LogLoader(Iterated, Blocking):
             if self._puller is not None:
                 self._puller.nak(message)
 
-    def _opened(self) -> Puller | Range | None:
+    def _opened(self) -> "Puller | Range | None":
         if self._puller is None and not self._finished:
             raise UsageError("a loader", "it is not open", "use it inside `async with`")
         return self._puller

@@ -6,16 +6,19 @@ made anew from the first one that is missing, where it is not or where the conne
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, Unpack
 
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_failures import failure_of, may_pass
+from ringmain.engines.nats_loader import LogLoader
 from ringmain.engines.nats_message import Message
 from ringmain.engines.nats_server import NatsServer, is_outage
 from ringmain.errors import NotFoundError, RingmainError
+from ringmain.flow.blocks import flow_for
 from ringmain.net.backoff import Backoff
-from ringmain.settings import Settings
+from ringmain.settings import BLOCK_SIZE, DELIMITER, LINGER, LogOptions, Settings, settings_for
 from ringmain.waiting import unless
 
 _AT_ONCE = 64  # messages
@@ -24,6 +27,40 @@ _TRIES = 10  # in a row that bring nothing
 _LONGEST_PAUSE = 5.0
 _FORGOTTEN = 300.0  # a consumer of whom nobody has asked for so long is deleted by the server
 _NO_CONSUMER = 10014  # the server's err_code
+
+
+def load_range(
+    url: str, start: int, stop: int, *, credentials: str | None = None, **options: Unpack[LogOptions]
+) -> LogLoader:
+    """Return a loader of the messages `start` to `stop` of a stream, which acknowledges none; they are lines of text.
+
+    Raises NotFoundError where the stream does not have the first of them any more.
+    """
+    settings, endpoint = settings_for(load_range, LogOptions, options), LogEndpoint.parse(url)
+    flow = flow_for(
+        delimiter=DELIMITER,
+        framing=None,
+        ring_size=None,
+        block_size=BLOCK_SIZE,
+        max_record=None,
+        linger=LINGER,
+        merges=True,
+    )
+    server = NatsServer(endpoint, settings, credentials)
+    return LogLoader(endpoint, settings, flow, server, Range(server, settings, endpoint.name, start, stop))
+
+
+async def sequences(url: str, *, credentials: str | None = None, **options: Unpack[LogOptions]) -> tuple[int, int]:
+    """Return the numbers of the first and of the last message that a stream has; the last is less if it has none."""
+    endpoint = LogEndpoint.parse(url)
+    server = NatsServer(endpoint, settings_for(sequences, LogOptions, options), credentials)
+    await server.open()
+    try:
+        asked = server.client.jetstream().stream_info(endpoint.name)
+        state = (await server.ask(asked, f"stream {endpoint.name} at {endpoint}")).state
+    finally:
+        await server.close()
+    return state.first_seq, state.last_seq
 
 
 class Range:

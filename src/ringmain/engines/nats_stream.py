@@ -8,12 +8,15 @@ import nats.js.errors
 from nats.js.api import StorageType, StreamConfig
 
 from ringmain.engines.nats_server import NatsServer
-from ringmain.errors import NotFoundError, UsageError
+from ringmain.errors import NotFoundError, RingmainError, UsageError
+from ringmain.net.backoff import Backoff
 
 log = logging.getLogger("ringmain")
 
 # What the headers of a message take at most, which count for the server's max_payload too.
 HEADERS = 1024
+# How often a stream is asked for that is only just being made.
+_TRIES = 10
 _STREAM_SHAPE = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?::(?P<replicas>[1-5]))?")
 _PLACEHOLDERS = ("{peer}", "{connection}")
 
@@ -75,7 +78,7 @@ async def open_stream(server: NatsServer, create: str | None) -> Stream:
     """
     pattern = _pattern(server.endpoint.name)
     try:
-        return await stream_for(server, pattern)
+        return await Backoff(1.0).keep_trying(lambda: stream_for(server, pattern), _is_being_made, _TRIES)
     except NotFoundError as error:
         if create is None or error.__cause__ is not None:
             raise
@@ -86,7 +89,12 @@ async def open_stream(server: NatsServer, create: str | None) -> Stream:
         "made the stream %s for %s, with file storage and %d replica%s: fit for a trial, it keeps all for ever",
         *(name, pattern, replicas, "s" if replicas > 1 else ""),
     )
-    return await stream_for(server, pattern)
+    return await Backoff(1.0).keep_trying(lambda: stream_for(server, pattern), _is_being_made, _TRIES)
+
+
+def _is_being_made(error: RingmainError) -> bool:
+    """Tell whether a stream is listed already, and its servers know nothing of it yet."""
+    return isinstance(error, NotFoundError) and isinstance(error.__cause__, nats.js.errors.NotFoundError)
 
 
 async def stream_for(server: NatsServer, subject: str) -> Stream:

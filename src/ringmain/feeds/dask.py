@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from ringmain.engines.nats_loader import load_range, sequences
+from ringmain.engines.nats_range import load_range, sequences
 from ringmain.errors import UsageError
 from ringmain.feeds import arrow
 from ringmain.feeds._extra import missing
