@@ -73,6 +73,8 @@ def test_leaders_that_are_killed_at_any_moment_cost_no_record(bench: peers.Bench
             lost.kill()
             time.sleep(chance.uniform(0, 3))
             lost.start()
+        for sender in senders:
+            sender.until_ended()
         check(cluster, senders)
         assert sum(it.size for it in senders) >= 100_000_000
         relay.signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from brokers import Broker
 from nats.js.api import DiscardPolicy
 
 from ringmain.endpoint import LogEndpoint
+from ringmain.engines import nats_server
 from ringmain.engines.nats_publish import Publisher
 from ringmain.engines.nats_session import Message
 from ringmain.errors import DeniedError, NotFoundError
@@ -183,5 +184,35 @@ def test_a_permission_that_is_missing_ends_it_at_once(run: Run, bench: peers.Ben
             with pytest.raises(DeniedError, match=r"(?i)permissions violation"):
                 await publisher.put(message(1, stored))
         assert not stored
+
+    run(work())
+
+
+def test_a_cancellation_that_nats_py_keeps_to_itself_ends_what_connects_all_the_same(
+    run: Run, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = nats_server._Client.connect
+    connecting = asyncio.Event()
+
+    async def keep_it(client: Any, *arguments: Any, **options: Any) -> None:
+        connecting.set()
+        try:
+            await asyncio.sleep(peers.TIMEOUT)
+        except asyncio.CancelledError:
+            await connect(client, *arguments, **options)
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")):
+            monkeypatch.setattr(nats_server._Client, "connect", keep_it)
+            broker.kill()
+            broker.start()
+            await connecting.wait()
+        opening = asyncio.ensure_future(publisher_to(broker.url("events")).__aenter__())
+        connecting.clear()
+        await connecting.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await until(lambda: peers.established(broker.port) == 0)
 
     run(work())

@@ -126,8 +126,11 @@ class NatsServer:
         """
         self._over = asyncio.get_running_loop().create_future()
         options = self._options()
-        retry = self._settings.retry
-        self.client = await Backoff(_LONGEST_PAUSE).keep_trying(lambda: self._connect(options), is_outage, retry)
+        trying = Backoff(_LONGEST_PAUSE).keep_trying(lambda: self._connect(options), is_outage, self._settings.retry)
+        # In a task of its own: nats-py may keep a cancellation to itself, and go on.
+        client = await unless(asyncio.Event().wait(), trying, self._discard)
+        assert client is not None
+        self.client = client
         self._open = True
         self.tls = self.client.tls
 
@@ -147,6 +150,9 @@ class NatsServer:
         else:
             self._open = False
             self.client.abort()
+
+    def _discard(self, client: Any) -> None:
+        self._leaving = asyncio.get_running_loop().create_task(_close(client))
 
     @property
     def is_lost(self) -> bool:
