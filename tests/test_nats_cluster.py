@@ -48,14 +48,10 @@ def test_a_leader_that_is_killed_costs_no_record_and_brings_none_twice(bench: pe
 
 
 def test_a_leader_that_hands_over_changes_no_order(bench: peers.Bench, cluster: Cluster) -> None:
-    relay, port = relaying(bench, cluster, "--max-connections", 2)
-    senders = [Sender(port, seed, rate=30e6, most=40_000_000) for seed in range(2)]
-    while any(it.ended is None for it in senders):
-        stored = cluster.stored()
-        peers.eventually(
-            lambda stored=stored: cluster.stored() > stored + 4_000_000 or all(it.ended for it in senders),
-            "more of it to be in the stream",
-        )
+    relay, port = relaying(bench, cluster, "--max-connections", 4)
+    senders = [Sender(port, seed, rate=15e6) for seed in range(4)]
+    for _ in range(6):  # the more is under way the better: most of what is not acknowledged waits to be sent again
+        time.sleep(0.7)
         cluster.step_down()
     check(cluster, senders)
     assert "Traceback" not in relay.stderr, relay.stderr
