@@ -100,15 +100,17 @@ class Publisher:
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connection; what is not acknowledged by now is given up."""
-        if self._task is not None:
-            self._task.cancel()
-            await let_go([self._task])
-            self._leave()  # where it was cancelled before it had begun
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=_FAREWELL)
-        for message in self._held:
-            message.release()
-        self._held.clear()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await let_go([self._task])
+                self._leave()  # where it was cancelled before it had begun
+            if self._closing:
+                await asyncio.wait(self._closing, timeout=_FAREWELL)
+        finally:
+            for message in self._held:
+                message.release()
+            self._held.clear()
 
     def abandon(self) -> None:
         """Close without a word to the server, on a loop that runs or does not any more."""
