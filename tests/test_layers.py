@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
     "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "sources": {"endpoint", "engines", "loader", "settings"},
+    "destinations": {"endpoint", "engines", "relayer", "saver", "settings"},
     "file": {"errors", "loader", "saver", "settings"},
     "connection": WORDS | COMPILED | {"net", "flow"},
     "server": WORDS | {"net", "flow", "connection"},
@@ -41,12 +42,24 @@ MAY_IMPORT = {
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
-    "feeds": {"_frames", "_records", "engines", "errors", "file", "loader", "stream"},
+    "feeds": {"_frames", "_records", "engines", "errors", "file", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS
-    | {"_ring", "blocking", "connection", "engines", "file", "interfaces", "loader", "relayer", "saver", "server"}
+    | {
+        "_ring",
+        "blocking",
+        "connection",
+        "destinations",
+        "engines",
+        "file",
+        "interfaces",
+        "loader",
+        "relayer",
+        "saver",
+        "server",
+    }
     | {"sources", "stream"},
     "__main__": {"cli", "errors"},
 }

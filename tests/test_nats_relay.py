@@ -10,7 +10,7 @@ import peers
 import pytest
 from brokers import Broker
 from conftest import Certificates
-from publishing import lines, read_log
+from publishing import lines, read_log, relaying, send
 
 
 @pytest.fixture
@@ -18,29 +18,6 @@ def broker(bench: peers.Bench) -> Broker:
     broker = Broker(bench)
     broker.add_stream("EVENTS")
     return broker
-
-
-def relaying(
-    bench: peers.Bench, broker: Broker, *arguments: object, subject: str = "events", scheme: str = "tcp"
-) -> tuple[peers.Program, int]:
-    """Start a relay into the log; return it and the port that it listens at."""
-    port_file = bench.folder / f"port {len(bench.programs)}"
-    there = broker.url(subject)
-    relay = bench.ringmain("relay", "--port-file", port_file, *arguments, f"{scheme}://127.0.0.1:0", there)
-
-    def port() -> int | None:
-        assert relay.process.poll() is None, relay.stderr
-        return int(port_file.read_text()) if port_file.exists() and port_file.read_text() else None
-
-    return relay, peers.eventually(port, "a port")
-
-
-def send(port: int, data: bytes) -> None:
-    """Send all, end properly, and wait for the proper end that tells that all is stored."""
-    with peers.connect(port) as client:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(1) == b""
 
 
 def until_read(port: int, clients: int = 1) -> None:
@@ -248,6 +225,16 @@ def test_a_record_that_no_message_can_hold_is_an_error_of_its_connection(bench: 
     assert sorted(map(len, first.messages))[-2:] == [900_001, 900_001]
     assert second.data == b"fine\n"
     send(port, b"others go on\n")
+
+
+def test_the_more_clients_there_may_be_the_shorter_is_the_longest_record(bench: peers.Bench, broker: Broker) -> None:
+    relay, port = relaying(bench, broker, "--max-connections", 1000)
+    fits, long = b"x" * 200_000 + b"\n", b"x" * 300_000 + b"\n"
+    send(port, fits)
+    assert peers.is_reset(port, long)
+    relay.says("is longer than 268435 bytes; lower --max-connections, check the delimiter")
+    (connection, _) = read_log(broker).connections.values()
+    assert connection.data == fits
 
 
 def test_a_stream_is_made_for_a_trial(bench: peers.Bench, broker: Broker) -> None:

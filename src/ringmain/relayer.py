@@ -48,38 +48,7 @@ def relay(
     delimiter: bytes = b"",
     **options: Unpack[ConnectionOptions],
 ) -> "Relayer":
-    """Relay between two endpoints: listen at `source`, and for each client in turn dial `destination`.
-
-    await ringmain.relay("tcp://:9000", "tcps://host:4000", destination_tls=ringmain.TlsSettings(cafile="ca.pem"))
-
-    async with ringmain.relay("tcp://127.0.0.1:0", "tcp://host:4000") as relayer:
-        print(relayer.port)
-        await relayer.serve()
-
-    Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. `connect` dials the
-    source, `listen` waits for clients at the destination. Where one end listens, each of its clients gets a connection
-    of its own to the other; where neither does, one connection to each is relayed; `listen_once` ends after the first.
-    With `max_connections` that many clients are served at once, each with a connection of its own to the other side:
-    none waits for another, nor for the other's end to be dialled. Where both ends listen, their clients are paired in
-    the order in which they come.
-    A tcps:// end is encrypted, with its own `source_tls` or `destination_tls`.
-
-    Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
-    one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
-    without close_notify too, is a reset for the other. One that takes nothing makes only its own direction wait, with
-    no more memory than a ring (8 MiB; with many clients 1 MiB each).
-
-    With `reconnect`, which needs `one_way`, a destination that is lost is a warning, and is dialled again as
-    `ringmain.save` tells, also what `delimiter` is for: what was not acknowledged goes to the next connection, the
-    source waits meanwhile, and the stream ends as the source ends it. A dialled source is dialled again whenever its
-    connection has ended, in whichever way, and each of its connections gets one of the destination's.
-
-    `accept_proxy` expects a PROXY protocol header of either version from clients at the source, `send_proxy` sends one
-    to the destination, both before TLS. While data floods in, a byte may wait up to `linger` seconds for others. For
-    the other keywords see `ringmain.ConnectionOptions`; after `idle_timeout` without a byte either way both sides are
-    reset. Raises a `RingmainError` when an endpoint is malformed or cannot be opened, and what becomes of the
-    connection where there is but one. A listener logs a warning and serves the next client.
-    """
+    """Return what `ringmain.relay` does between two endpoints; its docstring tells what the keywords are."""
     check_options(
         *(connect, listen, listen_once, one_way, max_connections),
         accept_proxy=accept_proxy,

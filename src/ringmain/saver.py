@@ -42,36 +42,7 @@ def save(
     delimiter: bytes = b"",
     **options: Unpack[Options],
 ) -> "Saver":
-    """Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
-
-    async with ringmain.save("tcp://127.0.0.1:8000") as saver:
-        await saver.write(buffer)
-
-    The same without `async` and `await`; an event loop that runs in this thread stands still meanwhile. Leaving the
-    block sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged every byte, and
-    until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or an alert, 5 s
-    at most. Leaving it by an exception resets the peer, so that a part never looks like the whole. A listener whose
-    client leaves logs a warning and goes on with the next client where the last one left; with `listen_once`, which
-    implies `listen`, that is an error.
-
-    With `max_connections` above 1 a listener serves that many clients at once: each gets all that is written from the
-    first `write` on that begins after it was let in, once and in order. One that is lost costs a warning, which says
-    how much is known not to have reached it: nobody else gets that. A write waits for a client where there is none,
-    and again if all who had a part of it are lost. With `slow="wait"` it returns when the kernel has all for every
-    client, so that a slow one makes all wait. With "drop" it returns when up to `client_buffer` bytes are due to each.
-    A client that has no room for more is reset with a warning as soon as another one has taken all; while everybody is
-    behind, the write waits. What is due is kept once for all: `client_buffer` bytes, or 1 MiB if that is more.
-
-    With `reconnect` a dialled connection that is lost is a warning, and another one is dialled: for ever, after pauses
-    that grow from 100 ms to 30 s, or `retry` times in a row where that is given. It begins with what the peer's kernel
-    is not known to have acknowledged, so that bytes may come twice and none is left out, but for those that the peer's
-    kernel had and its program did not read. With a `delimiter` (1 to 16 bytes) it begins with a whole record, which may
-    have come in part or whole before. The first connection is dialled as without `reconnect`. A failed handshake ends
-    it, but where the peer is lost within one.
-
-    For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
-    cannot be opened, and when the one connection there is breaks.
-    """
+    """Return what `ringmain.save` does for one endpoint; its docstring tells what the keywords are."""
     given = {"max_connections": max_connections, "slow": slow, "client_buffer": client_buffer}
     settings = settings_for(save, Options, options, **given)
     if reconnect and (listen or listen_once):

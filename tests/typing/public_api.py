@@ -55,7 +55,7 @@ async def asynchronous() -> None:
         assert_type(relayer.counters, list[ringmain.Counters])
         assert_type(relayer.waiting_for, list[tuple[str, int]])
     assert_type(await ringmain.relay("tcp://:0", "tcp://[::1]:1", one_way=True, send_proxy="v2"), None)
-    ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-arg]
+    ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-overload]
     async with ringmain.connect("tcps://[::1]:1", cafile="ca.pem", delimiter=b"\n", linger=0.0) as both:
         assert_type(both, ringmain.Connection)
         assert_type((both.peer, both.tls, both.cipher), tuple[str, str | None, str | None])

@@ -11,7 +11,6 @@ from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZ
 
 if TYPE_CHECKING:
     from ringmain.engines.nats_publish import Publisher
-    from ringmain.engines.nats_records import Cutting
 
 # What one client takes: its socket, and what watches it.
 _DESCRIPTORS = 2
@@ -96,13 +95,6 @@ def _check_path(path: str) -> None:
         raise UsageError("path=kernel", "records are cut in blocks", "leave path= out")
 
 
-def _cutting(ours: dict[str, Any], **more: Any) -> "Cutting":
-    from ringmain.engines.nats_records import Cutting
-
-    names = ("delimiter", "framing", "long_records", "message_size", "max_in_flight")
-    return Cutting(**{name: ours.pop(name) for name in names}, **more)
-
-
 def run_relay_to_log(
     source: str,
     destination: str,
@@ -119,7 +111,7 @@ def run_relay_to_log(
     from ringmain.cli.session import Session, warn_of_unused
     from ringmain.cli.stats import Present, Side, relay_figures
     from ringmain.endpoint import Endpoint
-    from ringmain.engines.nats_relay import relay_to_log
+    from ringmain.engines.nats_relay import relay
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import progress_line
     from ringmain.settings import TlsSettings
@@ -132,13 +124,11 @@ def run_relay_to_log(
     listens = Endpoint.parse(source)
     if not (listens.tls or source_tls["tls_auto"]):
         warn_of_unused(source_tls, "source_tls.", "a tcps:// endpoint")
-    cutting = _cutting(ours, linger=options.pop("linger"), connections=options["max_connections"])
-    relayer = relay_to_log(
+    relayer = relay(
         source,
         destination,
         source_tls=TlsSettings(**source_tls),
         destination_tls=TlsSettings(**destination_tls),
-        cutting=cutting,
         **ours,
         **options,
     )
@@ -178,7 +168,7 @@ def run_save_to_log(
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.stats import Present, Side, figures
-    from ringmain.engines.nats_save import save_to_log
+    from ringmain.engines.nats_save import save
     from ringmain.flow.descriptor import open_input
     from ringmain.outcome import Unserved
     from ringmain.progress import progress_line
@@ -191,10 +181,10 @@ def run_save_to_log(
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
-    saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
+    source = open_input(input_, option)
+    saver = save(endpoint, peer=source.name, **ours, **options)
     papers = saver.publisher.papers
     session.check_reloading(papers.settings, credentials=papers.path)
-    source = open_input(input_, option)
 
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness
