@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ringmain.bench.run import Rounds
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
-_PORT = 5201
+_PORT = "5201"
 # How long a measurement takes on loopback, and in rounds; what is left out at its beginning: in seconds.
 _LOOPBACK_SECONDS, _ROUND_SECONDS = 2.0, 0.5
 _WARM_UP = 0.25
@@ -146,7 +146,7 @@ def run_bench(
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
     session = Session(options)
     if endpoint is not None:
-        uses_tls(measured_at(endpoint), options)
+        uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
     teller = Teller(as_events=json_stream, show=session.shows_progress)
     run = Run(gate, teller)
@@ -155,7 +155,7 @@ def run_bench(
         if endpoint is None:
             await run.of_loopback(plan)
         else:
-            await run.of_endpoint(measured_at(endpoint), settings, plan)
+            await run.of_endpoint(measured_at(endpoint, _PORT), settings, plan)
 
     if report is not None:
         try_to_write(report, "--report")
@@ -194,9 +194,9 @@ def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
     from ringmain.settings import Settings
 
     session = Session(options)
-    uses_tls(measured_at(endpoint), options)
+    uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
-    server = Server(measured_at(endpoint), settings, listen_once=listen_once)
+    server = Server(measured_at(endpoint, _PORT), settings, listen_once=listen_once)
 
     async def work() -> None:
         async with server:

@@ -262,9 +262,9 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
-def measured_at(text: str) -> Endpoint:
+def measured_at(text: str, default_port: str = "") -> Endpoint:
     """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
-    endpoint = Endpoint.parse(text)
+    endpoint = Endpoint.parse(text, default_port)
     if endpoint.path or endpoint.handed_over:
         why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
         raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")
