@@ -8,7 +8,7 @@ from ringmain.bench.plan import MAX_PARALLEL, Plan
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.values import DURATION, Duration, Linger, Percentage, Size
+from ringmain.cli.values import DURATION, FILE, Duration, Linger, Percentage, Size
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class _Bench(JsonCommand):
 )
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
 @forms
-@click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
-@click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with.")
-@click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those.")
+@click.option("--report", metavar="FILE", type=FILE, help="Write a page with plots here, for the browser: out.html.")
+@click.option("--save-baseline", metavar="FILE", type=FILE, help="Measure in rounds, and keep them to compare with.")
+@click.option("--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare them with those.")
 @click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both.")
 @click.option(
     "--noise-threshold", type=Percentage(), default="5%", show_default=True, help="How much worse is not worse."

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from ringmain.cli.command import Command
 from ringmain.cli.flags import as_flags
 from ringmain.errors import RingmainError, UsageError, printable
 
 
-class JsonCommand(click.Command):
+class JsonCommand(Command):
     """A command with --json and --json-stream, whose failures are JSON as well, where that is what it prints."""
 
     def make_context(

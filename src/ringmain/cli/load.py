@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.load_log import is_of_log, load_log, of_log
 from ringmain.cli.options import linger, max_connections, one_end, totals
-from ringmain.cli.values import LongRecords, Octets, Size
+from ringmain.cli.values import FILE, LongRecords, Octets, Size
 from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, MOST_PROCESSES, PROCESSES
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _APART_DESCRIPTORS = 8
 
 
-@click.command()
+@click.command(cls=Command)
 @one_end
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
@@ -37,6 +38,7 @@ _APART_DESCRIPTORS = 8
     "-O",
     "--output",
     metavar="FILE",
+    type=FILE,
     default="-",
     help="Write to FILE instead of standard output, and empty it first: see --append. With {peer} or {number} in its "
     "name each connection has a file of its own; %Y-%m-%d and the like stand for the time.",
@@ -115,7 +117,8 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
         raise UsageError("--connect with --listen-once", "there is nothing to listen at", "leave one of them out")
     if keep_listening and (connect or listen_once):
         other = "--connect" if connect else "--listen-once"
-        raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
+        remedy = "leave one of them out; what curl calls -k is --insecure"
+        raise UsageError(f"--keep-listening with {other}", "they contradict each other", remedy)
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 

@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from ringmain.cli.options import TLS_OPTIONS
+from ringmain.cli.values import FILE
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -29,7 +30,7 @@ _OPTIONS = [
     click.option("--from-sequence", metavar="N", type=click.IntRange(min=1), help="Where a new consumer begins."),
     click.option("--until-sequence", metavar="N", type=click.IntRange(min=1), help="End once all up to there is done."),
     click.option("--filter", metavar="SUBJECT", help="A new consumer has the messages of this subject only."),
-    click.option("--credentials", metavar="FILE", help="The JWT and seed for the log's servers."),
+    click.option("--credentials", metavar="FILE", type=FILE, help="The JWT and seed for the log's servers."),
 ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.load import run_load
 from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, two_ends
 from ringmain.cli.save import run_save
@@ -17,7 +18,7 @@ _ENDS = ("source", "destination")
 _DESCRIPTORS = 8
 
 
-@click.command()
+@click.command(cls=Command, short_help="Listen at SOURCE, and relay each client to DESTINATION.")
 @click.option("-c", "--connect", is_flag=True, help="Connect to SOURCE instead of listening there.")
 @click.option("-l", "--listen", is_flag=True, help="Listen at DESTINATION instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")

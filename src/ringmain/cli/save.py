@@ -5,9 +5,10 @@ from typing import Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.options import max_connections, one_end, totals
 from ringmain.cli.to_log import run_save_to_log, take_log_options, to_log
-from ringmain.cli.values import Octets, Size
+from ringmain.cli.values import FILE, Octets, Size
 from ringmain.endpoint import is_log
 from ringmain.settings import SLOW, Settings
 
@@ -15,11 +16,13 @@ from ringmain.settings import SLOW, Settings
 _DESCRIPTORS = 3
 
 
-@click.command()
+@click.command(cls=Command)
 @one_end
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
-@click.option("-I", "--input", "input_", metavar="FILE", default="-", help="Send FILE instead of standard input.")
+@click.option(
+    "-I", "--input", "input_", metavar="FILE", type=FILE, default="-", help="Send FILE instead of standard input."
+)
 @max_connections("Serve so many clients at once: each gets what comes from then on, or a regular file whole.")
 @click.option(
     "--slow",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.cli.values import LongRecords, Octets, Size
+from ringmain.cli.values import FILE, LongRecords, Octets, Size
 from ringmain.endpoint import is_log
 from ringmain.errors import RingmainError, UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
@@ -48,7 +48,9 @@ _OPTIONS = [
         show_default=Size.words(MAX_IN_FLIGHT),
         help="To nats://: so much may be sent and not acknowledged; then peers wait.",
     ),
-    click.option("--credentials", metavar="FILE", help="To nats://: who we are, as nsc generate creds writes it."),
+    click.option(
+        "--credentials", metavar="FILE", type=FILE, help="To nats://: who we are, as nsc generate creds writes it."
+    ),
     click.option(
         "--create-stream",
         metavar="NAME[:REPLICAS]",

@@ -1,0 +1,44 @@
+"""How wide what people read may be. The start of the command line imports this: it costs next to nothing."""
+
+import os
+from collections.abc import Sequence
+
+
+def columns(fd: int) -> int | None:
+    """Return how many columns there are: those that COLUMNS says, or the terminal's; None where neither tells."""
+    try:
+        said = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        said = 0
+    if said > 0:
+        return said
+    try:
+        return os.get_terminal_size(fd).columns or None  # a terminal that nobody told its size has 0
+    except OSError:
+        return None
+
+
+def fitting(text: str, width: int | None) -> str:
+    """Return as many parts of a line as fit, from its left; two spaces are between parts. The first may be cut."""
+    while width is not None and len(text) > width and "  " in text:
+        text = text.rpartition("  ")[0].rstrip()
+    return text[:width]
+
+
+def table(rows: Sequence[Sequence[str]], width: int | None, *, right: bool = False) -> str:
+    """Return rows as a table; columns that do not fit follow below, behind the first one again.
+
+    With `right` all but the first column stand at the right, as figures do.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    bands: list[list[int]] = [[]]
+    for at in range(1, len(widths)):
+        if width is not None and bands[-1] and widths[0] + sum(widths[it] + 2 for it in (*bands[-1], at)) > width:
+            bands.append([])
+        bands[-1].append(at)
+
+    def line(row: Sequence[str], band: list[int]) -> str:
+        cells = [row[it].rjust(widths[it]) if right else row[it].ljust(widths[it]) for it in band]
+        return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
+
+    return "\n\n".join("\n".join(line(row, band) for row in rows) for band in bands)
