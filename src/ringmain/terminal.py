@@ -1,7 +1,49 @@
 """How wide what people read may be. The start of the command line imports this: it costs next to nothing."""
 
+import contextlib
 import os
+import sys
 from collections.abc import Sequence
+from typing import Protocol
+
+
+class Data(Protocol):
+    """What writes data to the terminal."""
+
+    mid_line: bool
+    """Whether what it wrote last has not ended a line."""
+
+
+class Screen:
+    """Standard error where it is a terminal: a line that is written over, and lines that stay.
+
+    `data` is what else is written to the terminal: lines of ours begin behind a line of that, not within.
+    """
+
+    data: Data | None = None
+    _shown = False  # the line that is written over
+
+    def show(self, text: str) -> None:
+        """Write over the line; raise OSError."""
+        width = columns(2)
+        self._shown = True
+        sys.stderr.write(f"\r{fitting(text, width and width - 1)}\x1b[K")  # a full line would wrap in some terminals
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Let what is written next begin a line."""
+        text = ""
+        if self._shown:
+            self._shown, text = False, "\r\x1b[K"
+        elif self.data is not None and self.data.mid_line:
+            self.data.mid_line, text = False, "\n"
+        if text:
+            with contextlib.suppress(OSError):  # nobody reads standard error
+                sys.stderr.write(text)
+                sys.stderr.flush()
+
+
+screen = Screen()
 
 
 def columns(fd: int) -> int | None:

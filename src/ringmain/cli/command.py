@@ -169,7 +169,7 @@ class Command(click.Command):
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if (other := error.option_name.swapcase()) in self._by_flag():
-                error.possibilities = [other]
+                raise click.NoSuchOption(error.option_name, possibilities=[other], ctx=ctx) from None
             raise
         finally:
             for option in self.params:

@@ -19,6 +19,7 @@ from ringmain.cli.nics import nics
 from ringmain.cli.relay import relay
 from ringmain.cli.save import save
 from ringmain.errors import OutputError, RingmainError, printable, reason
+from ringmain.terminal import screen
 
 
 class _Failed(Exception):  # noqa: N818 - it is none: it carries one
@@ -103,6 +104,7 @@ def _forget_stdout(code: int) -> int:
 
 def fail(message: str, code: int) -> int:
     """Write the error line and return the exit code."""
+    screen.clear()
     with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room: the code tells all the same
         print(f"ringmain: {printable(as_flags(message))}", file=sys.stderr, flush=True)
     return code

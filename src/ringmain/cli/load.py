@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
+    from ringmain.cli.summary import Blame
     from ringmain.flow.apart import Give
     from ringmain.flow.descriptor import Output
 
@@ -191,9 +192,11 @@ def load_into(
     import asyncio
 
     from ringmain._ring import Counters
+    from ringmain.cli.summary import Blame
     from ringmain.flow import copying
 
     written = Counters()  # of all connections, where they are merged
+    session.share_terminal(sink)
 
     async def move() -> None:
         async with loader:
@@ -217,7 +220,9 @@ def load_into(
         if not moving.cancelled():
             moving.result()
 
-    return _run(work, loader, session, written, {}, signals, renewal)
+    # A disk that is slow to take bytes makes no write wait for it that anybody counts.
+    idle = "the peer or the disk" if sink.is_file else "the peer"
+    return _run(work, loader, session, written, {}, signals, renewal, Blame("whoever reads the output", idle))
 
 
 def _load_apart(
@@ -231,6 +236,7 @@ def _load_apart(
 ) -> int:
     """Run a load of each connection to a place of its own."""
     from ringmain._ring import Counters
+    from ringmain.cli.summary import Blame
     from ringmain.flow.apart import each_by_itself
 
     async def work() -> None:
@@ -238,7 +244,8 @@ def _load_apart(
             with session.announced((loader, loader.endpoint, tls)):
                 await each_by_itself(loader, give)
 
-    return _run(work, loader, session, Counters(), exits, renewal=renewal)
+    blame = Blame("where it goes", "the peer or the disk")
+    return _run(work, loader, session, Counters(), exits, renewal=renewal, blame=blame)
 
 
 def _run(
@@ -249,6 +256,7 @@ def _run(
     exits: "dict[Counters, int]",
     signals: "Signals | None" = None,
     renewal: "Renewal | None" = None,
+    blame: "Blame | None" = None,
 ) -> int:
     from ringmain.cli.stats import Present, figures
     from ringmain.outcome import Outcome
@@ -269,4 +277,6 @@ def _run(
         )
 
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line, present, signals, renewal)
+    if not isinstance(loader, ringmain.Loader):
+        blame = None  # of a log nobody counts what waits
+    return session.run(work, loader.stop, look, progress_line, present, signals, renewal, lambda: blame)

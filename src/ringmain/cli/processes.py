@@ -7,6 +7,7 @@ end with this one: at the latest when the channel between them is closed.
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -22,6 +23,7 @@ from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
+from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
@@ -90,7 +92,9 @@ class Processes:
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
         signals, renewal = _Signals(self._leave), Renewal([self], [self._reopen])
-        return self._session.run(self._work, self._stop, self._look, progress_line, signals=signals, renewal=renewal)
+        blame = Blame("whoever reads the output", "the peers or the disk", lanes=self._count)
+        run = functools.partial(self._session.run, signals=signals, renewal=renewal, blame=lambda: blame)
+        return run(self._work, self._stop, self._look, progress_line)
 
     def reload_certificates(self) -> None:
         """Let all read them again, unless something is wrong with them: whoever starts later does so anyway."""

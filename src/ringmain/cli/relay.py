@@ -95,9 +95,12 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
+    import os
+
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
     from ringmain.cli.stats import relay_figures
+    from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import relay_line
@@ -131,4 +134,7 @@ def run_relay(
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)
 
-    return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends))
+    blame = Blame(
+        "the destination", "the source", lanes=len(os.sched_getaffinity(0)) if options["max_connections"] > 1 else 1
+    )
+    return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends), blame=lambda: blame)

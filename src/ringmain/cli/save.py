@@ -92,15 +92,18 @@ def run_save(
     **options: Any,
 ) -> int:
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
+    import time
+
     from ringmain._ring import Counters
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
     from ringmain.cli.stats import Present, figures
+    from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
     from ringmain.outcome import Outcome
-    from ringmain.progress import progress_line, waiting_line
+    from ringmain.progress import Far, progress_line, waiting_line
 
     session = Session(options)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
@@ -108,8 +111,10 @@ def run_save(
     saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
     session.check_reloading(*([saver.settings] if tls else []))
     source = open_input(input_, option)
+    session.share_terminal(source)
     kernel.may_pump(path, source, tls=tls)
 
+    whole = source.size if not saver.reconnect else 0
     read = Counters()  # for many clients at once
 
     def on_end(outcome: Outcome) -> None:
@@ -141,7 +146,16 @@ def run_save(
     def line(*figures: Any) -> str:
         if saver.try_number:
             return waiting_line(saver.endpoint.address, saver.try_number)
-        clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""
-        return clients + progress_line(*figures)
+        if saver.settings.max_connections > 1:
+            return f"{saver.connections} connected  {progress_line(*figures)}"
+        counters = saver.counters
+        if not whole or counters is None:
+            return progress_line(*figures)
+        size = counters.bytes_out - saver.unacknowledged_bytes
+        return progress_line(*figures, far=Far(size, whole, time.monotonic() - counters.started))
 
-    return session.run(work, stop, look, line, present, renewal=Renewal([saver]))
+    def blame() -> Blame:
+        waited = time.monotonic() - source.ended if source.ended is not None else 0.0
+        return Blame("the peer", "the peer" if source.is_file else "the input", waited)
+
+    return session.run(work, stop, look, line, present, renewal=Renewal([saver]), blame=blame)

@@ -20,12 +20,14 @@ from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals
+from ringmain.cli.summary import Blame, Summary
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
-from ringmain.flow.descriptor import ReaderLeft
+from ringmain.flow.descriptor import Input, Output, ReaderLeft
 from ringmain.outcome import Outcome
 from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
+from ringmain.terminal import screen
 
 log = logging.getLogger("ringmain")
 
@@ -75,6 +77,9 @@ class Session:
         self._present: Callable[[], Present] | None = None
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self._asked = report["progress"]
+        self._verbose = report["verbose"] and not report["quiet"]
+        self._summary = Summary()
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self.bytes_in = 0
@@ -96,13 +101,15 @@ class Session:
         present: Callable[[], Present] | None = None,
         signals: Signals | None = None,
         renewal: Renewal | None = None,
+        blame: Callable[[], Blame | None] = lambda: None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
-        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
+        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. The last line tells who of `blame` kept
+        the run waiting.
         """
         self._present = present
         signals = signals or Signals(self.remove_port_file)
@@ -111,7 +118,7 @@ class Session:
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals, present, renewal))
+            runner.run(self._supervise(work, stop, look, line, signals, present, renewal, blame))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -133,6 +140,7 @@ class Session:
         signals: Signals,
         present: Callable[[], Present] | None,
         renewal: Renewal | None,
+        blame: Callable[[], Blame | None],
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -154,6 +162,7 @@ class Session:
             await asyncio.gather(*signals.helpers, return_exceptions=True)
             if self.interval is not None and present is not None and self._begun:
                 self._append(self._totals.row(present()))
+            self.tell_end(blame())
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
@@ -181,6 +190,22 @@ class Session:
         """Show progress until cancelled."""
         await show_progress(look, line)
 
+    def tell_end(self, blame: Blame | None) -> None:
+        """Say what all connections moved, on a terminal or where it is asked for."""
+        line = self._summary.line(blame) if self.shows_progress or self._verbose else ""
+        if line:
+            screen.clear()
+            with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+                print(f"ringmain: {line}", file=sys.stderr, flush=True)
+
+    def share_terminal(self, data: Input | Output) -> None:
+        """Show no progress where data has the terminal, typed or written."""
+        if data.is_terminal and sys.stderr.isatty():
+            if self._asked:
+                log.warning("--progress: there is none on a terminal that data comes from or goes to")
+            self.shows_progress = False
+            screen.data = data if isinstance(data, Output) else None
+
     def check_reloading(self, *ends: TlsSettings) -> None:
         """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
         names = ("certfile", "keyfile", "key_password_file", "cafile", "client_ca", "crl")
@@ -205,6 +230,7 @@ class Session:
         for listener, endpoint, tls in listening:
             if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+                    screen.clear()
                     for address in listener.addresses:
                         print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)
         if self._port_file is not None and listening:
@@ -231,6 +257,7 @@ class Session:
         self.bytes_out += bytes_out
         if outcome is not None:
             self._totals.ended(outcome, others, row["refused"])
+        self._summary.add(row)
         self._append(row)
 
     def _append(self, row: dict[str, Any]) -> None:
@@ -251,7 +278,8 @@ def _teller(figures: Figures) -> Callable[[], None]:
     def tell() -> None:
         text = figures.text()
         with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-            print(f"\r{text}\x1b[K" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+            screen.clear()
+            print(text, file=sys.stderr, flush=True)
 
     return tell
 

@@ -182,6 +182,7 @@ def run_save_to_log(
     session.check_reloading()
     saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
     source = open_input(input_, option)
+    session.share_terminal(source)
 
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness

@@ -24,6 +24,7 @@ from ringmain.cli.outputs import reopen
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, allow_descriptors, uses_tls
 from ringmain.cli.signals import Signals, terminating
+from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
@@ -62,6 +63,9 @@ class _Session(Session):
         super().record(row, bytes_in, bytes_out, outcome, others)
         if self.door is not None:
             self.door.channel.send({"row": row})
+
+    def tell_end(self, _: Blame | None) -> None:
+        """Leave that to the parent."""
 
     async def show(self, look: Look, _: Line) -> None:
         """Tell what was moved, until cancelled."""
