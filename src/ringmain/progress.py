@@ -1,6 +1,7 @@
 """Counters to one line on stderr, twice a second, while a terminal looks on. Those of a bench: cli.bench_output."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -82,6 +83,12 @@ class Figures:
         rates = (bytes_in - self._last[0]) / seconds, (bytes_out - self._last[1]) / seconds
         self._before, self._last = now, (bytes_in, bytes_out)
         return self._line((bytes_in, bytes_out), now - self._started, rates, fullness)
+
+    def tell(self) -> None:
+        """Write the line to standard error, to stay."""
+        with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+            screen.clear()
+            print(self.text(), file=sys.stderr, flush=True)
 
 
 def waiting_line(where: str, number: int) -> str:

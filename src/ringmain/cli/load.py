@@ -144,7 +144,7 @@ def run_load(
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
 
-    session = Session(options)
+    session = Session(options, endpoint)
     if append and output == "-":
         why = (
             "a command has standard output" if options.get("exec") is not None else "standard output is opened already"
@@ -277,6 +277,8 @@ def _run(
         )
 
     loader.on_end = on_end
-    if not isinstance(loader, ringmain.Loader):
+    if isinstance(loader, ringmain.Loader):
+        loader.on_failed = lambda *failure: session.record_failure(*failure, loader.refused)
+    else:
         blame = None  # of a log nobody counts what waits
     return session.run(work, loader.stop, look, progress_line, present, signals, renewal, lambda: blame)

@@ -78,7 +78,7 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
     from ringmain.cli.session import Session
     from ringmain.flow.descriptor import open_output
 
-    session = Session(options)
+    session = Session(options, endpoint)
     template = Template(output, "--output")
     if template.varies or template.parts:
         remedy = "name one file, or start a load for each with the same --consumer"

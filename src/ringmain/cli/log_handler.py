@@ -79,6 +79,14 @@ class LogHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+def set_up_log(quiet: bool, verbose: bool) -> None:
+    """Let the log go to standard error: errors only, or how connections start and end too."""
+    log = logging.getLogger("ringmain")
+    log.handlers = [LogHandler()]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(as_flags(super().format(record)))

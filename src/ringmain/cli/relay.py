@@ -95,6 +95,7 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
+    import functools
     import os
 
     from ringmain.cli.renewal import Renewal
@@ -105,7 +106,7 @@ def run_relay(
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import relay_line
 
-    session = Session(options)
+    session = Session(options, source, destination)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
         if not (Endpoint.parse(url).tls or tls["tls_auto"]):
@@ -128,8 +129,13 @@ def run_relay(
         there, back = [*relayer.taken, 0, 0][:2]
         return session.bytes_in + there, session.bytes_out + back, relayer.fullness
 
+    def failed(end: str, peer: str, seconds: float, error: Exception) -> None:
+        session.record_failure(peer, seconds, error, relayer.refused, end)
+
     async def work() -> None:
         relayer.on_end = on_end
+        for name, end in zip(_ENDS, ends, strict=True):
+            end.on_failed = functools.partial(failed, name)
         async with relayer:
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)

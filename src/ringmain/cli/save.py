@@ -105,7 +105,7 @@ def run_save(
     from ringmain.outcome import Outcome
     from ringmain.progress import Far, progress_line, waiting_line
 
-    session = Session(options)
+    session = Session(options, endpoint)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
@@ -127,6 +127,7 @@ def run_save(
 
     async def work() -> None:
         saver.on_end = on_end
+        saver.on_failed = lambda *failure: session.record_failure(*failure, saver.refused)
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.log_handler import LogHandler
+from ringmain.cli.log_handler import set_up_log
 from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, StatsFile, Totals
+from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
 from ringmain.cli.summary import Blame, Summary
-from ringmain.endpoint import Endpoint, LogEndpoint, as_url
-from ringmain.errors import RingmainError, UsageError, reason
+from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
+from ringmain.errors import RingmainError, TlsError, UsageError, reason
 from ringmain.flow.descriptor import Input, Output, ReaderLeft
 from ringmain.outcome import Outcome
 from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
@@ -61,7 +61,9 @@ class Listener(Protocol):
 class Session:
     """What the verbs have in common on the command line."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], *endpoints: str) -> None:
+        """`endpoints` are those of the rows, as the user gave them."""
+        self._endpoints = [str(LogEndpoint.parse(it) if is_log(it) else Endpoint.parse(it)) for it in endpoints]
         report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
         self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
@@ -80,11 +82,13 @@ class Session:
         self._asked = report["progress"]
         self._verbose = report["verbose"] and not report["quiet"]
         self._summary = Summary()
+        self._since = time.monotonic()  # when it began, or a connection ended last
+        self._last_error: RingmainError | None = None  # that has a row
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self.bytes_in = 0
         self.bytes_out = 0
-        _set_up_log(report["quiet"], report["verbose"])
+        set_up_log(report["quiet"], report["verbose"])
 
     def moved(self, counters: Counters | None) -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
@@ -114,7 +118,7 @@ class Session:
         self._present = present
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:
-            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: _teller(Figures(look, line))}
+            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: Figures(look, line).tell}
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
@@ -162,6 +166,7 @@ class Session:
             await asyncio.gather(*signals.helpers, return_exceptions=True)
             if self.interval is not None and present is not None and self._begun:
                 self._append(self._totals.row(present()))
+            self._record_dialling(task)
             self.tell_end(blame())
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
@@ -227,6 +232,9 @@ class Session:
         self._begun = True
         listening = [end for end in ends if end[0].addresses]
         self._listening = [end[0] for end in listening]
+        for at, (listener, endpoint, _) in enumerate(ends):
+            if isinstance(endpoint, Endpoint) and endpoint.port == "0" and self._endpoints and listener.addresses:
+                self._endpoints[at] = as_url(listener.addresses[0], tls=endpoint.tls)
         for listener, endpoint, tls in listening:
             if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
                 with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
@@ -255,14 +263,27 @@ class Session:
         """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
+        self._since = time.monotonic()
         if outcome is not None:
+            self._last_error = outcome.error
             self._totals.ended(outcome, others, row["refused"])
         self._summary.add(row)
         self._append(row)
 
+    def record_failure(self, peer: str, seconds: float, error: Exception, refused: int = 0, end: str = "") -> None:
+        """Append a row for a handshake that failed, at one `end` of a relay."""
+        self._append(failed_handshake(peer, seconds, error, refused, end))
+
+    def _record_dialling(self, task: "asyncio.Task[None]") -> None:
+        """Append a row where the run ends since a server and we have not come to terms."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TlsError) and error is not self._last_error and len(self._endpoints) == 1:
+            peer = self._endpoints[0].rpartition("//")[2]
+            self.record_failure(peer, time.monotonic() - self._since, error)
+
     def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:
-            self._stats_file.append(row)
+            self._stats_file.append(timed(row, self._endpoints))
 
     async def _tell_totals(self, interval: float, present: Callable[[], Present]) -> None:
         """Append a row of totals every so many seconds, once the run has got as far as connections."""
@@ -272,22 +293,6 @@ class Session:
             await asyncio.sleep(due - time.monotonic())
             if self._begun:
                 self._append(self._totals.row(present()))
-
-
-def _teller(figures: Figures) -> Callable[[], None]:
-    def tell() -> None:
-        text = figures.text()
-        with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-            screen.clear()
-            print(text, file=sys.stderr, flush=True)
-
-    return tell
-
-
-def _set_up_log(quiet: bool, verbose: bool) -> None:
-    log.handlers = [LogHandler()]
-    log.propagate = False
-    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
 def measured_at(text: str, default_port: str = "") -> Endpoint:

@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
+from ringmain.cli.stats import FAILED_HANDSHAKE
 from ringmain.progress import clock_words, size_words
 
 # So many gaps between connections are kept; what is older counts as it was when it was folded.
@@ -38,7 +39,9 @@ class Summary:
         self._spans: list[tuple[float, float]] = []  # in which there were connections, apart from one another
 
     def add(self, row: dict[str, Any]) -> None:
-        """Count a connection that has just ended."""
+        """Count a connection that has just ended, if it ever got as far as bytes."""
+        if row["verdict"] == FAILED_HANDSHAKE:
+            return
         self._both = "source" in row
         for way, side in enumerate((row["source"], row["destination"]) if self._both else (row,)):
             self._sizes[way] += side.get("bytes", 0)

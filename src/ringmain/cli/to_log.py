@@ -122,7 +122,7 @@ def run_relay_to_log(
     from ringmain.progress import progress_line
     from ringmain.settings import TlsSettings
 
-    session = Session(options)
+    session = Session(options, source, destination)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     _check_path(path)
     _refuse(options, "listen", "send_proxy")
@@ -153,6 +153,7 @@ def run_relay_to_log(
 
     async def work() -> None:
         relayer.on_end = on_end
+        relayer.source.on_failed = lambda *failure: session.record_failure(*failure, relayer.refused, "source")
         async with relayer:
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
@@ -171,7 +172,7 @@ def run_save_to_log(
     from ringmain.flow.descriptor import open_input
     from ringmain.progress import progress_line
 
-    session = Session(options)
+    session = Session(options, endpoint)
     _refuse(options, "listen", "listen_once", "reconnect")
     if options["max_connections"] > 1:
         why = "there is but one connection"

@@ -32,7 +32,6 @@ from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
-from ringmain.outcome import Outcome
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
 
@@ -56,11 +55,7 @@ class _Session(Session):
 
     door: HandedDoor | None = None
 
-    def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
-    ) -> None:
-        """Tell a connection's figures."""
-        super().record(row, bytes_in, bytes_out, outcome, others)
+    def _append(self, row: dict[str, Any]) -> None:
         if self.door is not None:
             self.door.channel.send({"row": row})
 

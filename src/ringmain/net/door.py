@@ -6,6 +6,7 @@ from typing import Protocol
 from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest
 from ringmain.net.link import Link
+from ringmain.net.reception import OnFailed
 
 
 class Door(Protocol):
@@ -18,6 +19,9 @@ class Door(Protocol):
     @property
     def probes(self) -> int:
         """How many ended before a byte of a TLS handshake."""
+
+    on_failed: OnFailed | None
+    """What hears of the clients that fail to get ready."""
 
     @property
     def addresses(self) -> list[str]:

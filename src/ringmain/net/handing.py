@@ -19,7 +19,7 @@ from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.net.reception import get_ready
+from ringmain.net.reception import OnFailed, get_ready
 from ringmain.net.resets import reset
 from ringmain.settings import Settings
 
@@ -36,6 +36,7 @@ class HandedDoor:
     refused = probes = 0
     addresses: list[str] = []  # noqa: RUF012 - nothing is listened at
     port = 0
+    on_failed: OnFailed | None = None
 
     def __init__(
         self,
@@ -155,7 +156,8 @@ class HandedDoor:
                 reset(sock)
                 self._over(number)
                 continue
-            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, self._count_probe))
+            hears = self._count_probe, self.on_failed
+            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, *hears))
             self._preparing[task] = number, sock
             task.add_done_callback(self._prepared)
 

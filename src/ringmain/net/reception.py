@@ -10,6 +10,7 @@ import logging
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
+# What hears of a client that could not get ready: its address, after how many seconds, and why.
+OnFailed = Callable[[str, float, Exception], object]
 # The part of the handshake's time-out that a client may be silent for where others could have its room, and how often
 # that is looked at meanwhile.
 _PATIENCE = 1 / 5
@@ -44,7 +47,8 @@ class Reception:
     """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
 
     `ready` are those that are, in that order; `probes` counts those that ended before a handshake. What fails, and is
-    no fault of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
+    no fault of a client, is `failure`. `on_failed`, if it is set, hears of clients that fail. `on_change` is called
+    when any of that, or how many get ready, has changed.
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
@@ -52,6 +56,7 @@ class Reception:
         self.ready: collections.deque[Link] = collections.deque()
         self.failure: BaseException | None = None
         self.probes = 0
+        self.on_failed: OnFailed | None = None
         self._settings = settings
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -80,7 +85,8 @@ class Reception:
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
                 newcomer = _Newcomer(sock, peer, sock.fileno(), self._loop.time())
-                work = get_ready(sock, peer, self._settings, self._context, self._preface, self._count_probe)
+                expected = self._settings, self._context, self._preface
+                work = get_ready(sock, peer, *expected, self._count_probe, self.on_failed)
                 task = self._loop.create_task(work)
                 self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
@@ -202,12 +208,14 @@ async def get_ready(
     context: ssl.SSLContext | None,
     preface: Preface | None,
     on_probe: Callable[[], None],
+    on_failed: OnFailed | None = None,
 ) -> Link | None:
-    """Get a client ready for data; None, with a warning, if that fails.
+    """Get a client ready for data; None, with a warning, if that fails, of which `on_failed` hears.
 
     One that ends before a byte of a TLS handshake is a health check: `on_probe` is called, and nobody is warned.
     """
     introduced = None
+    began = time.monotonic()
     try:
         prepare(sock, settings)
         if preface is not None:
@@ -225,6 +233,8 @@ async def get_ready(
     except (RingmainError, OSError) as error:
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+        if on_failed is not None:
+            on_failed(peer, time.monotonic() - began, error)
         return None
 
 
