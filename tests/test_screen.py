@@ -176,7 +176,7 @@ class Clock:
 
 
 def row(seconds: float, size: int = 1 << 20, stalled: float = 0.0) -> dict[str, Any]:
-    return {"bytes": size, "seconds": seconds, "stalled_seconds": stalled}
+    return {"bytes": size, "seconds": seconds, "stalled_seconds": stalled, "verdict": "ended"}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +211,6 @@ def test_of_a_relay_both_ways_are_told_and_the_larger_one_is_judged(monkeypatch:
     summary = Summary()
     clock.now += 10
     source, destination = row(10, size=512), row(10, size=2 << 20, stalled=9)
-    summary.add({"source": source, "destination": destination, "seconds": 10})
+    summary.add({"source": source, "destination": destination, "seconds": 10, "verdict": "ended"})
     line = summary.line(Blame("the destination", "the source"))
     assert line == "2.00 MiB back and 512 B there in 10.00 s, 204.80 KiB/s, limited by the source"

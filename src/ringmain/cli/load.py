@@ -278,7 +278,7 @@ def _run(
 
     loader.on_end = on_end
     if isinstance(loader, ringmain.Loader):
-        loader.on_failed = lambda *failure: session.record_failure(*failure, loader.refused)
+        session.record_failures(loader)
     else:
         blame = None  # of a log nobody counts what waits
     return session.run(work, loader.stop, look, progress_line, present, signals, renewal, lambda: blame)

@@ -95,7 +95,6 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
-    import functools
     import os
 
     from ringmain.cli.renewal import Renewal
@@ -129,13 +128,10 @@ def run_relay(
         there, back = [*relayer.taken, 0, 0][:2]
         return session.bytes_in + there, session.bytes_out + back, relayer.fullness
 
-    def failed(end: str, peer: str, seconds: float, error: Exception) -> None:
-        session.record_failure(peer, seconds, error, relayer.refused, end)
-
     async def work() -> None:
         relayer.on_end = on_end
         for name, end in zip(_ENDS, ends, strict=True):
-            end.on_failed = functools.partial(failed, name)
+            session.record_failures(end, name)
         async with relayer:
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)

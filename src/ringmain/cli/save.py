@@ -127,7 +127,7 @@ def run_save(
 
     async def work() -> None:
         saver.on_end = on_end
-        saver.on_failed = lambda *failure: session.record_failure(*failure, saver.refused)
+        session.record_failures(saver)
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):
@@ -144,16 +144,16 @@ def run_save(
         size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
         return Present(saver.connections, saver.refused, saver.probes, size, counters)
 
-    def line(*figures: Any) -> str:
+    def line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float) -> str:
         if saver.try_number:
             return waiting_line(saver.endpoint.address, saver.try_number)
         if saver.settings.max_connections > 1:
-            return f"{saver.connections} connected  {progress_line(*figures)}"
-        counters = saver.counters
-        if not whole or counters is None:
-            return progress_line(*figures)
-        size = counters.bytes_out - saver.unacknowledged_bytes
-        return progress_line(*figures, far=Far(size, whole, time.monotonic() - counters.started))
+            return f"{saver.connections} connected  {progress_line(sizes, seconds, rates, fullness)}"
+        counters, far = saver.counters, None
+        if whole and counters is not None:
+            size = counters.bytes_out - saver.unacknowledged_bytes
+            far = Far(size, whole, time.monotonic() - counters.started)
+        return progress_line(sizes, seconds, rates, fullness, far)
 
     def blame() -> Blame:
         waited = time.monotonic() - source.ended if source.ended is not None else 0.0

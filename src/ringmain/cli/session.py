@@ -24,6 +24,7 @@ from ringmain.cli.summary import Blame, Summary
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
 from ringmain.errors import RingmainError, TlsError, UsageError, reason
 from ringmain.flow.descriptor import Input, Output, ReaderLeft
+from ringmain.net.listening import Listening
 from ringmain.outcome import Outcome
 from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
@@ -270,16 +271,20 @@ class Session:
         self._summary.add(row)
         self._append(row)
 
-    def record_failure(self, peer: str, seconds: float, error: Exception, refused: int = 0, end: str = "") -> None:
-        """Append a row for a handshake that failed, at one `end` of a relay."""
-        self._append(failed_handshake(peer, seconds, error, refused, end))
+    def record_failures(self, listening: Listening, end: str = "") -> None:
+        """Append a row for each client whose handshake fails, at one `end` of a relay."""
+
+        def failed(peer: str, seconds: float, error: Exception) -> None:
+            self._append(failed_handshake(peer, seconds, error, listening.refused, end))
+
+        listening.on_failed = failed
 
     def _record_dialling(self, task: "asyncio.Task[None]") -> None:
         """Append a row where the run ends since a server and we have not come to terms."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, TlsError) and error is not self._last_error and len(self._endpoints) == 1:
             peer = self._endpoints[0].rpartition("//")[2]
-            self.record_failure(peer, time.monotonic() - self._since, error)
+            self._append(failed_handshake(peer, time.monotonic() - self._since, error))
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:

@@ -32,7 +32,7 @@ def figures(outcome: "Outcome", refused: int, exec_exit: int | None = None) -> d
     return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict, **_error(outcome.error)}
 
 
-def failed_handshake(peer: str, seconds: float, error: Exception, refused: int, end: str) -> dict[str, Any]:
+def failed_handshake(peer: str, seconds: float, error: Exception, refused: int = 0, end: str = "") -> dict[str, Any]:
     """Return what it tells of a connection that never got as far as bytes, or of that at one `end` of a relay.
 
     It is what is told of any other, and the verdict is no other's.

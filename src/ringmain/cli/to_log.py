@@ -153,7 +153,7 @@ def run_relay_to_log(
 
     async def work() -> None:
         relayer.on_end = on_end
-        relayer.source.on_failed = lambda *failure: session.record_failure(*failure, relayer.refused, "source")
+        session.record_failures(relayer.source, "source")
         async with relayer:
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
