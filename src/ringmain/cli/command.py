@@ -19,7 +19,7 @@ _WIDEST, _USUAL = 100, 80
 _NARROW = 60
 # The groups of options, in the order of help, what each is about, and who is in it: the keywords, in that order.
 # Whatever is nowhere else is in the first one.
-_GROUPS: dict[str, tuple[str, str]] = {
+GROUPS: dict[str, tuple[str, str]] = {
     "main": (
         "What is needed first.",
         "server input input_ output connect listen listen_once reverse time parallel max_connections reconnect tls "
@@ -52,7 +52,7 @@ _GROUPS: dict[str, tuple[str, str]] = {
     ),
     "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
-_TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
+TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
 
 
 class _Formatter(click.HelpFormatter):
@@ -96,15 +96,15 @@ class Command(click.Command):
     def group_of(option: click.Parameter) -> str:
         """Return the group that an option belongs to."""
         name = option.name.removeprefix("source_").removeprefix("destination_")
-        return next((group for group, (_, names) in _GROUPS.items() if name in names.split()), "main")
+        return next((group for group, (_, names) in GROUPS.items() if name in names.split()), "main")
 
     def groups(self) -> dict[str, list[click.Option]]:
         """Return the groups in the order of help, "main" first, and the options of each in theirs."""
-        groups: dict[str, list[click.Option]] = {name: [] for name in _GROUPS}
+        groups: dict[str, list[click.Option]] = {name: [] for name in GROUPS}
         for option in self.params:
             if isinstance(option, click.Option) and not option.hidden:
                 groups[self.group_of(option)].append(option)
-        for name, (_, names) in _GROUPS.items():
+        for name, (_, names) in GROUPS.items():
             # Of both ends of a relay: all of one, then all of the other.
             groups[name].sort(key=lambda it: (it.name.startswith("destination_"), _rank(it, names.split())))
         return {name: options for name, options in groups.items() if options}
@@ -151,14 +151,14 @@ class Command(click.Command):
         if groups:
             with formatter.section("More options"):
                 formatter.write_text(f"{ctx.command_path} --help GROUP shows those of a group, --help all every one.")
-                formatter.write_dl([(name, _GROUPS[name][0]) for name in groups])
+                formatter.write_dl([(name, GROUPS[name][0]) for name in groups])
 
     def _write(
         self, ctx: click.Context, formatter: click.HelpFormatter, group: str, options: list[click.Option]
     ) -> None:
         help_option = self.get_help_option(ctx)
         shown = [*options, help_option] if group == "main" and help_option is not None else options
-        with formatter.section(_TITLES.get(group, group.capitalize())):
+        with formatter.section(TITLES.get(group, group.capitalize())):
             formatter.write_dl([record for it in shown if (record := it.get_help_record(ctx)) is not None])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -174,6 +174,7 @@ def run_load(
     if command is None:
         files = Files(template, path, flags)
         return _load_apart(files.give, loader, session, {}, Renewal([loader], [files.reopen]), tls=tls)
+    session.share_terminal(None)
     commands = Commands(command, path, listening=not loader.connect)
     return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), tls=tls)
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import logging
+import os
 import signal
 import sys
 import time
@@ -204,9 +205,9 @@ class Session:
             with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
                 print(f"ringmain: {line}", file=sys.stderr, flush=True)
 
-    def share_terminal(self, data: Input | Output) -> None:
-        """Show no progress where data has the terminal, typed or written."""
-        if data.is_terminal and sys.stderr.isatty():
+    def share_terminal(self, data: Input | Output | None) -> None:
+        """Show no progress where data has the terminal, typed or written; None: by commands, to standard output."""
+        if (os.isatty(1) if data is None else data.is_terminal) and sys.stderr.isatty():
             if self._asked:
                 log.warning("--progress: there is none on a terminal that data comes from or goes to")
             self.shows_progress = False
