@@ -129,8 +129,14 @@ _LOUDNESS = [
     click.option(
         "-q", "--quiet", is_flag=True, help="Errors only, and that nothing is encrypted where TLS options are given."
     ),
-    click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
-    click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Tell when connections start and end, and what was moved in all."
+    ),
+    click.option(
+        "--progress/--no-progress",
+        default=None,
+        help="Show progress; the default if stderr is a terminal that no data is on.",
+    ),
     click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
 ]
 _CONNECTION = [
@@ -162,7 +168,12 @@ _CONNECTION = [
         help="Move bytes inside the kernel (splice, sendfile), or through blocks in memory.",
     ),
     _PORT_FILE,
-    click.option("--stats-file", metavar="FILE", type=FILE, help="Append one JSON object here for each connection."),
+    click.option(
+        "--stats-file",
+        metavar="FILE",
+        type=FILE,
+        help="Append one JSON object here for each connection, or failed handshake.",
+    ),
     duration(
         "--reload-certificates",
         None,

@@ -232,6 +232,7 @@ class Session:
         Tell the service manager too, if there is one, that clients can come or the connection is there.
         """
         self._begun = True
+        self._summary.begin()
         listening = [end for end in ends if end[0].addresses]
         self._listening = [end[0] for end in listening]
         for at, (listener, endpoint, _) in enumerate(ends):

@@ -29,7 +29,7 @@ class Summary:
     """The figures of a run's connections, from their rows for the stats file."""
 
     def __init__(self) -> None:
-        self._cpu = _cpu_seconds()
+        self.begin()
         self._count = 0
         self._seconds = 0.0  # of all connections together
         self._sizes = [0, 0]  # there and back; of load and save there is but one way
@@ -37,6 +37,10 @@ class Summary:
         self._both = False
         self._folded = 0.0
         self._spans: list[tuple[float, float]] = []  # in which there were connections, apart from one another
+
+    def begin(self) -> None:
+        """Leave out the CPU time so far, which went to the start of the program."""
+        self._cpu = _cpu_seconds()
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a connection that has just ended, if it ever got as far as bytes."""
