@@ -87,7 +87,7 @@ def test_help_is_as_wide_as_there_is_room(arguments: list[str], columns: int) ->
         (["save", "--listen", "file", "tcp://127.0.0.1:1"], "--listen is --listen, which takes no value"),
         (["load", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2"], "unexpected argument 'tcp://127.0.0.1:2'; see"),
         (["load", "-o", "tcp://127.0.0.1:1", "more"], "unexpected argument 'more'; see"),
-        (["save", "-i", "file", "tcp://127.0.0.1:1"], "-I"),
+        (["save", "-i", "file", "tcp://127.0.0.1:1"], "No such option '-i': -I is --input; see"),
         (["load", "-c", "-k", "tcps://127.0.0.1:1"], "what curl calls -k is --insecure"),
     ],
 )

@@ -53,6 +53,19 @@ def test_a_line_of_ours_takes_the_place_of_progress() -> None:
         assert len(terminal.lines) == 4
 
 
+def test_a_line_of_another_process_takes_the_place_of_progress_too(tmp_path: Path) -> None:
+    with Terminal(200) as terminal:
+        options = ["--processes", 2, "--max-connections", 2, "--output", tmp_path / "got-{process}"]
+        port = terminal.listening("load", *options)
+        with peers.connect(port) as sock:
+            sock.sendall(b"x" * 5000)
+            terminal.until(lambda: "  in " in terminal.lines[-1])
+            peers.close_with_reset(sock)
+        terminal.until(lambda: "ringmain: " in terminal.text and "  in " in terminal.lines[-1])
+        assert [line.partition(" ")[0] for line in terminal.lines[:2]] == ["listening", "ringmain:"]
+        assert "  in " not in "".join(terminal.lines[:-1])
+
+
 @pytest.mark.parametrize("writer", [[], ["--exec", "cat"]], ids=["ourselves", "command"])
 def test_data_has_the_terminal_for_itself(writer: list[str]) -> None:
     with Terminal(80) as terminal, Terminal(80) as clock:

@@ -21,6 +21,8 @@ class Screen:
     """
 
     data: Data | None = None
+    shared = False
+    """Whether another process shows a line there, which is to be written over as well."""
     _shown = False  # the line that is written over
 
     def show(self, text: str) -> None:
@@ -33,7 +35,7 @@ class Screen:
     def clear(self) -> None:
         """Let what is written next begin a line."""
         text = ""
-        if self._shown:
+        if self._shown or self.shared:
             self._shown, text = False, "\r\x1b[K"
         elif self.data is not None and self.data.mid_line:
             self.data.mid_line, text = False, "\n"

@@ -168,9 +168,10 @@ class Command(click.Command):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if (other := error.option_name.swapcase()) in self._by_flag():
-                raise click.NoSuchOption(error.option_name, possibilities=[other], ctx=ctx) from None
-            raise
+            flag = error.option_name.swapcase()
+            if (other := self._by_flag().get(flag)) is None:
+                raise
+            raise click.UsageError(f"{error.message.rstrip('.')}: {flag} is {other.opts[-1]}", ctx) from None
         finally:
             for option in self.params:
                 if ctx.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT:

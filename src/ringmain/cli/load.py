@@ -140,6 +140,7 @@ def run_load(
     from ringmain.cli.outputs import Commands, Files, Template, reopen
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
+    from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
@@ -173,10 +174,12 @@ def run_load(
     kernel.may_pump(path, tls=tls, cut=cut)
     if command is None:
         files = Files(template, path, flags)
-        return _load_apart(files.give, loader, session, {}, Renewal([loader], [files.reopen]), tls=tls)
+        renewal, blame = Renewal([loader], [files.reopen]), Blame("whoever reads the output", "the peer or the disk")
+        return _load_apart(files.give, loader, session, {}, renewal, blame, tls=tls)
     session.share_terminal(None)
     commands = Commands(command, path, listening=not loader.connect)
-    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), tls=tls)
+    blame = Blame("the command", "the peer")
+    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), blame, tls=tls)
 
 
 def load_into(
@@ -232,12 +235,12 @@ def _load_apart(
     session: "Session",
     exits: "dict[Counters, int]",
     renewal: "Renewal",
+    blame: "Blame",
     *,
     tls: bool,
 ) -> int:
     """Run a load of each connection to a place of its own."""
     from ringmain._ring import Counters
-    from ringmain.cli.summary import Blame
     from ringmain.flow.apart import each_by_itself
 
     async def work() -> None:
@@ -245,7 +248,6 @@ def _load_apart(
             with session.announced((loader, loader.endpoint, tls)):
                 await each_by_itself(loader, give)
 
-    blame = Blame("where it goes", "the peer or the disk")
     return _run(work, loader, session, Counters(), exits, renewal=renewal, blame=blame)
 
 

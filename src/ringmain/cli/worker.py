@@ -34,6 +34,7 @@ from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
+from ringmain.terminal import screen
 
 log = logging.getLogger("ringmain")
 
@@ -117,6 +118,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     task = json.loads(os.pread(0, os.fstat(0).st_size, Mark.SIZE))
     task["delimiter"] = task["delimiter"].encode("latin-1")
+    screen.shared = sys.stderr.isatty()
     session = _Session(task)
     try:
         code = _run(sock, session, **task)
