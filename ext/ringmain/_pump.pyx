@@ -16,7 +16,8 @@ Invariants:
 import fcntl
 import os
 
-from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT, errno as c_errno
+from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT
+from libc.errno cimport errno as c_errno
 from posix.unistd cimport close, write
 
 from ringmain._clock cimport monotonic
