@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import fcntl
 import gc
+import importlib.util
 import os
 import signal
 import socket
@@ -29,6 +30,13 @@ for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+# readline, once something imports it, puts these into the environment of what is started, past os.environ.
+if importlib.util.find_spec("readline") is not None:
+    importlib.import_module("readline")
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+    os.unsetenv(_name)
 
 if TYPE_CHECKING:
     import conforming

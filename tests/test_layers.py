@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "endpoint": {"errors"},
     "waiting": set(),
     "interfaces": {"errors"},
-    "progress": set(),
+    "progress": {"terminal"},
+    "terminal": set(),
     "net": WORDS | COMPILED,
     "flow": WORDS | COMPILED | {"net"},
     "stream": {"_ring", "errors", "flow"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
     "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress", "terminal"},
     # Nothing else imports these.
     "feeds": {"_frames", "_records", "engines", "errors", "file", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.

@@ -99,7 +99,7 @@ class Loader(Listening, Iterated, Blocking):
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
-            self._gate = await self.open_gate(self.endpoint, self.settings)
+            self._gate = await self._listen(self.endpoint, self.settings)
             if self.merges:
                 hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
                 self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self.flow)

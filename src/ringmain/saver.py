@@ -17,7 +17,6 @@ from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
-from ringmain.net.gate import listen as open_gate
 from ringmain.net.listening import Listening
 from ringmain.net.redial import Redial
 from ringmain.outcome import Outcome, total
@@ -117,7 +116,7 @@ class Saver(Listening, Blocking):
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
-            self._gate = await open_gate(self.endpoint, self.settings)
+            self._gate = await self._listen(self.endpoint, self.settings)
         self._redial = Redial(self.endpoint, self.settings) if self.reconnect else None
         if isinstance(self._clients, Broadcast) or self.listening:
             self._clients.open(self._gate, self._context)

@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from ringmain.cli.options import TLS_OPTIONS
+from ringmain.cli.values import FILE
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -32,7 +33,7 @@ _OPTIONS = [
     click.option("--from-sequence", metavar="N", type=click.IntRange(min=1), help="Where a new consumer begins."),
     click.option("--until-sequence", metavar="N", type=click.IntRange(min=1), help="End once all up to there is done."),
     click.option("--filter", metavar="SUBJECT", help="A new consumer has the messages of this subject only."),
-    click.option("--credentials", metavar="FILE", help="The JWT and seed for the log's servers."),
+    click.option("--credentials", metavar="FILE", type=FILE, help="The JWT and seed for the log's servers."),
 ]
 
 
@@ -80,7 +81,7 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
     from ringmain.cli.session import Session
     from ringmain.flow.descriptor import open_output
 
-    session = Session(options)
+    session = Session(options, endpoint)
     template = Template(output, "--output")
     if template.varies or template.parts:
         remedy = "name one file, or start a load for each with the same --consumer"

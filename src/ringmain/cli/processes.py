@@ -24,6 +24,7 @@ from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
+from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
@@ -98,6 +99,7 @@ class Processes:
 
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
+        blame = Blame("whoever reads the output", "the peers or the disk", lanes=self._count)
         return self._session.run(
             self._work,
             self._stop,
@@ -106,6 +108,7 @@ class Processes:
             signals=_Signals(self._leave),
             renewal=self._renewal,
             figures=self._figures,
+            blame=lambda: blame,
         )
 
     def reload_certificates(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.load import run_load
 from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, totals, two_ends
 from ringmain.cli.save import run_save
@@ -17,7 +18,7 @@ _ENDS = ("source", "destination")
 _DESCRIPTORS = 8
 
 
-@click.command()
+@click.command(cls=Command, short_help="Listen at SOURCE, and relay each client to DESTINATION.")
 @click.option("-c", "--connect", is_flag=True, help="Connect to SOURCE instead of listening there.")
 @click.option("-l", "--listen", is_flag=True, help="Listen at DESTINATION instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
@@ -109,15 +110,18 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
+    import os
+
     from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, warn_of_unused
     from ringmain.cli.stats import Present, Side, relay_figures
+    from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
     from ringmain.outcome import RelayOutcome, Unserved
     from ringmain.progress import relay_line, waiting_line
 
-    session = Session(options)
+    session = Session(options, source, destination)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
         if not (Endpoint.parse(url).tls or tls["tls_auto"]):
@@ -159,9 +163,12 @@ def run_relay(
 
     async def work() -> None:
         relayer.on_end = on_end
+        for name, end in zip(_ENDS, ends, strict=True):
+            session.record_failures(end, name)
         async with relayer:
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)
 
-    renewal, words = Renewal(ends), ("there", "back")
-    return session.run(work, relayer.stop, look, line, present, renewal=renewal, words=words)
+    blame = Blame("the destination", "the source", lanes=len(os.sched_getaffinity(0)) if many else 1)
+    ours: dict[str, Any] = {"renewal": Renewal(ends), "words": ("there", "back"), "blame": lambda: blame}
+    return session.run(work, relayer.stop, look, line, present, **ours)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import os
 import signal
 import sys
 import time
@@ -13,18 +14,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.log_handler import LogHandler
+from ringmain.cli.log_handler import set_up_log
 from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, StatsFile, Totals
-from ringmain.endpoint import Endpoint, LogEndpoint, as_url
-from ringmain.errors import RingmainError, UsageError, reason
-from ringmain.flow.descriptor import ReaderLeft
+from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
+from ringmain.cli.summary import Blame, Summary
+from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
+from ringmain.errors import RingmainError, TlsError, UsageError, reason
+from ringmain.flow.descriptor import Input, Output, ReaderLeft
+from ringmain.net.listening import Listening
 from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
+from ringmain.terminal import screen
 
 if TYPE_CHECKING:
     from ringmain.cli.metrics import Told
@@ -68,7 +72,9 @@ class Listener(Protocol):
 class Session:
     """What the verbs have in common on the command line."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], *endpoints: str) -> None:
+        """`endpoints` are those of the rows, as the user gave them."""
+        self._endpoints = [str(LogEndpoint.parse(it) if is_log(it) else Endpoint.parse(it)) for it in endpoints]
         report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
         self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
@@ -92,11 +98,16 @@ class Session:
         self._words = ("in", "out")  # for what a look shows
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self._asked = report["progress"]
+        self._verbose = report["verbose"] and not report["quiet"]
+        self._summary = Summary()
+        self._since = time.monotonic()  # when it began, or a connection ended last
+        self._last_error: RingmainError | None = None  # that has a row
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self.bytes_in = 0
         self.bytes_out = 0
-        _set_up_log(report["quiet"], report["verbose"])
+        set_up_log(report["quiet"], report["verbose"])
 
     @property
     def has_metrics(self) -> bool:
@@ -120,6 +131,7 @@ class Session:
         renewal: Renewal | None = None,
         words: tuple[str, str] = ("in", "out"),
         figures: "Callable[[], Told] | None" = None,
+        blame: Callable[[], Blame | None] = lambda: None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
@@ -127,16 +139,17 @@ class Session:
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
         else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. `words` say what both numbers of bytes
-        are, `figures` are those of --metrics, where they are not made of the others.
+        are, `figures` are those of --metrics, where they are not made of the others. The last line tells who of `blame`
+        kept the run waiting.
         """
         self._look, self._present, self._renewal, self._words = look, present, renewal, words
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:
-            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: _teller(Figures(look, line))}
+            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: Figures(look, line).tell}
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._measured(self._supervise(work, stop, line, signals), figures or self.figures))
+            runner.run(self._measured(self._supervise(work, stop, line, signals, blame), figures or self.figures))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -177,6 +190,7 @@ class Session:
         stop: Callable[[], bool],
         line: Line | None,
         signals: Signals,
+        blame: Callable[[], Blame | None],
     ) -> None:
         look, present, renewal = self._look, self._present, self._renewal
         task = asyncio.get_running_loop().create_task(work())
@@ -197,6 +211,8 @@ class Session:
             await asyncio.gather(*signals.helpers, return_exceptions=True)
             if self.interval is not None and present is not None and self._begun:
                 self._append(self._totals.row(present()))
+            self._record_dialling(task)
+            self.tell_end(blame())
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
@@ -225,6 +241,20 @@ class Session:
         """Show progress until cancelled."""
         await show_progress(look, line)
 
+    def tell_end(self, blame: Blame | None) -> None:
+        """Say what all connections moved, on a terminal or where it is asked for."""
+        line = self._summary.line(blame) if self.shows_progress or self._verbose else ""
+        if line:
+            _say(f"ringmain: {line}")
+
+    def share_terminal(self, data: Input | Output | None) -> None:
+        """Show no progress where data has the terminal, typed or written; None: by commands, to standard output."""
+        if (os.isatty(1) if data is None else data.is_terminal) and sys.stderr.isatty():
+            if self._asked:
+                log.warning("--progress: there is none on a terminal that data comes from or goes to")
+            self.shows_progress = False
+            screen.data = data if isinstance(data, Output) else None
+
     def check_reloading(self, *ends: TlsSettings, credentials: str | None = None) -> None:
         """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
         names = ("certfile", "keyfile", "key_password_file", "cafile", "client_ca", "crl")
@@ -244,8 +274,12 @@ class Session:
         Tell the service manager too, if there is one, that clients can come or the connection is there.
         """
         self._begun = True
+        self._summary.begin()
         listening = [end for end in ends if end[0].addresses]
         self._listening = [end[0] for end in listening]
+        for at, (listener, endpoint, _) in enumerate(ends):
+            if isinstance(endpoint, Endpoint) and endpoint.port == "0" and self._endpoints and listener.addresses:
+                self._endpoints[at] = as_url(listener.addresses[0], tls=endpoint.tls)
         for listener, endpoint, tls in listening:
             if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
                 _say(*(f"listening on {as_url(address, tls=tls)}" for address in listener.addresses))
@@ -276,13 +310,31 @@ class Session:
         """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
+        self._since = time.monotonic()
         if outcome is not None:
+            self._last_error = outcome.error
             self._totals.ended(outcome, others, row["refused"])
+        self._summary.add(row)
         self._append(row)
+
+    def record_failures(self, listening: Listening, end: str = "") -> None:
+        """Append a row for each client whose handshake fails, at one `end` of a relay."""
+
+        def failed(peer: str, seconds: float, error: Exception) -> None:
+            self._append(failed_handshake(peer, seconds, error, listening.refused, end))
+
+        listening.on_failed = failed
+
+    def _record_dialling(self, task: "asyncio.Task[None]") -> None:
+        """Append a row where the run ends since a server and we have not come to terms."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TlsError) and error is not self._last_error and len(self._endpoints) == 1:
+            peer = self._endpoints[0].rpartition("//")[2]
+            self._append(failed_handshake(peer, time.monotonic() - self._since, error))
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:
-            self._stats_file.append(row)
+            self._stats_file.append(timed(row, self._endpoints))
 
     async def _tell_totals(self, interval: float, present: Callable[[], Present]) -> None:
         """Append a row of totals every so many seconds, once the run has got as far as connections."""
@@ -296,28 +348,14 @@ class Session:
 
 def _say(*lines: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+        screen.clear()
         for line in lines:
             print(line, file=sys.stderr, flush=True)
 
 
-def _teller(figures: Figures) -> Callable[[], None]:
-    def tell() -> None:
-        text = figures.text()
-        with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-            print(f"\r{text}\x1b[K" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
-
-    return tell
-
-
-def _set_up_log(quiet: bool, verbose: bool) -> None:
-    log.handlers = [LogHandler()]
-    log.propagate = False
-    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
-
-
-def measured_at(text: str) -> Endpoint:
+def measured_at(text: str, default_port: str = "") -> Endpoint:
     """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
-    endpoint = Endpoint.parse(text)
+    endpoint = Endpoint.parse(text, default_port)
     if endpoint.path or endpoint.handed_over:
         why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
         raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")

@@ -12,13 +12,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ringmain._ring import Counters
-from ringmain.errors import OutputError, reason
+from ringmain.cli.flags import as_flags
+from ringmain.errors import OutputError, RingmainError, reason
 from ringmain.outcome import Outcome, RelayOutcome, Unserved, Verdict, total
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 log = logging.getLogger("ringmain")
+
+# The verdict of a connection whose TLS handshake, or PROXY header, was none.
+FAILED_HANDSHAKE = "handshake failed"
 
 
 def figures(outcome: Outcome, refused: int, exec_exit: int | None = None) -> dict[str, Any]:
@@ -27,7 +31,44 @@ def figures(outcome: Outcome, refused: int, exec_exit: int | None = None) -> dic
     `exec_exit` is the exit code of the command that it was given to, if there was one.
     """
     ended = {} if exec_exit is None else {"exec_exit": exec_exit}
-    return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict}
+    return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict, **_error(outcome.error)}
+
+
+def failed_handshake(peer: str, seconds: float, error: Exception, refused: int = 0, end: str = "") -> dict[str, Any]:
+    """Return what it tells of a connection that never got as far as bytes, or of that at one `end` of a relay.
+
+    It is what is told of any other, and the verdict is no other's.
+    """
+    outcome = Outcome(peer, None, None, Counters(), 0, Verdict.RESET)
+    took = {"seconds": round(seconds, 6)}
+    ending = {"refused": refused, "verdict": FAILED_HANDSHAKE, **_error(error)}
+    return {end: _who(outcome), **took, **ending} if end else {**_figures(outcome), **took, **ending}
+
+
+def timed(row: dict[str, Any], endpoints: "Sequence[str]") -> dict[str, Any]:
+    """Return a row of what has just ended, with the times of that and of its beginning, and with the endpoints.
+
+    Each side of a relay has its own.
+    """
+    now = time.time()
+    times = {"started": _utc(now - row["seconds"]), "ended": _utc(now)}
+    if "source" not in row:
+        return {**times, **({"endpoint": endpoints[0]} if endpoints and "peer" in row else {}), **row}
+    sides = {
+        name: {"endpoint": url, **row[name]}
+        for name, url in zip(("source", "destination"), endpoints, strict=False)
+        if name in row
+    }
+    return {**times, **row, **sides}
+
+
+def _utc(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03}Z"
+
+
+def _error(error: Exception | None) -> dict[str, str | None]:
+    return {"error": as_flags(str(error) if isinstance(error, RingmainError) else reason(error)) if error else None}
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:
@@ -72,6 +113,7 @@ def relay_figures(outcome: RelayOutcome, refused: int) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 6),
         "refused": refused,
         "verdict": outcome.verdict,
+        **_error(outcome.error),
     }
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.cli.values import LongRecords, Octets, Size
+from ringmain.cli.values import FILE, LongRecords, Octets, Size
 from ringmain.endpoint import is_log
 from ringmain.errors import RingmainError, UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
@@ -50,7 +50,9 @@ _OPTIONS = [
         show_default=Size.words(MAX_IN_FLIGHT),
         help="To nats://: so much may be sent and not acknowledged; then peers wait.",
     ),
-    click.option("--credentials", metavar="FILE", help="To nats://: who we are, as nsc generate creds writes it."),
+    click.option(
+        "--credentials", metavar="FILE", type=FILE, help="To nats://: who we are, as nsc generate creds writes it."
+    ),
     click.option(
         "--create-stream",
         metavar="NAME[:REPLICAS]",
@@ -116,7 +118,7 @@ def run_relay_to_log(
     from ringmain.progress import progress_line
     from ringmain.settings import TlsSettings
 
-    session = Session(options)
+    session = Session(options, source, destination)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     _check_path(path)
     _refuse(options, "listen", "send_proxy", "reconnect")
@@ -147,6 +149,7 @@ def run_relay_to_log(
 
     async def work() -> None:
         relayer.on_end = on_end
+        session.record_failures(relayer.source, "source")
         async with relayer:
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
@@ -173,7 +176,7 @@ def run_save_to_log(
     from ringmain.outcome import Unserved
     from ringmain.progress import progress_line
 
-    session = Session(options)
+    session = Session(options, endpoint)
     _refuse(options, "listen", "listen_once", "reconnect")
     if options["max_connections"] > 1:
         why = "there is but one connection"
@@ -185,6 +188,7 @@ def run_save_to_log(
     saver = save(endpoint, peer=source.name, **ours, **options)
     papers = saver.publisher.papers
     session.check_reloading(papers.settings, credentials=papers.path)
+    session.share_terminal(source)
 
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness

@@ -26,6 +26,7 @@ from ringmain.cli.outputs import reopen
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals, terminating
+from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
@@ -34,9 +35,9 @@ from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
 from ringmain.net.own_certificate import piped_passwords
-from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
+from ringmain.terminal import screen
 
 log = logging.getLogger("ringmain")
 
@@ -59,18 +60,12 @@ class _Session(Session):
     tells_figures = False
     door: HandedDoor | None = None
 
-    def record(
-        self,
-        row: dict[str, Any],
-        bytes_in: int,
-        bytes_out: int,
-        outcome: Outcome | RelayOutcome | None = None,
-        others: int = 0,
-    ) -> None:
-        """Tell a connection's figures."""
-        super().record(row, bytes_in, bytes_out, outcome, others)
+    def _append(self, row: dict[str, Any]) -> None:
         if self.door is not None:
             self.door.channel.send({"row": row})
+
+    def tell_end(self, _: Blame | None) -> None:
+        """Leave that to the parent."""
 
     async def show(self, look: Look, _: Line) -> None:
         """Tell what was moved, until cancelled."""
@@ -134,6 +129,7 @@ def main() -> None:
     task["delimiter"] = task["delimiter"].encode("latin-1")
     piped_passwords.update({path: line.encode("latin-1") for path, line in task.pop("passwords").items()})
     tells_figures = task.pop("tells_figures")
+    screen.shared = sys.stderr.isatty()
     session = _Session(task)
     session.tells_figures = tells_figures
     try:

@@ -6,6 +6,7 @@ from typing import Protocol
 from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest
 from ringmain.net.link import Link
+from ringmain.net.reception import OnFailed
 from ringmain.outcome import Unserved
 
 
@@ -15,6 +16,9 @@ class Door(Protocol):
     @property
     def unserved(self) -> Unserved:
         """How many came and were not served."""
+
+    on_failed: OnFailed | None
+    """What hears of the clients that fail to get ready."""
 
     @property
     def addresses(self) -> list[str]:

@@ -16,7 +16,7 @@ from ringmain.net.dial import Preface
 from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners, port_of
 from ringmain.net.readiness import finish
-from ringmain.net.reception import Reception
+from ringmain.net.reception import OnFailed, Reception
 from ringmain.net.resets import reset
 from ringmain.outcome import Unserved
 from ringmain.settings import Settings
@@ -100,6 +100,15 @@ class Gate:
     def unserved(self) -> Unserved:
         """How many came and were not served."""
         return self._arrivals.unserved
+
+    @property
+    def on_failed(self) -> OnFailed | None:
+        """What hears of the clients that fail to get ready."""
+        return self._reception.on_failed
+
+    @on_failed.setter
+    def on_failed(self, hear: OnFailed | None) -> None:
+        self._reception.on_failed = hear
 
     @property
     def addresses(self) -> list[str]:

@@ -19,7 +19,7 @@ from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.net.reception import Newcomer, get_ready
+from ringmain.net.reception import Newcomer, OnFailed, get_ready
 from ringmain.net.resets import reset
 from ringmain.outcome import Unserved
 from ringmain.settings import Settings
@@ -36,6 +36,7 @@ class HandedDoor:
 
     addresses: list[str] = []  # noqa: RUF012 - nothing is listened at
     port = 0
+    on_failed: OnFailed | None = None
 
     def __init__(
         self,
@@ -156,7 +157,8 @@ class HandedDoor:
                 reset(sock)
                 self._over(number)
                 continue
-            work = get_ready(Newcomer(sock, peer), self._settings, *self._expected, self.unserved)
+            hears = self.unserved, self.on_failed
+            work = get_ready(Newcomer(sock, peer), self._settings, *self._expected, *hears)
             task = self._loop.create_task(work)
             self._preparing[task] = number, sock
             task.add_done_callback(self._prepared)

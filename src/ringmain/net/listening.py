@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from ringmain.endpoint import Endpoint
 from ringmain.net.door import Door
 from ringmain.net.gate import listen
+from ringmain.net.reception import OnFailed
 from ringmain.net.renewable import Renewable
 from ringmain.outcome import Unserved
 from ringmain.settings import Settings
@@ -16,6 +17,12 @@ class Listening:
     _gate: Door | None = None
     _context: Renewable | None = None
     open_gate: Callable[[Endpoint, Settings], Awaitable[Door]] = staticmethod(listen)  # or where others hand clients
+    on_failed: OnFailed | None = None  # hears of clients that fail to get ready; to be set before it listens
+
+    async def _listen(self, endpoint: Endpoint, settings: Settings) -> Door:
+        gate = await self.open_gate(endpoint, settings)
+        gate.on_failed = self.on_failed
+        return gate
 
     @property
     def addresses(self) -> list[str]:

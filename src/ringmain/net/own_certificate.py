@@ -103,16 +103,31 @@ def load_self_signed(context: ssl.SSLContext, settings: Settings, *, silently: b
     except ImportError as error:
         what = f"{settings.prefix}self_signed=True"
         raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
-    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
-    fd = os.memfd_create("ringmain-certificate")
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+    _load(context, pem, settings)
     if not silently:
         # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
         log.warning("self-signed certificate, SHA-256 fingerprint %s", fingerprint)
+
+
+def _load(context: ssl.SSLContext, pem: bytes, settings: Settings) -> None:
+    """Take a key and its certificate; OpenSSL reads them from files only."""
+    fd = os.memfd_create("ringmain-certificate")  # which nobody else sees
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # there is no /proc
+        import tempfile
+
+        try:
+            with tempfile.NamedTemporaryFile() as file:  # which nobody else may open
+                file.write(pem)
+                file.flush()
+                context.load_cert_chain(file.name)
+        except OSError as error:
+            what = f"{settings.prefix}self_signed=True"
+            raise CertificateError(what, reason(error), "it needs /proc, or a folder for temporary files") from error
+    finally:
+        os.close(fd)
 
 
 @functools.cache

@@ -23,6 +23,8 @@ from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
+# What hears of a client that could not get ready: its address, after how many seconds, and why.
+OnFailed = Callable[[str, float, Exception], object]
 # The part of the handshake's time-out that a client may take to begin where others could have its room, how many times
 # as long one that has begun may take, and how often that is looked at meanwhile. Where there is no such time-out others
 # could wait for ever: then it is so many seconds for this.
@@ -46,14 +48,16 @@ class Newcomer:
 class Reception:
     """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
 
-    `ready` are those that are, in that order; those that fail are counted by the arrivals. What fails, and is no fault
-    of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
+    `ready` are those that are, in that order; those that fail are counted by the arrivals, and `on_failed`, if it is
+    set, hears of them. What fails, and is no fault of a client, is `failure`. `on_change` is called when any of that,
+    or how many get ready, has changed.
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
         self.arrivals = arrivals
         self.ready: collections.deque[Link] = collections.deque()
         self.failure: BaseException | None = None
+        self.on_failed: OnFailed | None = None
         self._settings = settings
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -81,8 +85,8 @@ class Reception:
         for _ in range(min(most, len(arrivals.waiting))):
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
-                newcomer = Newcomer(sock, peer)
-                work = get_ready(newcomer, self._settings, self._context, self._preface, arrivals.unserved)
+                newcomer, expected = Newcomer(sock, peer), (self._settings, self._context, self._preface)
+                work = get_ready(newcomer, *expected, arrivals.unserved, self.on_failed)
                 task = self._loop.create_task(work)
                 self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
@@ -203,12 +207,13 @@ async def get_ready(
     context: ssl.SSLContext | None,
     preface: Preface | None,
     unserved: Unserved,
+    on_failed: OnFailed | None = None,
 ) -> Link | None:
-    """Get a client ready for data; None, counted as `unserved` and with a warning, if that fails.
+    """Get a client ready for data; None, counted as `unserved` and with a warning, if that fails; `on_failed` hears.
 
     One that ends before a byte of a TLS handshake is a health check, and nobody is warned.
     """
-    introduced, sock, peer = None, newcomer.sock, newcomer.peer
+    introduced, sock, peer, loop = None, newcomer.sock, newcomer.peer, asyncio.get_running_loop()
     try:
         prepare(sock, settings)
         if preface is not None:
@@ -227,6 +232,8 @@ async def get_ready(
         unserved[Cause.of(error)] += 1
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+        if on_failed is not None:
+            on_failed(peer, loop.time() - newcomer.since, error)
         return None
 
 

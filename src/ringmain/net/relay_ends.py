@@ -11,7 +11,6 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest
-from ringmain.net.gate import listen as open_gate
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
@@ -57,7 +56,7 @@ class End(Listening):
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._turn = asyncio.Lock()
-            self._gate = await open_gate(self.endpoint, self.settings)
+            self._gate = await self._listen(self.endpoint, self.settings)
 
     async def connect(self, preface: Preface | None) -> Link:
         """Wait for a client, or dial. Call `done` after it. Who waits longest gets a client first."""
