@@ -32,13 +32,16 @@ WORKERS ?= 4
 # Of make stress: how many rounds, and how many of them side by side.
 STRESS_ROUNDS ?= 10
 STRESS_JOBS ?= 1
+# Of make soak: how long.
+SOAK_MINUTES ?= 30
 
-.PHONY: help demo peers test stress bench bench-instructions lint sanitize clean
+.PHONY: help demo peers test stress soak bench bench-instructions lint sanitize clean
 
 help:
 	@echo "make demo   move 2 GiB over TCP and TLS and compare the sums"
 	@echo "make test   install, bring the peers, and run the tests"
 	@echo "make stress  the tests STRESS_ROUNDS=10 times in random order on a busy machine, STRESS_JOBS=1 side by side"
+	@echo "make soak   reopen files, change certificates and lose connections for SOAK_MINUTES=30"
 	@echo "make bench  measure against C, Python and other programs, some minutes long"
 	@echo "make bench-instructions  count the core's instructions under callgrind, and compare with those kept"
 	@echo "make docs   build the documentation into build/docs"
@@ -87,6 +90,9 @@ test: $(VENV)/installed $(VENV)/testing $(VENV)/documenting $(VENV)/packing peer
 
 stress: $(VENV)/installed $(VENV)/testing peers
 	$(BIN)/python tests/stress.py --rounds $(STRESS_ROUNDS) --jobs $(STRESS_JOBS) -- $(PYTEST_ARGS)
+
+soak: $(VENV)/installed $(VENV)/testing
+	$(BIN)/python tests/soak.py --minutes $(SOAK_MINUTES)
 
 bench: $(VENV)/installed $(VENV)/benching
 	@missing=; [ -e /usr/include/openssl/ssl.h ] || missing=1; $(call bring,$(RIVALS),cc socat ncat nc.openbsd haproxy stunnel iperf3)

@@ -1,5 +1,7 @@
 """NATS servers with JetStream, each a process of its own; and what stands in their streams."""
 
+import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import nats.errors
+import nats.js.errors
 import peers
 import uvloop
 from feeding import library
@@ -32,10 +36,10 @@ class Broker:
         self._command = [server_program(), "-a", "127.0.0.1", "-p", str(self.port)]
         if jetstream:
             self._command += ["-js", "-sd", str(folder)]
+        self._config = folder / "nats.conf"
         if config:
-            path = folder / "nats.conf"
-            path.write_text(config)
-            self._command += ["-c", str(path)]
+            self._config.write_text(config)
+            self._command += ["-c", str(self._config)]
         self._command += map(str, arguments)
         self.start()
 
@@ -57,6 +61,14 @@ class Broker:
     def resume(self) -> None:
         """Let it go on."""
         self.program.signal(signal.SIGCONT)
+
+    def reload(self, config: str) -> None:
+        """Have it read another configuration, and part with whom that does not let in."""
+        self._config.write_text(config)
+        reloads = self.program.stderr.count("Reloaded server configuration")
+        self.program.signal(signal.SIGHUP)
+        told = "Reloaded server configuration"
+        peers.eventually(lambda: self.program.stderr.count(told) > reloads, lambda: self.program.stderr)
 
     def kill(self) -> None:
         """End it as a power cut would end its process."""
@@ -98,6 +110,78 @@ class Broker:
 
         self.run(work)
 
+    def messages(self, stream: str = "EVENTS") -> list[bytes]:
+        """Return what all messages of a stream have, the empty ones too."""
+
+        async def work(js: Any) -> list[bytes]:
+            state = (await js.stream_info(stream)).state
+            sequences = range(state.first_seq, state.last_seq + 1) if state.messages else []
+            return [(await js.get_msg(stream, sequence)).data or b"" for sequence in sequences]
+
+        return list(self.run(work))
+
     def stored(self, stream: str = "EVENTS") -> int:
         """Return how many bytes a stream has."""
         return int(self.run(lambda js: js.stream_info(stream)).state.bytes)
+
+
+class Cluster:
+    """Three servers that replicate streams between them."""
+
+    def __init__(self, bench: peers.Bench) -> None:
+        routes = [peers.free_port() for _ in range(3)]
+        urls = ",".join(f"nats://127.0.0.1:{port}" for port in routes)
+        self.brokers = [
+            Broker(
+                bench,
+                *("--name", name, "--cluster_name", "tests", "--cluster", f"nats://127.0.0.1:{port}"),
+                *("--routes", urls),
+            )
+            for name, port in zip("abc", routes, strict=True)
+        ]
+
+    def url(self, name: str, user: str = "") -> str:
+        """Return the endpoint of a stream or a subject at any of them."""
+        return f"nats://{user}{','.join(it.address for it in self.brokers)}/{name}"
+
+    def run(self, work: Callable[[Any], Coroutine[Any, Any, Any]], **options: Any) -> Any:
+        """Give a coroutine function a JetStream of one that is up, again until the servers agree on an answer."""
+
+        def attempt() -> Any:
+            for broker in self.brokers:
+                if broker.program.process.poll() is None:
+                    with contextlib.suppress(OSError, nats.errors.Error):
+                        return [broker.run(lambda js: asyncio.wait_for(work(js), 2), **options)]
+            return None
+
+        return peers.eventually(attempt, "the servers to agree")[0]
+
+    def add_stream(self, name: str, *subjects: str, replicas: int = 3, **config: Any) -> None:
+        """Make a stream, once the servers have found one another."""
+        wanted = StreamConfig(name=name, subjects=[*subjects] or [name.lower()], num_replicas=replicas, **config)
+        self.run(lambda js: js.add_stream(wanted))
+
+    def leader(self, stream: str = "EVENTS") -> Broker:
+        """Return the server that leads a stream, once there is one."""
+
+        async def found(js: Any) -> str | None:
+            return str((await js.stream_info(stream)).cluster.leader or "")
+
+        name = peers.eventually(lambda: self.run(found), "a leader")
+        return self.brokers["abc".index(name)]
+
+    def stored(self, stream: str = "EVENTS") -> int:
+        """Return how many bytes a stream has."""
+
+        async def stored(js: Any) -> list[int]:
+            return [(await js.stream_info(stream)).state.bytes]
+
+        return int(self.run(stored)[0])
+
+    def step_down(self, stream: str = "EVENTS") -> None:
+        """Have the leader of a stream hand over to another one, as when its server is stopped properly."""
+
+        async def ask(js: Any) -> None:
+            await js._api_request(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", b"", timeout=2)
+
+        self.run(ask)

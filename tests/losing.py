@@ -27,6 +27,36 @@ os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
+def check_parts(streams: list[bytes], data: bytes) -> None:
+    """Each stream begins at or before where those before it ended, and together they are the data."""
+    covered = 0
+    for stream in streams:
+        begin = data.rfind(stream, 0, covered + len(stream))
+        assert begin >= 0, "a gap, or other bytes"
+        covered = max(covered, begin + len(stream))
+    assert covered == len(data)
+
+
+def numbered(count: int, seed: int) -> list[bytes]:
+    """Return records of many sizes that begin with their number and a colon."""
+    rng = random.Random(seed)
+    return [b"%d:%s" % (number, b"x" * rng.choice([0, 10, 300, 3000])) for number in range(count)]
+
+
+def check_records(streams: list[bytes], records: list[bytes], delimiter: bytes) -> None:
+    """Each stream begins with a whole one of the `numbered` records, at or before the next one; none is left out."""
+    following = 0
+    for stream in filter(None, streams):
+        *whole, rest = stream.split(delimiter)
+        first = int(whole[0].partition(b":")[0]) if whole else following
+        assert first <= following
+        assert whole == records[first : first + len(whole)]
+        following = max(following, first + len(whole))
+        if rest:
+            assert (records[first + len(whole)] + delimiter).startswith(rest)
+    assert following == len(records)
+
+
 class Losing:
     """Accept one connection after another at a port, lose `losses` of them, and take the next one to its end.
 
@@ -87,11 +117,11 @@ class Losing:
             if how == "without TLS":
                 peers.close_with_reset(raw)
             elif how == "kill":
-                self.streams.append(self._read_by_process(raw) + _drained(raw))
+                self.streams.append(self._read_by_process(raw) + drained(raw))
             else:
                 sock = self._protected(raw)
                 size = self._random.choice([0, self._random.randrange(100_000)])
-                self.streams.append(_read(sock, size) + _drained(sock))
+                self.streams.append(_read(sock, size) + drained(sock))
                 if how == "reset":
                     peers.close_with_reset(sock)
                 sock.close()
@@ -123,7 +153,7 @@ def _read(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-def _drained(sock: socket.socket) -> bytes:
+def drained(sock: socket.socket) -> bytes:
     """Let our kernel acknowledge nothing more, and return what it had."""
     data = b""
     with contextlib.suppress(OSError):

@@ -281,6 +281,15 @@ def connect_tls(port: int, ca: Path, host: str = "127.0.0.1", version: str | Non
     return context.wrap_socket(connect(port, host), server_hostname="localhost", suppress_ragged_eofs=False)
 
 
+def hello() -> bytes:
+    """Return what a client of TLS says first."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
 def unread(file: Any) -> int:
     """Return how many bytes wait in the kernel to be read: at a socket, or at either end of a pipe."""
     return int(struct.unpack("i", fcntl.ioctl(file.fileno(), termios.FIONREAD, bytes(4)))[0])

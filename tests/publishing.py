@@ -1,10 +1,86 @@
-"""What ringmain has put into a stream, read by nats-py: messages, and the connections that they are of."""
+"""A relay into a stream, its clients, and what is in the stream then, read by nats-py."""
 
+import hashlib
+import itertools
 import random
+import socket
+import threading
 from typing import Any, NamedTuple
 
-from brokers import Broker
+import peers
+from brokers import Broker, Cluster
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+
+def relaying(
+    bench: peers.Bench,
+    broker: Broker | Cluster,
+    *arguments: object,
+    subject: str = "events",
+    scheme: str = "tcp",
+    user: str = "",
+) -> tuple[peers.Program, int]:
+    """Start a relay into the log; return it and the port that it listens at."""
+    port_file = bench.folder / f"port {len(bench.programs)}"
+    there = broker.url(subject, user)
+    relay = bench.ringmain("relay", "--port-file", port_file, *arguments, f"{scheme}://127.0.0.1:0", there)
+
+    def port() -> int | None:
+        assert relay.process.poll() is None, relay.stderr
+        return int(port_file.read_text()) if port_file.exists() and port_file.read_text() else None
+
+    return relay, peers.eventually(port, "a port")
+
+
+def send(port: int, data: bytes) -> None:
+    """Send all, end properly, and wait for the proper end that tells that all is stored."""
+    with peers.connect(port) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+
+
+class Sender(threading.Thread):
+    """A client of a relay: sends lines until it is told that it is enough, and waits for the proper end.
+
+    rate: at most so many bytes a second; most: it is enough then. `size` and `sha256` are of what it has sent.
+    """
+
+    def __init__(self, port: int, seed: int, *, rate: float, most: int = 1 << 40) -> None:
+        super().__init__(daemon=True)
+        self.enough = threading.Event()
+        self.ended: str | None = None  # how: "properly", or else what went wrong
+        self.size = 0
+        self._sum = hashlib.sha256()
+        self._port = port
+        self._lines = [lines(64 << 10, 100 * seed + number) for number in range(8)]
+        self._pause = (64 << 10) / rate
+        self._most = most
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with peers.connect(self._port) as client:
+                for data in itertools.cycle(self._lines):
+                    client.sendall(data)
+                    self._sum.update(data)
+                    self.size += len(data)
+                    if self.size >= self._most or self.enough.wait(self._pause):
+                        break
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b""
+            self.ended = "properly"
+        except Exception as error:
+            self.ended = repr(error)
+
+    @property
+    def sha256(self) -> str:
+        return self._sum.hexdigest()
+
+    def until_ended(self) -> None:
+        """Wait for its end, which has to be a proper one."""
+        peers.eventually(lambda: self.ended is not None, f"the end of a client that has sent {self.size} bytes")
+        assert self.ended == "properly", self.ended
 
 
 def lines(size: int, seed: int = 1) -> bytes:
@@ -35,10 +111,10 @@ class Log(NamedTuple):
     subjects: set[str]
 
 
-def read_log(broker: Broker, stream: str = "EVENTS", *, gaps: bool = False) -> Log:
+def read_log(broker: Broker | Cluster, stream: str = "EVENTS", *, gaps: bool = False, **options: Any) -> Log:
     """Return all that a stream has; fail where a message is there twice, or not where it belongs in its connection.
 
-    gaps: where records were left out.
+    gaps: where records were left out. The other options are those of nats-py's to connect.
     """
 
     async def work(js: Any) -> Log:
@@ -54,7 +130,7 @@ def read_log(broker: Broker, stream: str = "EVENTS", *, gaps: bool = False) -> L
                 ids.add(message.headers["Nats-Msg-Id"])
         return log
 
-    return broker.run(work)
+    return broker.run(work, **options)
 
 
 def _enter(log: Log, message: Any, gaps: bool) -> None:

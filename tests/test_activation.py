@@ -171,3 +171,12 @@ def test_without_a_service_manager_it_is_said_what_to_do(bench: peers.Bench, giv
 
 def test_a_host_of_that_name_is_told_by_a_dot_at_its_end() -> None:
     assert ringmain.load("tcp://fd.:3").endpoint.handed_over is False
+
+
+def test_metrics_are_told_at_one_of_them(bench: peers.Bench) -> None:
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        handed(bench, [one, other], "load", "--metrics", "fd:out", "tcp://fd:in")
+        with peers.connect(other.getsockname()[1]) as client:
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert b"\nringmain_connections_total 0.0\n" in peers.read_all(client)

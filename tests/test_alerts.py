@@ -262,7 +262,7 @@ def test_a_relay_that_is_stopped_while_an_alert_is_being_read_leaves_no_timer(
                     pass
                 assert relayer.stop()
                 await serving
-            assert [direction._looking for direction in passage.directions] == [None, None]
+            assert [direction._cut._looking for direction in passage.directions] == [None, None]
 
     with echo() as there:
         run(main(there))

@@ -202,7 +202,7 @@ BAD = [
     (["tcp://127.0.0.1:1", "-l", "100M"], 2, "message_size 104857600: out of range; give 1 to 67108864 bytes"),
     (["tcp://127.0.0.1:1", "-t", "1000h"], 2, "seconds 3600000: out of range; give 0.001 to 86400 seconds"),
     (["tcp://127.0.0.1:1"], 7, "connection refused"),
-    (["nonsense"], 2, "nonsense"),
+    (["non sense"], 2, "non sense"),
     (["--baseline", "/nonexistent"], 26, "make one with --save-baseline"),
 ]
 

@@ -182,7 +182,7 @@ def test_the_reader_may_leave_in_every_state_and_by_every_path(
 
 USAGE = {
     "no endpoint": (["load"], "Missing argument"),
-    "endpoint": (["load", "nonsense"], "write tcp://HOST:PORT"),
+    "endpoint": (["load", "non sense"], "write tcp://HOST:PORT"),
     "port": (["save", "tcp://127.0.0.1:99999"], "port 99999"),
     "scheme": (["load", "udp://127.0.0.1:1"], "unknown scheme 'udp'"),
     "option": (["load", "--nonsense", "127.0.0.1:0"], "ringmain load --help"),

@@ -1,5 +1,7 @@
 """Endpoints as users write them."""
 
+import re
+
 import pytest
 
 from ringmain.endpoint import Endpoint, LogEndpoint
@@ -55,6 +57,51 @@ def test_anything_else_is_named_in_one_line(text: str) -> None:
         Endpoint.parse(text)
     assert repr(text) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why", "remedy"),
+    [
+        ("8010", "a port without a host", "write tcp://127.0.0.1:8010, or tcp://:8010 for every interface"),
+        ("tcps://8010", "a port without a host", "write tcps://127.0.0.1:8010, or tcps://:8010 for every interface"),
+        ("tcp://127.0.0.1", "it has no port", "write tcp://127.0.0.1:PORT"),
+        ("[::1]/", "it has no port", "write tcp://[::1]:PORT"),
+        ("host:", "it has no port", "write tcp://host:PORT"),
+        ("tls://host:1", "a NATS server has no place here", "write tcps://host:1 for TLS"),
+        ("ssl://host:1", "unknown scheme 'ssl'", "write tcps://host:1 for TLS"),
+        ("unix://path", "one slash before it, or three", "write unix:/path, or unix:path for one in the working"),
+        ("/run/in.sock", "a path without a scheme", "write unix:/run/in.sock"),
+        ("tcp://host:1/path", "no path has a place in it", "write tcp://host:1"),
+    ],
+)
+def test_what_is_nearly_an_endpoint_is_told_what_it_lacks(text: str, why: str, remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Endpoint.parse(text)
+    assert why in caught.value.why
+    assert caught.value.remedy.startswith(remedy)
+    meant = re.search(r"write (\S+[^,\s])", caught.value.remedy)[1]
+    Endpoint.parse(meant.replace("PORT", "1"))  # the remedy is none that is refused again
+
+
+def test_a_server_of_tls_is_told_from_one_of_nats() -> None:
+    with pytest.raises(UsageError) as caught:
+        LogEndpoint.parse("tls://host:1")
+    assert caught.value.remedy == "write tls://host:1/NAME, or tcps://host:1 for TLS without NATS"
+    with pytest.raises(UsageError, match=r"names no stream.*; write nats://host/NAME$"):
+        LogEndpoint.parse("nats://host/")
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [("host", "tcp://host:5201"), ("tcps://[::1]/", "tcps://[::1]:5201"), ("tcp://10.0.0.5:1", "tcp://10.0.0.5:1")],
+)
+def test_a_host_alone_has_the_default_port_where_there_is_one(text: str, parsed: str) -> None:
+    assert str(Endpoint.parse(text, "5201")) == parsed
+
+
+def test_a_number_alone_is_no_host_for_a_default_port() -> None:
+    with pytest.raises(UsageError, match="a port without a host"):
+        Endpoint.parse("8010", "5201")
 
 
 @pytest.mark.parametrize(

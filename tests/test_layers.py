@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "endpoint": {"errors"},
     "waiting": set(),
     "interfaces": {"errors"},
-    "progress": set(),
+    "progress": {"terminal"},
+    "terminal": set(),
     "net": WORDS | COMPILED,
     "flow": WORDS | COMPILED | {"net"},
     "stream": {"_ring", "errors", "flow"},
@@ -33,20 +34,33 @@ MAY_IMPORT = {
     "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
     "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
     "sources": {"endpoint", "engines", "loader", "settings"},
+    "destinations": {"endpoint", "engines", "relayer", "saver", "settings"},
     "file": {"errors", "loader", "saver", "settings"},
     "connection": WORDS | COMPILED | {"net", "flow"},
     "server": WORDS | {"net", "flow", "connection"},
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
     "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress", "terminal"},
     # Nothing else imports these.
-    "feeds": {"_records", "engines", "errors", "file", "loader", "stream"},
+    "feeds": {"_frames", "_records", "engines", "errors", "file", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS
-    | {"_ring", "blocking", "connection", "engines", "file", "interfaces", "loader", "relayer", "saver", "server"}
+    | {
+        "_ring",
+        "blocking",
+        "connection",
+        "destinations",
+        "engines",
+        "file",
+        "interfaces",
+        "loader",
+        "relayer",
+        "saver",
+        "server",
+    }
     | {"sources", "stream"},
     "__main__": {"cli", "errors"},
 }

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import select
 import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
 import witness
 from conforming import Net
+from conftest import Certificates
 
 import ringmain
 from ringmain.flow.inflow import Inflow
@@ -112,31 +115,43 @@ def test_a_stranger_who_does_not_shake_hands_keeps_nobody_waiting(run: Run, tls_
     run(main())
 
 
-def test_strangers_who_take_all_the_room_for_handshakes_and_say_nothing_make_room_for_who_waits(
-    run: Run, tls_net: Net, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("said", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "a byte", "six bytes"])
+@pytest.mark.parametrize("limit", [1000.0, None])
+def test_strangers_who_take_all_the_room_for_handshakes_and_begin_none_make_room_for_who_waits(
+    run: Run,
+    tls_net: Net,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    said: bytes,
+    limit: float | None,
 ) -> None:
     monkeypatch.setattr(reception, "_PATIENCE", 1 / 1000)
+    monkeypatch.setattr(reception, "_TIMEOUT", 1000.0)
 
     async def main() -> None:
-        options: dict[str, Any] = {"handshake_timeout": 1000.0, "max_connections": 2, **tls_net.listening}
+        options: dict[str, Any] = {"handshake_timeout": limit, "max_connections": 2, **tls_net.listening}
         with contextlib.ExitStack() as stack:
             async with ringmain.load(tls_net.url(), **options) as loader:
                 waiting = asyncio.ensure_future(anext(loader))
                 strangers = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE)]
+                for it in strangers:
+                    it.sendall(said)
                 client = await witness.connect(loader.port, tls_net.client())
                 stack.enter_context(client.sock)
                 await client.shake_hands()
                 await client.send(b"served\n")
                 assert bytes(await waiting) == b"served\n"
-                assert await asyncio.to_thread(strangers.pop(0).recv, 1) == b""
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.to_thread(strangers.pop(0).recv, 1) == b""
                 assert not any(map(is_over, strangers))  # nobody else has to go
 
     run(main(), peers.TIMEOUT)
-    assert len([it for it in caplog.messages if "let go, since it sent nothing for 1 s" in it]) == 1
+    assert len([it for it in caplog.messages if "let go, since it was not ready to begin after 1 s" in it]) == 1
 
 
-def test_who_has_begun_a_handshake_is_not_let_go_for_who_waits(
-    run: Run, tls_net: Net, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("silent", [1, 0], ids=["one of them silent", "all have begun"])
+def test_who_has_begun_a_handshake_is_let_go_for_who_waits_after_those_who_have_not(
+    run: Run, tls_net: Net, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, silent: int
 ) -> None:
     monkeypatch.setattr(reception, "_PATIENCE", 1 / 1000)
 
@@ -145,17 +160,66 @@ def test_who_has_begun_a_handshake_is_not_let_go_for_who_waits(
         with contextlib.ExitStack() as stack:
             async with ringmain.load(tls_net.url(), **options) as loader:
                 waiting = asyncio.ensure_future(anext(loader))
-                slow = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE - 1)]
-                for it in slow:
-                    it.sendall(b"\x16")
-                silent = stack.enter_context(peers.connect(loader.port))
+                slow = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE)]
+                for it in slow[: MOST_AT_ONCE - silent]:
+                    it.sendall(peers.hello())
+                    assert await asyncio.to_thread(it.recv, 1 << 16)  # our answer, after which it says no more
                 client = await witness.connect(loader.port, tls_net.client())
                 stack.enter_context(client.sock)
                 await client.shake_hands()
                 await client.send(b"served\n")
                 assert bytes(await waiting) == b"served\n"
-                assert await asyncio.to_thread(silent.recv, 1) == b""
-                assert not any(map(is_over, slow))
+                gone = slow.pop(-1 if silent else 0)
+                with contextlib.suppress(ConnectionResetError):
+                    await asyncio.to_thread(peers.read_all, gone)
+                assert len([it for it in caplog.messages if "let go" in it]) == 1
+
+    run(main(), peers.TIMEOUT)
+    (line,) = [it for it in caplog.messages if "let go" in it]
+    assert f"{'it was not ready to begin after 1' if silent else 'its handshake was not done after 3'} s" in line
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16"], ids=["nothing", "a byte"])
+def test_strangers_at_a_unix_socket_make_room_too(
+    run: Run, certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(reception, "_PATIENCE", 1 / 1000)
+    path = tmp_path / "socket"
+
+    def send() -> None:
+        context = ssl.create_default_context(cafile=str(certificates.ca))
+        context.check_hostname = False
+        with context.wrap_socket(peers.dial_unix(path)) as sock:
+            sock.sendall(b"served\n")
+
+    async def main() -> None:
+        tls: dict[str, Any] = {"tls": True, "certfile": str(certificates.server), "handshake_timeout": 1000.0}
+        with contextlib.ExitStack() as stack:
+            async with ringmain.load(f"unix:{path}", max_connections=2, **tls) as loader:
+                waiting = asyncio.ensure_future(anext(loader))
+                for _ in range(MOST_AT_ONCE):
+                    stack.enter_context(peers.dial_unix(path)).sendall(said)
+                await asyncio.to_thread(send)
+                assert bytes(await waiting) == b"served\n"
+
+    run(main(), peers.TIMEOUT)
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("said", [b"\x16", b"\x16\x03\x01\x02\x00\x01"], ids=["a byte", "six bytes"])
+def test_who_leaves_within_a_hello_is_not_waited_for(
+    run: Run, certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture, unix: bool, said: bytes
+) -> None:
+    path = tmp_path / "socket"
+
+    async def main() -> None:
+        tls: dict[str, Any] = {"tls": True, "certfile": str(certificates.server), "handshake_timeout": None}
+        async with ringmain.load(f"unix:{path}" if unix else "127.0.0.1:0", **tls) as loader:
+            waiting = asyncio.ensure_future(anext(loader))
+            with peers.dial_unix(path) if unix else peers.connect(loader.port) as sock:
+                sock.sendall(said)
+            await asyncio.to_thread(peers.eventually, lambda: "TLS handshake with" in caplog.text, "a warning")
+            waiting.cancel()
 
     run(main(), peers.TIMEOUT)
 

@@ -1,6 +1,6 @@
 """`ringmain load nats://...`, and what it says of a server that it cannot use: one line, and an exit code."""
 
-import base64
+import contextlib
 import json
 import re
 import signal
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import brokers
+import operators
 import peers
 import pytest
 import streams
 from conftest import Certificates
+from managers import Manager
 
 NAMED = ["load", "--consumer", "c"]
 
@@ -193,44 +195,27 @@ def test_without_nats_py_one_line_says_what_to_install(bench: peers.Bench) -> No
     assert line.endswith("pip install 'ringmain[nats]'")
 
 
-def signed(issuer: Any, subject: str, kind: str, **limits: Any) -> str:
-    """Return a JWT as nsc makes them."""
-
-    def part(value: object) -> str:
-        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-    claims = {"jti": kind, "iat": 1, "iss": issuer.public_key.decode(), "name": kind, "sub": subject}
-    claims["nats"] = {"type": kind, "version": 2, **limits}
-    text = f"{part({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{part(claims)}"
-    return f"{text}.{part(issuer.sign(text.encode()))}"
-
-
-def test_a_credentials_file_lets_its_user_in(bench: peers.Bench) -> None:
-    import nkeys
-
-    kinds = (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER, nkeys.PREFIX_BYTE_USER)
-    seeds = [bytes(nkeys.encode_seed(peers.payload(32, number), kind)) for number, kind in enumerate(kinds)]
-    operator, account, user, _ = (nkeys.from_seed(bytearray(seed)) for seed in seeds)
-    named = account.public_key.decode()
-    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
-    config = f"""
-        operator: {signed(operator, operator.public_key.decode(), "operator")}
-        resolver: MEMORY
-        resolver_preload: {{ {named}: {signed(operator, named, "account", limits=limits)} }}
-    """
-    broker = brokers.Broker(bench, config=config, jetstream=False)
-    jwt = signed(account, user.public_key.decode(), "user", subs=-1, data=-1, payload=-1)
+def test_a_credentials_file_lets_its_user_in(bench: peers.Bench, tmp_path: Path) -> None:
+    broker = brokers.Broker(bench, config=operators.configuration(), jetstream=False)
     for seed, expected in (
-        (seeds[2], 78),
-        (seeds[3], 67),
+        (operators.OURS, 78),
+        (operators.ANOTHERS, 67),
         (b"SUNONE", 58),
     ):  # in, where no streams are; another's; none
-        lines = ["-----BEGIN NATS USER JWT-----", jwt, "------END NATS USER JWT------", ""]
-        lines += ["-----BEGIN USER NKEY SEED-----", seed.decode(), "------END USER NKEY SEED------", ""]
-        path = bench.file("\n".join(lines).encode(), "creds")
+        path = operators.write_credentials(tmp_path / "creds", seed)
         code, line = refused(bench, *NAMED, "--credentials", path, broker.url("EVENTS"))
         assert code == expected, line
+
+
+def test_a_relay_from_standard_input_saves_it(broker: brokers.Broker, bench: peers.Bench, tmp_path: Path) -> None:
+    source = bench.file(b"one\ntwo\n")
+    for end in ("-", source):
+        with source.open("rb") as stdin:
+            program = bench.ringmain("relay", end, broker.url("events.a"), stdin=stdin)
+            assert program.wait() == 0, program.stderr
+    got = tmp_path / "got"
+    program = bench.ringmain(*NAMED, "--append", "-O", got, broker.url("EVENTS"))
+    peers.eventually(lambda: got.exists() and got.read_bytes() == b"one\ntwo\n" * 2, "all lines")
 
 
 def test_sighup_reopens_the_output_and_the_load_goes_on(
@@ -266,3 +251,34 @@ def test_an_option_of_tls_is_not_ignored_where_the_server_has_none(
     code, line = refused(bench, *NAMED, *option, broker.url("EVENTS", "token@"))
     assert code == 35
     assert "TLS" in line
+
+
+@pytest.mark.parametrize("verb", ["load", "save", "relay"])
+def test_who_has_lost_the_server_tells_the_service_manager(
+    broker: brokers.Broker, bench: peers.Bench, tmp_path: Path, verb: str
+) -> None:
+    manager = Manager(f"{tmp_path}/notify")
+    with contextlib.closing(manager.sock):
+        ends = [broker.url("EVENTS" if verb == "load" else "events.a")]
+        if verb == "relay":
+            ends.insert(0, "tcp://127.0.0.1:0")
+        options = ["--consumer", "c"] if verb == "load" else []
+        bench.ringmain(verb, *options, *ends, stdin=-1, env=manager.environment)
+        usual = "STATUS=0 connected, 0 B" if verb == "relay" else "STATUS=connected, 0 B"
+        manager.hears(usual)
+        broker.kill()
+        manager.hears(f"STATUS={'0 connected, ' * (verb == 'relay')}waiting for nats://{broker.address}, ")
+        broker.start()
+        manager.hears(usual)
+
+
+def test_the_last_totals_of_a_log_count_each_byte_once(
+    broker: brokers.Broker, bench: peers.Bench, tmp_path: Path
+) -> None:
+    broker.publish("events.a", b"12345\n", b"123\n")
+    stats = tmp_path / "stats"
+    options = ["--until-sequence", 2, "--stats-file", stats, "--stats-interval", "1h"]
+    program = bench.ringmain(*NAMED, *options, broker.url("EVENTS"))
+    assert program.wait() == 0, program.stderr
+    row, totals = map(json.loads, stats.read_text().splitlines())
+    assert (totals["event"], totals["bytes"], totals["reads"]) == ("totals", 10, row["reads"])

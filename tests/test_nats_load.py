@@ -230,10 +230,10 @@ def test_tags_tell_whose_a_block_is_and_where_it_was(broker: brokers.Broker) -> 
     with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=5) as loader:
         got = [(tuple(tag), bytes(block)) for tag, block in loader.tagged()]
     assert got == [
-        (("events.a", 1, "192.0.2.1:9", "c1", 0), b"one"),
-        (("events.a", 2, "192.0.2.1:9", "c1", 1000), b"two"),
-        (("events.b", 4, "", "", 0), b"of somebody else"),
-        (("events.b", 5, "", "", 0), b"lies"),
+        (("events.a", 1, "192.0.2.1:9", "c1", 0, "", 0), b"one"),
+        (("events.a", 2, "192.0.2.1:9", "c1", 1000, "", 0), b"two"),
+        (("events.b", 4, "", "", 0, "", 0), b"of somebody else"),
+        (("events.b", 5, "", "", 0, "", 0), b"lies"),
     ]
     assert acknowledged(broker, "c") == 5
 

@@ -10,7 +10,9 @@ from brokers import Broker
 from nats.js.api import DiscardPolicy
 
 from ringmain.endpoint import LogEndpoint
-from ringmain.engines.nats_publish import Message, Publisher
+from ringmain.engines import nats_server
+from ringmain.engines.nats_publish import Publisher
+from ringmain.engines.nats_session import Message
 from ringmain.errors import DeniedError, NotFoundError
 from ringmain.settings import Settings
 
@@ -28,19 +30,14 @@ def publisher_to(url: str, max_in_flight: int = 1 << 20, **options: Any) -> Publ
     return Publisher(LogEndpoint.parse(url), Settings(), max_in_flight=max_in_flight, **options)
 
 
-def message(number: int, stored: list[int], size: int = 100_000) -> Message:
+def message(number: int, stored: list[int], size: int = 100_000, subject: str = "events", lane: str = "") -> Message:
     headers = {"Nats-Msg-Id": f"test:{number}"}
-    return Message("events", b"%08d" % number + bytes(size - 8), headers, lambda: stored.append(number))
+    return Message(subject, b"%08d" % number + bytes(size - 8), headers, lambda: stored.append(number), lane)
 
 
-def numbers_in(broker: Broker) -> list[int]:
-    """Return the numbers of the messages that the stream has."""
-
-    async def work(js: Any) -> list[int]:
-        state = (await js.stream_info("EVENTS")).state
-        return [int((await js.get_msg("EVENTS", seq)).data[:8]) for seq in range(1, state.messages + 1)]
-
-    return list(broker.run(work))
+def numbers_in(broker: Broker, stream: str = "EVENTS") -> list[int]:
+    """Return the numbers of the messages that a stream has."""
+    return [int(data[:8]) for data in broker.messages(stream)]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -98,9 +95,7 @@ def test_what_the_stream_has_no_room_for_waits_until_it_has(
     async def work() -> None:
         async with publisher_to(broker.url("small")) as publisher:
             for number in range(12):
-                it = message(number, stored)
-                it.subject = "small"
-                await publisher.put(it)
+                await publisher.put(message(number, stored, subject="small"))
                 if number == 9:
                     await until(lambda: "maximum bytes exceeded" in caplog.text)
                     await asyncio.to_thread(broker.run, lambda js: js.purge_stream("SMALL"))
@@ -109,6 +104,26 @@ def test_what_the_stream_has_no_room_for_waits_until_it_has(
     run(work())
     assert stored == list(range(12))
     assert "messages are stored again" in caplog.text
+
+
+def test_what_fits_where_a_message_before_it_did_not_is_not_stored_before_it(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.add_stream("SMALL", max_bytes=1_000_000, discard=DiscardPolicy.NEW)
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("small")) as publisher:
+            for number, size in enumerate([900_000, 200_000, 8]):
+                await publisher.put(message(number, stored, size, "small", "one"))
+            await publisher.put(message(3, stored, 8, "small", "another"))
+            await until(lambda: "maximum bytes exceeded" in caplog.text)
+            await until(lambda: sorted(stored) == [0, 3])
+            await asyncio.to_thread(broker.run, lambda js: js.purge_stream("SMALL", keep=1))
+            await until(lambda: len(stored) == 4)
+
+    run(work())
+    assert numbers_in(broker, "SMALL") == [3, 1, 2]
 
 
 def test_an_outage_that_is_longer_than_the_duplicate_window_is_warned_of(
@@ -120,8 +135,7 @@ def test_an_outage_that_is_longer_than_the_duplicate_window_is_warned_of(
     async def work() -> None:
         async with publisher_to(broker.url("short")) as publisher:
             broker.pause()
-            it = message(0, stored)
-            it.subject = "short"
+            it = message(0, stored, subject="short")
             await publisher.put(it)
             await until(lambda: it.first_sent is not None)
             broker.kill()
@@ -170,5 +184,35 @@ def test_a_permission_that_is_missing_ends_it_at_once(run: Run, bench: peers.Ben
             with pytest.raises(DeniedError, match=r"(?i)permissions violation"):
                 await publisher.put(message(1, stored))
         assert not stored
+
+    run(work())
+
+
+def test_a_cancellation_that_nats_py_keeps_to_itself_ends_what_connects_all_the_same(
+    run: Run, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = nats_server._Client.connect
+    connecting = asyncio.Event()
+
+    async def keep_it(client: Any, *arguments: Any, **options: Any) -> None:
+        connecting.set()
+        try:
+            await asyncio.sleep(peers.TIMEOUT)
+        except asyncio.CancelledError:
+            await connect(client, *arguments, **options)
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")):
+            monkeypatch.setattr(nats_server._Client, "connect", keep_it)
+            broker.kill()
+            broker.start()
+            await connecting.wait()
+        opening = asyncio.ensure_future(publisher_to(broker.url("events")).__aenter__())
+        connecting.clear()
+        await connecting.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await until(lambda: peers.established(broker.port) == 0)
 
     run(work())

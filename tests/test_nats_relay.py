@@ -10,7 +10,7 @@ import peers
 import pytest
 from brokers import Broker
 from conftest import Certificates
-from publishing import lines, read_log
+from publishing import lines, read_log, relaying, send
 
 
 @pytest.fixture
@@ -18,29 +18,6 @@ def broker(bench: peers.Bench) -> Broker:
     broker = Broker(bench)
     broker.add_stream("EVENTS")
     return broker
-
-
-def relaying(
-    bench: peers.Bench, broker: Broker, *arguments: object, subject: str = "events", scheme: str = "tcp"
-) -> tuple[peers.Program, int]:
-    """Start a relay into the log; return it and the port that it listens at."""
-    port_file = bench.folder / f"port {len(bench.programs)}"
-    there = broker.url(subject)
-    relay = bench.ringmain("relay", "--port-file", port_file, *arguments, f"{scheme}://127.0.0.1:0", there)
-
-    def port() -> int | None:
-        assert relay.process.poll() is None, relay.stderr
-        return int(port_file.read_text()) if port_file.exists() and port_file.read_text() else None
-
-    return relay, peers.eventually(port, "a port")
-
-
-def send(port: int, data: bytes) -> None:
-    """Send all, end properly, and wait for the proper end that tells that all is stored."""
-    with peers.connect(port) as client:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-        assert client.recv(1) == b""
 
 
 def until_read(port: int, clients: int = 1) -> None:
@@ -79,20 +56,33 @@ def test_many_clients_are_told_apart_and_each_is_in_order(bench: peers.Bench, br
 
 def test_a_server_that_is_killed_costs_no_record_and_brings_none_twice(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker, "--max-connections", 4)
-    sent = [lines(12_000_000, seed) for seed in range(4)]
-    threads = [threading.Thread(target=send, args=(port, data)) for data in sent]
-    for thread in threads:
-        thread.start()
-    for size in (4_000_000, 16_000_000):
-        peers.eventually(lambda size=size: broker.stored() > size, "some of it to be in the stream")
-        broker.kill()
-        broker.start()
-    for thread in threads:
-        thread.join(peers.TIMEOUT)
-        assert not thread.is_alive()
+    size = 3_000_000  # four of these are less than the window
+    sent = [lines(3 * size, seed) for seed in range(4)]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(peers.connect(port)) for _ in sent]
+        for part in range(3):
+            if part > 0:  # most is stored by now, and what comes from here on is not before the server is killed
+                peers.eventually(lambda part=part: broker.stored() > 3.5 * part * size, "it to be in the stream")
+                broker.pause()
+            threads = [
+                threading.Thread(target=client.sendall, args=(data[part * size :][:size],))
+                for client, data in zip(clients, sent, strict=True)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(peers.TIMEOUT)
+                assert not thread.is_alive()
+            until_read(port, 4)
+            if part > 0:
+                broker.kill()
+                broker.start()
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+        assert [client.recv(1) for client in clients] == [b""] * 4
     log = read_log(broker)
     assert {peers.sha256(it.data) for it in log.connections.values()} == {peers.sha256(data) for data in sent}
-    assert [it.verdicts for it in log.connections.values()] == [[("ended", 12_000_000)]] * 4
+    assert [it.verdicts for it in log.connections.values()] == [[("ended", 3 * size)]] * 4
     assert "messages are stored again" in relay.stderr
     assert "Traceback" not in relay.stderr, relay.stderr
 
@@ -166,6 +156,27 @@ def test_of_a_client_that_is_lost_the_whole_records_stay_and_the_end_says_how_it
     relay.says("dropped 3 bytes of a last record that has no end")
 
 
+def test_totals_tell_what_of_all_clients_is_stored(bench: peers.Bench, broker: Broker) -> None:
+    stats = bench.folder / "stats"
+    relay, port = relaying(bench, broker, "--max-connections", 2, "--stats-file", stats, "--stats-interval", "50ms")
+
+    def last(connections: int, size: int) -> bool:
+        rows = [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+        row = next((row for row in reversed(rows) if row.get("event") == "totals"), None)
+        if row is None:
+            return False
+        return bool((row["connections"], row["source"]["bytes"]) == (connections, size)) and "destination" not in row
+
+    with peers.connect(port) as one, peers.connect(port) as other:
+        one.sendall(b"one\ntwo\nthr")
+        other.sendall(b"a\n")
+        peers.eventually(lambda: last(2, 10), "a row of two")
+    peers.eventually(lambda: last(0, 14), "a row of those who have left")
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 143
+    assert last(0, 14)
+
+
 def test_tls_without_a_goodbye_is_told_from_a_proper_end(
     bench: peers.Bench, broker: Broker, certificates: Certificates
 ) -> None:
@@ -216,10 +227,20 @@ def test_a_record_that_no_message_can_hold_is_an_error_of_its_connection(bench: 
     send(port, b"others go on\n")
 
 
+def test_the_more_clients_there_may_be_the_shorter_is_the_longest_record(bench: peers.Bench, broker: Broker) -> None:
+    relay, port = relaying(bench, broker, "--max-connections", 1000)
+    fits, long = b"x" * 200_000 + b"\n", b"x" * 300_000 + b"\n"
+    send(port, fits)
+    assert peers.is_reset(port, long)
+    relay.says("is longer than 268435 bytes; lower --max-connections, check the delimiter")
+    (connection, _) = read_log(broker).connections.values()
+    assert connection.data == fits
+
+
 def test_a_stream_is_made_for_a_trial(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker, "--create-stream", "TRIAL", subject="trial.edge")
     send(port, b"a line\n")
-    assert "made the stream TRIAL" in relay.stderr
+    relay.says("made the stream TRIAL")
     (connection,) = read_log(broker, "TRIAL").connections.values()
     assert connection.data == b"a line\n"
 

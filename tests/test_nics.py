@@ -1,6 +1,7 @@
 """The interfaces, against what the kernel itself says."""
 
 import json
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -32,3 +33,11 @@ def test_the_command_prints_a_table_or_one_object_a_line() -> None:
     objects = [json.loads(line) for line in rows.splitlines()]
     assert [line.split()[0] for line in table] == ["NAME", *[row["name"] for row in objects]]
     assert objects == ringmain.nics()
+
+
+def test_the_table_is_as_wide_as_there_is_room() -> None:
+    env = {**os.environ, "COLUMNS": "40"}
+    narrow = subprocess.run([*peers.RINGMAIN, "nics"], capture_output=True, text=True, check=True, env=env).stdout
+    names = [nic["name"] for nic in ringmain.nics()]
+    assert [line.split()[0] for line in narrow.split("\n\n")[0].splitlines()] == ["NAME", *names]
+    assert max(len(line) for line in narrow.splitlines() if "." not in line and "::" not in line) <= 40

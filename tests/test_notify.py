@@ -8,24 +8,7 @@ from pathlib import Path
 
 import peers
 import pytest
-
-
-class Manager:
-    """A service manager's socket, and what has come there."""
-
-    def __init__(self, address: str) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock.settimeout(peers.TIMEOUT)
-        self.sock.bind(address.replace("@", "\0"))
-        self.environment = {**os.environ, "NOTIFY_SOCKET": address}
-        self.heard: list[str] = []
-
-    def hears(self, beginning: str) -> str:
-        """Wait for a message that begins like that."""
-        while True:
-            self.heard.append(self.sock.recv(4096).decode())
-            if self.heard[-1].startswith(beginning):
-                return self.heard[-1]
+from managers import Manager
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -126,3 +109,14 @@ def test_a_manager_that_is_gone_keeps_nobody_from_working(bench: peers.Bench, tm
     program, port = bench.listening("load", "-o", env=environment, stdout=sys.stderr.fileno())
     peers.connect(port).close()
     assert program.wait() == 0, program.stderr
+
+
+def test_who_waits_for_another_connection_says_so(bench: peers.Bench, manager: Manager) -> None:
+    port = peers.free_port()
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        bench.ringmain("save", "--reconnect", f"tcp://127.0.0.1:{port}", stdin=-1, env=manager.environment)
+        manager.hears("STATUS=connected, ")
+        peers.close_with_reset(listener.accept()[0])
+    manager.hears(f"STATUS=waiting for 127.0.0.1:{port} (")
+    with socket.create_server(("127.0.0.1", port)):
+        manager.hears("STATUS=connected, ")

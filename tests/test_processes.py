@@ -216,7 +216,18 @@ def test_progress_is_that_of_all_processes(bench: peers.Bench) -> None:
     with contextlib.ExitStack() as stack:
         for text in ("hello", "world"):
             crew.greet(stack, text)
-        crew.program.says("12 B")
+        crew.program.says("2 connected  12 B")
+
+
+def test_clients_that_begin_no_handshake_take_no_places(bench: peers.Bench, certificates: Certificates) -> None:
+    options = ["--tls", "--certfile", certificates.server, "--gate", "queue", "--handshake-timeout", "1h"]
+    crew = Crew(bench, *options, connections=2)
+    with contextlib.ExitStack() as stack:
+        for said in (b"", b"\x16", b"\x16\x03\x01"):
+            stack.enter_context(peers.connect(crew.port)).sendall(said)
+        for text in (b"one\n", b"two\n"):
+            stack.enter_context(peers.connect_tls(crew.port, certificates.ca)).sendall(text)
+        peers.eventually(lambda: sorted(crew.lines()) == [b"one\n", b"two\n"], "both lines")
 
 
 def test_a_failed_handshake_gives_its_place_back(bench: peers.Bench, certificates: Certificates) -> None:

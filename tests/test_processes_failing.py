@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,72 @@ def test_where_a_process_has_died_in_a_write_whole_records_stay_and_a_part_is_dr
     assert mark.size == 2 * len(whole)
     output.close()
     assert path.read_bytes() == whole + whole
+
+
+def test_a_file_that_fails_when_it_is_closed_for_another_is_noted_as_left(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the process that takes this one's place would not look for a record that is cut short."""
+    path, walk = tmp_path / "out", ringmain.load("127.0.0.1:0", max_connections=2).records(headers=True)
+    fd = os.memfd_create("mark")
+    os.write(fd, Mark.UNSET)
+    mark = Mark(fd)
+    os.close(fd)
+    kind = functools.partial(ResumableOutput, mark=mark, walk=walk)
+    output = open_output(str(path), kind=kind)
+    output.begin()
+    run(_write(output, b"one\n"))
+    path.rename(tmp_path / "old")
+    old = (tmp_path / "old").stat()
+    close = os.close
+
+    def fails(number: int) -> None:
+        is_old = os.path.samestat(os.fstat(number), old)
+        close(number)
+        if is_old:
+            raise OSError(errno.EDQUOT, "")
+
+    monkeypatch.setattr(os, "close", fails)
+    with pytest.raises(errors.OutputError, match="disk quota exceeded"):
+        output.reopen(str(path))
+    monkeypatch.setattr(os, "close", close)
+    assert mark.file == output.identity != (old.st_dev, old.st_ino)
+    run(_write(output, b"two\n"))
+    assert (mark.size, mark.file) == (4, output.identity)
+    with path.open("ab") as file:
+        file.write(b"thr")  # as of a process that died meanwhile
+    output.close()
+    again = open_output(str(path), kind=kind)
+    again.begin()
+    run(_write(again, b"four\n"))
+    again.close()
+    assert path.read_bytes() == b"two\nfour\n"
+
+
+def test_where_a_new_file_cannot_be_opened_who_takes_the_place_goes_on_in_the_old_one(bench: peers.Bench) -> None:
+    crew = Crew(bench, "--output", bench.folder / "{process}-%s", start_new_session=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(peers.connect(crew.port)).sendall(b"before\n")
+        [old] = peers.eventually(lambda: [it for it in bench.folder.glob("1-*") if it.stat().st_size], "the line")
+        now = int(old.name.partition("-")[2])
+        for later in range(now + 1, now + 600):
+            (bench.folder / f"1-{later}").mkdir()
+        time.sleep(1.1)  # until the name is another one
+        crew.program.signal(signal.SIGHUP)
+        crew.program.says("is a directory; it goes on in the file that was")
+        worker = crew.worker_of(old)
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        peers.eventually(lambda: crew.worker_of(old) not in (None, worker), "another one")
+
+        def lands() -> bool:  # until it serves, the other process has all
+            with peers.connect(crew.port) as sock:
+                sock.sendall(b"after\n")
+            return old.read_bytes().startswith(b"before\nafter\n")
+
+        peers.eventually(lands, "the next line")
+    crew.program.signal(signal.SIGTERM)
+    assert crew.program.wait() == 143
 
 
 async def _write(output: Output, data: bytes) -> None:

@@ -12,7 +12,7 @@ from conftest import Certificates
 from streams import connection, read, sending, server_at
 
 from ringmain.errors import ReceiveError
-from ringmain.net.proxy import send_header
+from ringmain.net.proxy import header_for
 
 Run = Callable[[Any], Any]
 DATA = peers.payload(300_000)
@@ -247,12 +247,12 @@ def test_a_client_that_sends_no_header_is_given_up(bench: peers.Bench) -> None:
     relay.says("not there within 0.2 s")
 
 
-def test_a_client_that_left_is_not_laid_at_the_destination(run: Run) -> None:
-    with connection() as (peer, client), connection() as (_, destination):
+def test_a_client_that_left_is_not_laid_at_the_destination() -> None:
+    with connection() as (peer, client):
         peers.close_with_reset(peer)
         peers.eventually(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         with pytest.raises(ReceiveError, match="the client that it tells of has left"):
-            run(send_header(destination, "the destination", "v2", client, None))
+            header_for("the destination", "v2", client, None)
 
 
 def test_a_client_without_a_proper_header_is_reset(bench: peers.Bench) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from losing import Losing
+from losing import Losing, check_parts, check_records, numbered
 
 import ringmain
 from ringmain.flow import clients
@@ -69,29 +69,14 @@ def test_each_connection_begins_at_or_before_where_the_last_one_ended(
 ) -> None:
     data = peers.payload(10_000_000)
     streams = send_through_losses(run, data, context, certificates, 1)
-    covered = 0
-    for stream in streams:
-        begin = data.rfind(stream, 0, covered + len(stream))
-        assert begin >= 0, "a gap, or other bytes"
-        covered = max(covered, begin + len(stream))
-    assert covered == len(data)
+    check_parts(streams, data)
 
 
 def test_with_a_delimiter_each_connection_begins_with_a_whole_record_and_all_come(
     run: Run, context: ssl.SSLContext | None, certificates: Certificates
 ) -> None:
-    rng = random.Random(3)
-    records = [b"%d:%s" % (number, b"x" * rng.choice([0, 10, 300, 3000])) for number in range(12_000)]
+    records = numbered(12_000, 3)
     streams = send_through_losses(
         run, b"".join(it + b"\r\n" for it in records), context, certificates, 3, delimiter=b"\r\n"
     )
-    following = 0
-    for stream in filter(None, streams):
-        *whole, rest = stream.split(b"\r\n")
-        first = int(whole[0].partition(b":")[0]) if whole else following
-        assert first <= following
-        assert whole == records[first : first + len(whole)]
-        following = max(following, first + len(whole))
-        if rest:
-            assert (records[first + len(whole)] + b"\r").startswith(rest)
-    assert following == len(records)
+    check_records(streams, records, b"\r\n")

@@ -184,7 +184,7 @@ def test_an_end_may_be_a_file_as_for_load_and_save(bench: peers.Bench, kind: str
         (["tcp://127.0.0.1:1", "./x", "-l"], "DESTINATION is a file"),
         (["tcp://127.0.0.1:1", "./x", "--send-proxy", "v1"], "it takes two connections"),
         (["-", "tcp://127.0.0.1:1", "-o"], "there is nothing to listen at"),
-        (["tcp://127.0.0.1:1", "nonsense"], "not understood"),
+        (["tcp://127.0.0.1:1", "non sense"], "not understood"),
         (["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "-c", "-o"], "it needs a listener"),
         (["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "-c", "--accept-proxy"], "only clients send PROXY headers"),
         (["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "-l", "--send-proxy", "v2"], "only servers expect PROXY headers"),

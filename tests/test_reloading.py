@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import signal
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -369,3 +371,18 @@ async def _entered(stack: contextlib.AsyncExitStack, verb: str, files: Files) ->
 async def _ignore(connection: ringmain.Connection) -> None:
     async for _ in connection:
         pass
+
+
+def test_a_file_of_the_same_size_whose_time_was_set_back_has_changed(files: Files) -> None:
+    """As copying with its times does it, in place."""
+    context = Renewable.made_by(lambda _: ssl.create_default_context(), [str(files.server)])
+    before = files.server.stat()
+    assert not context.has_changed
+    data = files.server.read_bytes()
+    time.sleep(0.02)  # the kernel's clock for files ticks every few milliseconds
+    files.server.write_bytes(data[::-1])
+    os.utime(files.server, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert files.server.stat().st_mtime_ns == before.st_mtime_ns
+    assert context.has_changed
+    context.renew()
+    assert not context.has_changed

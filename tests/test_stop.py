@@ -161,7 +161,7 @@ def test_stop_while_idle_ends_the_iteration_and_serves_nobody(run: Run, certific
             with peers.connect(loader.port) as sock:
                 if when == "while shaking hands":
                     await asyncio.sleep(0.1)
-                    sock.sendall(b"\x16\x03\x01")
+                    sock.sendall(peers.hello())
                     await asyncio.sleep(0.1)
                 if when != "before opening":
                     assert not loader.stop()

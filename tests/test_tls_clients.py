@@ -260,8 +260,9 @@ def test_a_listener_serves_the_client_with_the_fingerprint_only(
     )
     assert loader.wait() == 0, (loader.stderr, pinned.stderr)
     assert (tmp_path / "got").read_bytes() == b"yes"
-    (row,) = map(json.loads, stats.read_text().splitlines())
-    assert row["fingerprint"] == pin
+    rows = [json.loads(line) for line in stats.read_text().splitlines()]
+    assert [row["verdict"] for row in rows] == ["handshake failed", "handshake failed", "ended"]
+    assert [row.get("fingerprint") for row in rows] == [None, None, pin]
 
 
 def test_a_client_without_a_certificate_is_served_where_that_is_optional(
@@ -275,9 +276,11 @@ def test_a_client_without_a_certificate_is_served_where_that_is_optional(
     sends(port, b"stranger ", authority.cafile, certificates.stranger)
     loader.says("; give its CA with --client-ca")
     assert sends(port, b"client", authority.cafile, client)
-    peers.eventually(lambda: stats.exists() and stats.read_text().count("\n") == 2, "the rows")
+    peers.eventually(lambda: stats.exists() and stats.read_text().count("\n") == 3, "the rows")
     assert got.read_bytes() == b"nobody client"
     rows = [json.loads(line) for line in stats.read_text().splitlines()]
+    rows = [row for row in rows if row["verdict"] != "handshake failed"]  # the stranger's
+    assert len(rows) == 2
     assert "subject" not in rows[0]
     assert "fingerprint" not in rows[0]
     assert rows[1]["subject"] == r"CN=client,O=Salt\, Pepper"

@@ -1,13 +1,20 @@
 """Encrypted keys: where their password comes from, and what is said of a wrong one. Nobody is ever asked for it."""
 
+import contextlib
 import os
 import pty
+import signal
+import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import peers
 import pytest
 from conftest import Certificates
+from crews import Crew
 
 SECRET = "correct horse \u00e4"
 
@@ -16,22 +23,17 @@ SECRET = "correct horse \u00e4"
 def encrypted(request: pytest.FixtureRequest, certificates: Certificates, tmp_path: Path) -> Path:
     """Return the file of a certificate and its key, which openssl has encrypted."""
     form = ["-traditional"] if request.param == "traditional" else []
-    command = [
-        peers.need("openssl"),
-        "pkey",
-        "-in",
-        str(certificates.server),
-        "-aes256",
-        *form,
-        "-passout",
-        "env:SECRET",
-    ]
+    return encrypt(certificates.server, tmp_path / "encrypted.pem", *form)
+
+
+def encrypt(certificate: Path, path: Path, *form: str) -> Path:
+    command = [peers.need("openssl"), "pkey", "-in", str(certificate), "-aes256", *form, "-passout", "env:SECRET"]
     key = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "SECRET": SECRET}).stdout
     assert b"ENCRYPTED" in key
-    path = tmp_path / "encrypted.pem"
-    path.write_bytes(key + certificates_in(certificates.server))
-    path.chmod(0o600)
-    return path
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_bytes(key + certificates_in(certificate))
+    return new.rename(path)
 
 
 def certificates_in(path: Path) -> bytes:
@@ -65,6 +67,70 @@ def test_an_encrypted_key_is_opened_by_its_password(
     assert loader.wait() == 0, loader.stderr
     assert peers.sha256(got) == peers.sha256(data)
     assert loader.stderr == f"listening on tcps://127.0.0.1:{port}\n"
+
+
+@contextlib.contextmanager
+def piped(tmp_path: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the name of a pipe that says the password once, and what a process needs to have it."""
+    if kind == "named":
+        path = tmp_path / "pipe"
+        os.mkfifo(path, 0o600)
+        writer = threading.Thread(target=path.write_text, args=[f"{SECRET}\n"])
+        writer.start()  # and waits for who reads
+        yield str(path), {}
+        writer.join()
+    else:
+        ours, theirs = os.pipe()
+        os.write(theirs, f"{SECRET}\n".encode())
+        os.close(theirs)
+        yield f"/dev/fd/{ours}", {"pass_fds": [ours]}
+        os.close(ours)
+
+
+@pytest.mark.parametrize("kind", ["named", "descriptor"])
+def test_what_a_pipe_has_said_once_is_used_again(
+    bench: peers.Bench, certificates: Certificates, encrypted: Path, tmp_path: Path, kind: str
+) -> None:
+    with piped(tmp_path, kind) as (path, popen):
+        options = ["--tls", "--certfile", encrypted, "--key-password-file", path]
+        loader, port = bench.listening("load", *options, start_new_session=True, **popen)
+    encrypt(certificates.stranger, encrypted)
+    loader.signal(signal.SIGHUP)
+    peers.eventually(lambda: serves(port, certificates.stranger_ca), "the new certificate")
+    assert "certificates" not in loader.stderr
+
+
+@pytest.mark.parametrize("kind", ["named", "descriptor"])
+def test_each_process_has_what_a_pipe_has_said_and_nobody_else_sees_it(
+    bench: peers.Bench, certificates: Certificates, encrypted: Path, tmp_path: Path, kind: str
+) -> None:
+    with piped(tmp_path, kind) as (path, popen):
+        options = ["--tls", "--certfile", encrypted, "--key-password-file", path]
+        crew = Crew(bench, *options, start_new_session=True, **popen)
+    one = crew.worker_of(crew.files[0])
+    assert one is not None
+    os.kill(one, signal.SIGKILL)  # another one takes its place
+    peers.eventually(lambda: crew.worker_of(crew.files[0]) not in (None, one), "another process")
+    with contextlib.ExitStack() as stack:
+
+        def both_serve() -> bool:
+            stack.enter_context(peers.connect_tls(crew.port, certificates.ca)).sendall(b"12345\n")
+            return all(crew.lines(file) for file in crew.files)
+
+        peers.eventually(both_serve, "lines in each file")
+    encrypt(certificates.stranger, encrypted)
+    crew.program.signal(signal.SIGHUP)
+    peers.eventually(lambda: serves(crew.port, certificates.stranger_ca), "the new certificate")
+    for pid in [crew.program.process.pid, *crew.workers()]:
+        for what in ("cmdline", "environ"):
+            assert SECRET.encode() not in Path(f"/proc/{pid}/{what}").read_bytes()
+    assert "certificates" not in crew.program.stderr
+
+
+def serves(port: int, ca: Path) -> bool:
+    with contextlib.suppress(ssl.SSLError, ConnectionResetError), peers.connect_tls(port, ca) as sock:
+        return sock.version() is not None
+    return False
 
 
 @pytest.mark.parametrize(

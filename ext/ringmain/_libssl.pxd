@@ -2,6 +2,7 @@
 # The functions of libssl that _read_ahead, _write_behind and _tls call; _libssl.pyx tells how they are found.
 
 from libc.stdint cimport uint64_t
+from libc.time cimport tm
 
 # <openssl/ssl.h>
 cdef enum:
@@ -65,8 +66,15 @@ cdef struct LibSslErrors:
     void (*new_error)() noexcept nogil
     void (*set_error)(int library, int reason, const char* format, ...) noexcept nogil
 
+# <openssl/x509.h>: when a context's own certificate expires. Apart from the others, since nothing else needs them.
+cdef struct LibSslTimes:
+    void* (*get_certificate)(const void* context) noexcept
+    const void* (*get_not_after)(const void* certificate) noexcept
+    int (*to_tm)(const void* time, tm* broken_down) noexcept
+
 cdef LibSsl libssl
 cdef LibSslErrors errors
+cdef LibSslTimes times              # NULL where one is missing
 cdef int error_library              # the library that errors of ours are of; 0 where OpenSSL is too old for them
 
 cdef void* connection_of(object sslobj) except? NULL

@@ -14,7 +14,11 @@ import sys
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
+from libc.time cimport time_t, tm
 from posix.dlfcn cimport RTLD_LAZY, dlopen, dlsym
+
+cdef extern from "<time.h>" nogil:
+    time_t timegm(tm* broken_down)
 
 # The heads of CPython's PySSLContext and PySSLSocket, unchanged since 3.2.
 cdef struct ContextHead:
@@ -55,6 +59,10 @@ cdef bint find_libssl(object module_path) except -1:
         field[0] = dlsym(library, name)
         if field[0] == NULL:
             return False
+        field += 1
+    field = <void**>&times
+    for name in (b"SSL_CTX_get0_certificate", b"X509_get0_notAfter", b"ASN1_TIME_to_tm"):
+        field[0] = dlsym(library, name)
         field += 1
     field = <void**>&errors
     for name in (b"ERR_get_next_error_library", b"ERR_load_strings", b"ERR_new", b"ERR_set_error"):
@@ -98,6 +106,22 @@ def require_any_certificate(context):
         return False
     libssl.set_verify(found, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, take_any)
     return True
+
+
+def not_after(context):
+    """Return when the own certificate of an `ssl.SSLContext` expires, in seconds of Unix time; None without one.
+
+    None too where that cannot be told: Python has no call for it.
+    """
+    cdef tm broken_down
+    cdef const void* certificate
+    cdef void* found = context_of(context)
+    if found == NULL or times.get_certificate == NULL or times.get_not_after == NULL or times.to_tm == NULL:
+        return None
+    certificate = times.get_certificate(found)
+    if certificate == NULL or not times.to_tm(times.get_not_after(certificate), &broken_down):
+        return None
+    return timegm(&broken_down)
 
 
 cdef int take_any(int verified, void* store) noexcept nogil:

@@ -16,7 +16,8 @@ Invariants:
 import fcntl
 import os
 
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT, errno as c_errno
+from libc.errno cimport EACCES, EAGAIN, EBADF, EINTR, EINVAL, EIO, EISDIR, ENOSYS, EPERM, EPIPE, ETIMEDOUT
+from libc.errno cimport errno as c_errno
 from posix.unistd cimport close, write
 
 from ringmain._clock cimport monotonic
@@ -95,8 +96,8 @@ cdef class Pump:
                 self.error = OSError(self.number, os.strerror(self.number))
             except MemoryError as error:
                 self.error = error
-            # EPERM is what some sandboxes answer to system calls that they do not know.
-            self.refused = self.number in (EINVAL, ENOSYS, EPERM) and self.counters.bytes_in == 0
+            # EPERM and EACCES are what sandboxes answer to system calls that they do not know or want.
+            self.refused = self.number in (EACCES, EINVAL, ENOSYS, EPERM) and self.counters.bytes_in == 0
             self.failed = "source" if self.side == SOURCE else "destination"
             if (self.side == SOURCE) != (self.low_water is not None):
                 verdict = "stopped"  # not the connection's fault

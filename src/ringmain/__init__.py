@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     from ringmain._ring import Counters
     from ringmain.blocking import BlockingRelayer, BlockingSaver
     from ringmain.connection import Connection, connect
+    from ringmain.destinations import relay, save
     from ringmain.endpoint import Endpoint, LogEndpoint
     from ringmain.engines.nats_loader import LogLoader
+    from ringmain.engines.nats_relay import LogRelayer
+    from ringmain.engines.nats_save import LogSaver
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader
-    from ringmain.relayer import Relayer, relay
-    from ringmain.saver import Saver, save
+    from ringmain.relayer import Relayer
+    from ringmain.saver import Saver
     from ringmain.server import Server, serve
     from ringmain.settings import ConnectionOptions, LogOptions, Options, TlsSettings
     from ringmain.sources import load
@@ -60,6 +63,8 @@ _ROOMS = {
     "LogEndpoint": "endpoint",
     "LogLoader": "engines.nats_loader",
     "LogOptions": "settings",
+    "LogRelayer": "engines.nats_relay",
+    "LogSaver": "engines.nats_save",
     "Nic": "interfaces",
     "Options": "settings",
     "Reader": "file",
@@ -73,8 +78,8 @@ _ROOMS = {
     "load": "sources",
     "nics": "interfaces",
     "open": "file",
-    "relay": "relayer",
-    "save": "saver",
+    "relay": "destinations",
+    "save": "destinations",
     "serve": "server",
 }
 __all__ = [
@@ -95,6 +100,8 @@ __all__ = [
     "LogEndpoint",
     "LogLoader",
     "LogOptions",
+    "LogRelayer",
+    "LogSaver",
     "Nic",
     "NotFoundError",
     "Options",

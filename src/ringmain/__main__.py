@@ -1,6 +1,7 @@
 """Start the command line. What is imported before the signals are set is kept to a minimum."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ def hold_standard_descriptors() -> None:
     os.close(fd)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without a letter that a name has: as standard error is
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:

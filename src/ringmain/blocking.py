@@ -200,6 +200,10 @@ class BlockingRelayer(Protocol):
     def fullness(self) -> float:
         """The part of what lies between the peers that is filled, from 0 to 1, in the fullest direction."""
 
+    @property
+    def waiting_for(self) -> list[tuple[str, int]]:
+        """The addresses that `reconnect` has no connection to at the moment, each with the number of the next try."""
+
     def serve(self, path: str = "auto") -> None:
         """Relay for one client after another, or many at once, until none is to come. path: auto, kernel, block."""
 

@@ -256,7 +256,7 @@ class Connection:
 
     def _moved(self) -> int:
         counters = self.counters
-        return counters.bytes_in + counters.bytes_out - (self._link.unacknowledged() or 0)
+        return counters.bytes_in + counters.bytes_out - self._link.untaken()
 
     def _check_whole(self) -> None:
         if self._torn:

@@ -20,6 +20,9 @@ _LOG_SHAPE = re.compile(
 _SERVER_SHAPE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s\x00-\x20\x7f]+)(?::(?P<port>[0-9]{1,5}))?")
 _LOG_EXAMPLE = "write nats://HOST:PORT/NAME, or tls:// for TLS, with further HOST:PORT after commas"
 _NATS_PORT = 4222
+# What others call TCP with TLS.
+_TLS_SCHEMES = ("ssl", "tls", "tcp+tls", "tcp+ssl")
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,28 @@ class Endpoint:
     path: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> "Endpoint":
-        """Read an endpoint as users write it; raise UsageError with the remedy when it is malformed."""
-        if is_log(text):
-            why = "a NATS server has no place here"
-            raise UsageError(f"endpoint {_without_secrets(text)!r}", why, _EXAMPLE)
-        if text.startswith("unix:"):
-            return cls("", "", path=_path_of(text, f"endpoint {text!r}"))
+    def parse(cls, text: str, default_port: str = "") -> "Endpoint":
+        """Read an endpoint as users write it; raise UsageError with the remedy when it is malformed.
+
+        A host alone has the `default_port`, if there is one.
+        """
         what = f"endpoint {_without_secrets(text)!r}"
+        if is_log(text):
+            scheme, _, rest = text.partition("://")
+            is_server = scheme.lower() == "tls" and re.fullmatch(r"[^/@]+:\d+/?", rest)
+            remedy = f"write tcps://{rest} for TLS" if is_server else _EXAMPLE
+            raise UsageError(what, "a NATS server has no place here", remedy)
+        if text.startswith("unix:"):
+            return cls("", "", path=_path_of(text, what))
         match = _SHAPE.fullmatch(text)
+        if match is None and default_port and _lacks_port(text):
+            match = _SHAPE.fullmatch(f"{text.rstrip('/')}:{default_port}")
         if match is None:
-            raise UsageError(what, "not understood", _EXAMPLE)
+            raise UsageError(what, *_guess(text))
         scheme, port = match["scheme"], match["port"]
         if scheme not in (None, "tcp", "tcps"):
-            raise UsageError(what, f"unknown scheme {scheme!r}", _EXAMPLE)
+            meant = f"write {text.replace(scheme, 'tcps', 1)} for TLS" if scheme in _TLS_SCHEMES else _EXAMPLE
+            raise UsageError(what, f"unknown scheme {scheme!r}", meant)
         host = match["host"] if match["literal"] is None else match["literal"]
         if re.search(r"\s|[^\x21-\x7e\u0080-\U0010ffff]", host + port):
             raise UsageError(what, "blanks and control characters have no place in it", _EXAMPLE)
@@ -77,11 +88,38 @@ class Endpoint:
         return as_url(self.address, tls=self.tls)
 
 
+def _lacks_port(text: str) -> bool:
+    """Tell whether this is a host, with or without a scheme, and nothing else; a number alone is a port."""
+    host = text.rpartition("://")[2].rstrip("/")
+    return _HOST.fullmatch(host) is not None and not host.isdigit()
+
+
+def _guess(text: str) -> tuple[str, str]:
+    """Return what is wrong with a text that is no endpoint, and what its writer may have meant."""
+    scheme, _, rest = text.rpartition("://")
+    scheme = scheme or "tcp"
+    if "@" in text or scheme not in ("tcp", "tcps"):  # there may be a password in it
+        return "not understood", _EXAMPLE
+    if rest.isdigit():
+        return "a port without a host", f"write {scheme}://127.0.0.1:{rest}, or {scheme}://:{rest} for every interface"
+    if _lacks_port(rest.rstrip(":")):
+        return "it has no port", f"write {scheme}://{rest.rstrip(':/')}:PORT"
+    if "/" in text and "://" not in text:
+        return "a path without a scheme", f"write unix:{text} for the UNIX socket of that name"
+    if (match := re.fullmatch(r"([^/]+:\w+)/.+", rest)) is not None:
+        return "no path has a place in it", f"write {scheme}://{match[1]}"
+    return "not understood", _EXAMPLE
+
+
 def _path_of(text: str, what: str) -> str:
     """Return the path of a UNIX socket, or its abstract name with "@" before it; raise UsageError."""
     path = text.removeprefix("unix:")
     if path.startswith("///"):  # as other programs write URLs of files
         path = path[2:]
+    if path.startswith("//") and path.strip("/@") and not path.endswith("/"):
+        name = path[2:]
+        why = "a socket's path has one slash before it, or three"
+        raise UsageError(what, why, f"write unix:/{name}, or unix:{name} for one in the working directory")
     if path in ("", "@") or path.startswith("//") or path.endswith("/"):
         raise UsageError(what, "it names no socket", _UNIX_EXAMPLE)
     if "\0" in path:
@@ -117,7 +155,14 @@ class LogEndpoint:
         what = f"endpoint {_without_secrets(text)!r}"
         match = _LOG_SHAPE.fullmatch(text)
         if match is None:
-            raise UsageError(what, "not understood", _LOG_EXAMPLE)
+            scheme, _, rest = text.partition("://")
+            server = rest.rstrip("/")
+            if re.fullmatch(r"[^/@]+", server) is None or _SERVER_SHAPE.fullmatch(server) is None:
+                raise UsageError(what, "not understood", _LOG_EXAMPLE)
+            remedy = f"write {scheme}://{server}/NAME"
+            if scheme.lower() == "tls":
+                remedy += f", or tcps://{server} for TLS without NATS"
+            raise UsageError(what, "it names no stream or subject of NATS", remedy)
         servers = []
         for server in match["servers"].split(","):
             parts = _SERVER_SHAPE.fullmatch(server)

@@ -193,7 +193,12 @@ def reason(error: BaseException) -> str:
 
 
 def _number(error: BaseException | None) -> int | None:
-    """Return the system's number of an error. The ssl module's are OpenSSL's, a failed look-up's are negative."""
+    """Return the system's number of an error. The ssl module's are OpenSSL's, a failed look-up's are negative.
+
+    asyncio raises some of them bare, as where a peer ends a handshake.
+    """
+    if type(error) is ConnectionResetError and not error.args:
+        return errno.ECONNRESET
     if isinstance(error, OSError) and type(error).__module__ != "ssl" and error.errno and error.errno > 0:
         return error.errno
     return None

@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import TypedDict
 
-from ringmain.errors import UsageError
+from ringmain.errors import RingmainError, UsageError, reason
 
 _SYSFS = Path("/sys/class/net")
 
@@ -30,16 +30,22 @@ def nics() -> list[Nic]:
     """Return the interfaces in the system's order.
 
     `up` is the administrator's wish, `running` says that packets can pass. `status` is "connected", "disconnected",
-    "unknown", or "not applicable" for a loopback interface. Raises UsageError where psutil is not installed.
+    "unknown", or "not applicable" for a loopback interface. Raises UsageError where psutil is not installed, and
+    RingmainError where the system does not tell.
     """
     try:
         import psutil
     except ImportError as error:
         raise UsageError("nics()", "it needs psutil", "pip install 'ringmain[cli]'") from error
 
-    stats = psutil.net_if_stats()
+    try:
+        stats, all_addresses = psutil.net_if_stats(), psutil.net_if_addrs()
+    except OSError as error:
+        raise RingmainError(
+            "list the interfaces", f"{error.filename}: {reason(error)}", "see that /proc is mounted"
+        ) from error
     found: list[Nic] = []
-    for name, addresses in psutil.net_if_addrs().items():
+    for name, addresses in all_addresses.items():
         stat = stats.get(name)
         flags = set(stat.flags.split(",")) if stat else set()
         loopback, up = "loopback" in flags, "up" in flags
@@ -86,6 +92,6 @@ def _description(name: str) -> str | None:
 
 def _sysfs(name: str, attribute: str) -> str | None:
     try:
-        return (_SYSFS / name / attribute).read_text().strip()
+        return (_SYSFS / name / attribute).read_text(encoding="utf-8", errors="backslashreplace").strip()
     except OSError:
         return None

@@ -99,7 +99,7 @@ class Loader(Listening, Iterated, Blocking):
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
-            self._gate = await self.open_gate(self.endpoint, self.settings)
+            self._gate = await self._listen(self.endpoint, self.settings)
             if self.merges:
                 hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
                 self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self.flow)
@@ -193,13 +193,13 @@ class Loader(Listening, Iterated, Blocking):
     def stop(self) -> bool:
         """Receive no more: what our kernel has acknowledged can still be taken, then the iteration ends.
 
-        May be called at any time, from any thread. No other client is served. False when there is no connection that
-        may have left something to take.
+        May be called at any time, from any thread. No other client is served. False when nothing can be left to
+        take, of a connection or of many that have ended.
         """
         self._finished = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hang_up)
-        return self._inflow is not None or (self._many is not None and len(self._many.crowd) > 0)
+        return self._inflow is not None or (self._many is not None and self._many.holds)
 
     def _hang_up(self) -> None:
         if self._stopped is not None:

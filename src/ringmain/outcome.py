@@ -4,12 +4,13 @@ Exit codes are not here: the command ends with the `exit_code` of the error (`er
 """
 
 import enum
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ringmain._ring import Counters
-from ringmain.errors import RingmainError, TimedOutError, TruncatedError
+from ringmain.errors import RingmainError, TimedOutError, TlsError, TruncatedError, UntrustedError
 
 
 class Verdict(enum.StrEnum):
@@ -28,6 +29,42 @@ class Verdict(enum.StrEnum):
 
 
 _VERDICTS = ((TimedOutError, Verdict.TIMED_OUT), (TruncatedError, Verdict.TRUNCATED))
+
+
+class Cause(enum.StrEnum):
+    """Why a client was not served."""
+
+    NOT_ALLOWED = "not allowed"  # it is not in `allow`
+    BUSY = "busy"  # all places were taken
+    SILENT = "silent"  # it said nothing while others waited
+    PROBE = "probe"  # it ended before a byte of a TLS handshake, as health checks do
+    # What came of its TLS handshake, or of its PROXY header.
+    UNTRUSTED = "untrusted"  # its certificate
+    TIMED_OUT = "timed out"
+    TLS = "tls"
+    OTHER = "other"  # the connection broke, or there was no header
+
+    @classmethod
+    def of(cls, error: Exception) -> "Cause":
+        """Return why a client is not served whose handshake ended in an error."""
+        return next((cause for kind, cause in _CAUSES if isinstance(error, kind)), cls.OTHER)
+
+
+_CAUSES = ((UntrustedError, Cause.UNTRUSTED), (TimedOutError, Cause.TIMED_OUT), (TlsError, Cause.TLS))
+
+
+class Unserved(Counter[Cause]):
+    """How many clients were not served, by cause."""
+
+    @property
+    def refused(self) -> int:
+        """How many were turned away, whatever they would have said."""
+        return self[Cause.NOT_ALLOWED] + self[Cause.BUSY]
+
+    @property
+    def probes(self) -> int:
+        """How many ended before a byte of a TLS handshake."""
+        return self[Cause.PROBE]
 
 
 class State(enum.StrEnum):
@@ -108,13 +145,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RelayOutcome:
-    """What became of the two connections of one relay, and how many seconds it took."""
+    """What became of the two connections of one relay, and how many seconds it took.
+
+    Where a lost destination is dialled again it is the last one of that.
+    """
 
     source: Outcome
     destination: Outcome
     seconds: float
     verdict: Verdict
     error: RingmainError | None = None
+    reconnects: int = 0  # how many connections to the destination followed the first
 
     def __str__(self) -> str:
         sizes = " and ".join(f"{end.size} bytes" for end in (self.source, self.destination) if end.state)

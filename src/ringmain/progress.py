@@ -1,10 +1,13 @@
 """Counters to one line on stderr, twice a second, while a terminal looks on. Those of a bench: cli.bench_output."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from ringmain.terminal import columns, fitting, screen
 
 INTERVAL = 0.5
 # What a look at a verb shows: bytes in and out, or there and back, and the fullness of what is between, from 0 to 1.
@@ -34,12 +37,27 @@ class Line(Protocol):
         """Return the line."""
 
 
-def progress_line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float) -> str:
-    """Return the line of load and save: what came in so far, the rates in and out."""
+def progress_line(
+    sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float, far: "Far | None" = None
+) -> str:
+    """Return the line of load and save: what came in so far, the rates in and out. What matters most comes first."""
     return (
-        f"{size_words(sizes[0])}  {clock_words(seconds)}  in {size_words(rates[0])}/s  out {size_words(rates[1])}/s"
-        f"  buffer {fullness:.0%}"
+        f"{size_words(sizes[0])}{f'  {far}' if far is not None else ''}  {clock_words(seconds)}"
+        f"  in {size_words(rates[0])}/s  out {size_words(rates[1])}/s  buffer {fullness:.0%}"
     )
+
+
+class Far(NamedTuple):
+    """How far one has come with `whole` bytes, of which `size` are done after so many seconds."""
+
+    size: int
+    whole: int
+    seconds: float
+
+    def __str__(self) -> str:
+        share = min(1.0, self.size / self.whole) if self.whole else 1.0
+        left = self.seconds * (1 / share - 1) if share else None
+        return f"{int(100 * share)}%" + ("" if left is None else f"  {clock_words(left)} left")
 
 
 def relay_line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float) -> str:
@@ -66,6 +84,12 @@ class Figures:
         self._before, self._last = now, (bytes_in, bytes_out)
         return self._line((bytes_in, bytes_out), now - self._started, rates, fullness)
 
+    def tell(self) -> None:
+        """Write the line to standard error, to stay."""
+        with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+            screen.clear()
+            print(self.text(), file=sys.stderr, flush=True)
+
 
 def waiting_line(where: str, number: int) -> str:
     """Return the line of who waits for a peer: which try to connect comes next or is under way."""
@@ -84,7 +108,9 @@ async def show_progress(look: Look, line: Line) -> None:
         while True:
             await asyncio.sleep(INTERVAL)
             text = figures.text()
-            print(f"\r{text}\x1b[K" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+            if terminal:
+                screen.show(text)
+            else:
+                print(fitting(text, columns(2)), file=sys.stderr, flush=True)
     finally:
-        if terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        screen.clear()

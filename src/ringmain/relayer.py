@@ -7,23 +7,27 @@ import logging
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal, Self, Unpack, cast
 
+from ringmain._cutter import Cutter
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking, BlockingRelayer
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import ReceiveError, RingmainError, UsageError, reason
 from ringmain.flow import kernel
-from ringmain.flow.blocks import plain_flow
+from ringmain.flow.blocks import cutter_for, plain_flow
 from ringmain.flow.passage import Passage
+from ringmain.flow.persistent_passage import PersistentPassage
 from ringmain.flow.serving import Serving
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.net.relay_ends import End, Ends
-from ringmain.outcome import RelayOutcome
+from ringmain.net.relay_ends import End, Ends, check_options
+from ringmain.outcome import RelayOutcome, total
 from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, settings_for
 from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
+
+Way = Passage | PersistentPassage
 
 
 def relay(
@@ -40,39 +44,18 @@ def relay(
     send_proxy: Literal["v1", "v2"] | None = None,
     linger: float = LINGER,
     max_connections: int = 1,
+    reconnect: bool = False,
+    delimiter: bytes = b"",
     **options: Unpack[ConnectionOptions],
 ) -> "Relayer":
-    """Relay between two endpoints: listen at `source`, and for each client in turn dial `destination`.
-
-    await ringmain.relay("tcp://:9000", "tcps://host:4000", destination_tls=ringmain.TlsSettings(cafile="ca.pem"))
-
-    async with ringmain.relay("tcp://127.0.0.1:0", "tcp://host:4000") as relayer:
-        print(relayer.port)
-        await relayer.serve()
-
-    Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. `connect` dials the
-    source, `listen` waits for clients at the destination. Where one end listens, each of its clients gets a connection
-    of its own to the other; where neither does, one connection to each is relayed; `listen_once` ends after the first.
-    With `max_connections` that many clients are served at once, each with a connection of its own to the other side:
-    none waits for another, nor for the other's end to be dialled. Where both ends listen, their clients are paired in
-    the order in which they come.
-    A tcps:// end is encrypted, with its own `source_tls` or `destination_tls`.
-
-    Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
-    one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
-    without close_notify too, is a reset for the other. One that takes nothing makes only its own direction wait, with
-    no more memory than a ring (8 MiB; with many clients 1 MiB each).
-
-    `accept_proxy` expects a PROXY protocol header of either version from clients at the source, `send_proxy` sends one
-    to the destination, both before TLS. While data floods in, a byte may wait up to `linger` seconds for others. For
-    the other keywords see `ringmain.ConnectionOptions`; after `idle_timeout` without a byte either way both sides are
-    reset. Raises a `RingmainError` when an endpoint is malformed or cannot be opened, and what becomes of the
-    connection where there is but one. A listener logs a warning and serves the next client.
-    """
-    _check(connect=connect, listen=listen, listen_once=listen_once, send_proxy=send_proxy, accept_proxy=accept_proxy)
-    if max_connections > 1 and (listen_once or (connect and not listen)):
-        what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
-        raise UsageError(what, "there is but one connection", "leave one of them out")
+    """Return what `ringmain.relay` does between two endpoints; its docstring tells what the keywords are."""
+    check_options(
+        *(connect, listen, listen_once, one_way, max_connections),
+        accept_proxy=accept_proxy,
+        send_proxy=send_proxy,
+        reconnect=reconnect,
+        delimiter=delimiter,
+    )
 
     def end(name: str, url: str, tls: TlsSettings | None, listening: bool) -> End:
         settings = settings_for(
@@ -90,29 +73,17 @@ def relay(
         end("destination", destination, destination_tls, listen),
         accept_proxy=accept_proxy,
         send_proxy=send_proxy,
+        reconnect=reconnect,
     )
-    return Relayer(ends, linger, listen_once=listen_once, one_way=one_way)
-
-
-def _check(*, connect: bool, listen: bool, listen_once: bool, send_proxy: str | None, accept_proxy: bool) -> None:
-    if accept_proxy and connect:
-        raise UsageError(
-            "accept_proxy=True with connect=True", "only clients send PROXY headers", "leave one of them out"
-        )
-    if send_proxy is not None and listen:
-        raise UsageError(
-            f"send_proxy={send_proxy} with listen=True", "only servers expect PROXY headers", "leave one of them out"
-        )
-    if send_proxy not in (None, "v1", "v2"):
-        raise UsageError(f"send_proxy={send_proxy!r}", "not known", "choose v1 or v2")
-    if listen_once and connect and not listen:
-        raise UsageError("listen_once=True", "it needs a listener", "leave it out: one connection is relayed")
+    return Relayer(ends, linger, listen_once=listen_once, one_way=one_way, cutter=cutter_for(delimiter))
 
 
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
 
-    def __init__(self, ends: Ends, linger: float, *, listen_once: bool, one_way: bool) -> None:
+    def __init__(
+        self, ends: Ends, linger: float, *, listen_once: bool, one_way: bool, cutter: Cutter | None = None
+    ) -> None:
         self.source, self.destination = ends.source, ends.destination
         self.on_end: Callable[[RelayOutcome], None] | None = None
         self._ends = ends
@@ -122,9 +93,10 @@ class Relayer(Blocking):
         self._threads = kernel.PumpThreads() if self._many else None
         self._flows = None if self._many else (self._new_flow(), self._new_flow())
         self._one_way = one_way
-        self._once = listen_once or not ends.listening
+        self._cutter = cutter
+        self._once = listen_once or not (ends.listening or ends.reconnect)
         self._open = self._finished = False
-        self._passages: dict[Passage, None] = {}
+        self._passages: dict[Way, None] = {}
         self._serving: Serving | None = None
 
     def __repr__(self) -> str:
@@ -133,7 +105,7 @@ class Relayer(Blocking):
         )
         state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
-        return self._described(where, state, sizes, len(self._passages))
+        return self._described(where, state, sizes, self.served)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve_all().__await__()
@@ -187,19 +159,18 @@ class Relayer(Blocking):
         return self.source.refused + self.destination.refused
 
     @property
+    def served(self) -> int:
+        """How many clients are served right now, each with a connection to the other side."""
+        return len(self._passages)
+
+    @property
     def counters(self) -> list[Counters]:
         """The counters of the present connection: there, and, unless it is one-way, back. Empty between two.
 
-        With `max_connections` the bytes of all present ones together.
+        With `max_connections` the sums of all present ones.
         """
-        if not self._many:
-            return [direction.counters for passage in self._passages for direction in passage.directions]
-        totals = [Counters() for _ in range(2 - self._one_way)] if self._passages else []
-        for passage in self._passages:
-            for total, direction in zip(totals, passage.directions, strict=True):
-                total.bytes_in += direction.counters.bytes_in
-                total.bytes_out += direction.counters.bytes_out
-        return totals
+        ways = zip(*([direction.counters for direction in it.directions] for it in self._passages), strict=True)
+        return [total(way) if self._many else way[0] for way in ways]
 
     @property
     def taken(self) -> list[int]:
@@ -212,6 +183,11 @@ class Relayer(Blocking):
         """The part of what lies between the peers that is filled, from 0 to 1, in the fullest direction."""
         ways = (direction.fullness for passage in self._passages for direction in passage.directions)
         return max(ways, default=0.0)
+
+    @property
+    def waiting_for(self) -> list[tuple[str, int]]:
+        """The addresses that `reconnect` has no connection to at the moment, each with the number of the next try."""
+        return self._ends.waiting_for
 
     def reload_certificates(self) -> None:
         """Read the files of both ends again, as `Listening.reload_certificates` does."""
@@ -249,6 +225,8 @@ class Relayer(Blocking):
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
+        if self._ends.reconnect and path == "kernel":
+            raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
         kernel.may_pump(path, tls=self.source.tls or self.destination.tls)
         self._serving = serving = Serving()
         try:
@@ -269,7 +247,7 @@ class Relayer(Blocking):
         except NoMoreClients:  # it was stopped
             return
         except RingmainError as error:
-            if self._once:
+            if self._once or self._ends.dials_again:
                 raise
             log.warning("%s", str(error))  # who keeps records keeps no passage
             return
@@ -289,10 +267,13 @@ class Relayer(Blocking):
         except NoMoreClients:
             pass
         except RingmainError as error:
-            left = isinstance(error, ReceiveError) and self._ends.listening
-            if self._once and not left:
+            left = isinstance(error, ReceiveError)
+            if self._ends.dials_again and not (left and self._ends.lost_source(error)):
                 raise
-            log.warning("%s", str(error))
+            if self._once and not (left and self._ends.listening):
+                raise
+            if not self._ends.dials_again:
+                log.warning("%s", str(error))
         finally:
             if links is None:
                 self._ends.dismiss(client)
@@ -301,7 +282,7 @@ class Relayer(Blocking):
         elif links is not None and (passage := self._passage_between(links)) is not None:
             await self._see_through(serving, passage, path)
 
-    async def _see_through(self, serving: Serving, passage: Passage, path: str) -> None:
+    async def _see_through(self, serving: Serving, passage: Way, path: str) -> None:
         """Relay one passage; raise what goes wrong where it is the one that counts, else warn."""
         self._passages[passage] = None
         failure: RingmainError | None = None
@@ -313,7 +294,10 @@ class Relayer(Blocking):
             moved = any(direction.counters.bytes_in for direction in passage.directions)
             if self._once and (moved or not self._ends.listening):
                 raise
-            log.warning("%s", str(error))  # who keeps records keeps no passage
+            if not self._ends.dials_again:
+                log.warning("%s", str(error))  # who keeps records keeps no passage
+            elif not (isinstance(passage, PersistentPassage) and passage.source_due and self._ends.lost_source(error)):
+                raise
         except OSError as error:
             if not self._many:
                 raise
@@ -322,17 +306,22 @@ class Relayer(Blocking):
             self._release(passage, failure)
             del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
 
-    def _release(self, passage: Passage, error: RingmainError | None) -> None:
+    def _release(self, passage: Way, error: RingmainError | None) -> None:
         del self._passages[passage]
         self._ends.done((passage.source, passage.destination))
         if self.on_end is not None:
             self.on_end(passage.outcome(error))
 
-    def _passage_between(self, links: tuple[Link, Link]) -> Passage | None:
+    def _passage_between(self, links: tuple[Link, Link]) -> Way | None:
         """Return what goes between two connections; None, with both reset, where there is no room for one of many."""
         try:
             flows = self._flows or (self._new_flow(), self._new_flow())
-            passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
+            passage: Way
+            if (redial := self._ends.redial_for(links[0])) is not None:
+                end = self.destination
+                passage = PersistentPassage(links, flows[0], redial, end.settings, end.context, self._cutter)
+            else:
+                passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
         except BaseException as error:
             self._ends.discard(links)
             if not (self._many and isinstance(error, OSError)):

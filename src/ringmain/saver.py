@@ -17,10 +17,9 @@ from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
-from ringmain.net.gate import listen as open_gate
 from ringmain.net.listening import Listening
 from ringmain.net.redial import Redial
-from ringmain.outcome import Outcome
+from ringmain.outcome import Outcome, total
 from ringmain.settings import Options, Settings, settings_for
 from ringmain.waiting import Turn
 
@@ -42,36 +41,7 @@ def save(
     delimiter: bytes = b"",
     **options: Unpack[Options],
 ) -> "Saver":
-    """Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
-
-    async with ringmain.save("tcp://127.0.0.1:8000") as saver:
-        await saver.write(buffer)
-
-    The same without `async` and `await`; an event loop that runs in this thread stands still meanwhile. Leaving the
-    block sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged every byte, and
-    until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or an alert, 5 s
-    at most. Leaving it by an exception resets the peer, so that a part never looks like the whole. A listener whose
-    client leaves logs a warning and goes on with the next client where the last one left; with `listen_once`, which
-    implies `listen`, that is an error.
-
-    With `max_connections` above 1 a listener serves that many clients at once: each gets all that is written from the
-    first `write` on that begins after it was let in, once and in order. One that is lost costs a warning, which says
-    how much is known not to have reached it: nobody else gets that. A write waits for a client where there is none,
-    and again if all who had a part of it are lost. With `slow="wait"` it returns when the kernel has all for every
-    client, so that a slow one makes all wait. With "drop" it returns when up to `client_buffer` bytes are due to each.
-    A client that has no room for more is reset with a warning as soon as another one has taken all; while everybody is
-    behind, the write waits. What is due is kept once for all: `client_buffer` bytes, or 1 MiB if that is more.
-
-    With `reconnect` a dialled connection that is lost is a warning, and another one is dialled: for ever, after pauses
-    that grow from 100 ms to 30 s, or `retry` times in a row where that is given. It begins with what the peer's kernel
-    is not known to have acknowledged, so that bytes may come twice and none is left out, but for those that the peer's
-    kernel had and its program did not read. With a `delimiter` (1 to 16 bytes) it begins with a whole record, which may
-    have come in part or whole before. The first connection is dialled as without `reconnect`. A failed handshake ends
-    it, but where the peer is lost within one.
-
-    For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
-    cannot be opened, and when the one connection there is breaks.
-    """
+    """Return what `ringmain.save` does for one endpoint; its docstring tells what the keywords are."""
     given = {"max_connections": max_connections, "slow": slow, "client_buffer": client_buffer}
     settings = settings_for(save, Options, options, **given)
     if reconnect and (listen or listen_once):
@@ -146,7 +116,7 @@ class Saver(Listening, Blocking):
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
-            self._gate = await open_gate(self.endpoint, self.settings)
+            self._gate = await self._listen(self.endpoint, self.settings)
         self._redial = Redial(self.endpoint, self.settings) if self.reconnect else None
         if isinstance(self._clients, Broadcast) or self.listening:
             self._clients.open(self._gate, self._context)
@@ -195,6 +165,16 @@ class Saver(Listening, Blocking):
         return self._redial.try_number if self._redial is not None else 0
 
     @property
+    def reconnects(self) -> int:
+        """How often another connection was made after a loss."""
+        return self._redial.tally.reconnects if self._redial is not None else 0
+
+    @property
+    def connect_failures(self) -> int:
+        """How many tries of `reconnect` to connect have failed."""
+        return self._redial.tally.failures if self._redial is not None else 0
+
+    @property
     def on_lost(self) -> Callable[[], object] | None:
         """What is called when the present peer, of many the last one, has gone, at whichever time."""
         return self._clients.on_lost
@@ -205,21 +185,19 @@ class Saver(Listening, Blocking):
 
     @property
     def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two; of many the bytes of all together."""
+        """The counters of the connection being served, or None between two; of many the sums of all."""
         outflows = self._clients.outflows
         if self.settings.max_connections == 1 or not outflows:
             return outflows[0].counters if outflows else None
-        total = Counters()
-        for outflow in outflows:
-            total.bytes_in += outflow.counters.bytes_in
-            total.bytes_out += outflow.counters.bytes_out
-        return total
+        return total(outflow.counters for outflow in outflows)
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together."""
-        links = [outflow.link for outflow in self._clients.outflows]
-        return sum(link.unacknowledged() or 0 for link in links if link.credentials is None)  # there it is memory
+        """How many of the bytes sent are not known to be with the present peer's kernel yet; of many all together.
+
+        Of a UNIX socket those that its peer has not read.
+        """
+        return sum(min(it.link.untaken(), it.counters.bytes_out) for it in self._clients.outflows)
 
     @property
     def fullness(self) -> float:

@@ -83,22 +83,25 @@ def load(url: str, **options: Any) -> "Loader | LogLoader":
     may be longer than that. The kernel has as much of each connection as it likes, or `receive_buffer` (SO_RCVBUF).
 
     While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
-    switches that off. A block has at least `min_block` bytes, unless `linger` passes or the connection ends.
+    switches that off. A block has at least `min_block` bytes, unless `linger` passes or the connection ends. Merged
+    records are handed out once they fill a block (three quarters of it, or more), or `linger` seconds after the block
+    before was to be had, or once any connection has ended: one that comes alone is handed out at once.
 
     Leaving the block ends a connection properly (close_notify under TLS, FIN); left by an exception it resets the peer.
     `loader.stop()` ends the iteration.
 
-    A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'); commas
-    stand between several servers, user:password@ or token@ before the first. `consumer` names who reads: all who give
-    the same name share the messages. Each message is one block, which is acknowledged when the next one is asked for,
-    and when the block is left properly; left by an exception, all that is not acknowledged is given back, and what a
+    A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'); commas stand
+    between several servers, user:password@ or token@ before the first. `consumer` names who reads: all who give the
+    same name share the messages. Each message is one block, which is acknowledged when the next one is asked for, and
+    when the block is left properly; left by an exception, all that is not acknowledged is given back, and what a
     process that is killed had comes again once the consumer's time for it is over (ack_wait, 30 seconds): each message
-    comes at least once. `tagged()` gives (tag, block) with the subject, sequence, peer, connection and offset. A
-    consumer that is new begins at `from_sequence`, and has the messages of the subject `filter` only. With
-    `until_sequence` the iteration ends once everybody is done with all up to there. `ring_size` bytes wait here at
-    most, or two of the largest messages; blocks that you keep are not among them. `delimiter` and `framing` tell where
-    `records()` and feeds find records, and check nothing. `credentials` is a file with a JWT and its seed, read once.
-    The other keywords are those of `ringmain.LogOptions`.
+    comes at least once. `tagged()` gives (tag, block) with the subject, sequence, peer, connection and offset; with an
+    empty block it tells how a connection has ended, which is left out elsewhere. A consumer that is new begins at
+    `from_sequence`, and has the messages of the subject `filter` only. With `until_sequence` the iteration ends once
+    everybody is done with all up to there. `ring_size` bytes wait here at most, or two of the largest messages; blocks
+    that you keep are not among them. `delimiter` and `framing` tell where `records()` and feeds find records, and check
+    nothing. `credentials` is a file with a JWT and its seed, read once. The other keywords are those of
+    `ringmain.LogOptions`.
 
     `listen_once` ends after the first connection, `connect` implies it. For the other keywords see `ringmain.Options`.
     Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one

@@ -53,8 +53,9 @@ async def asynchronous() -> None:
         assert_type(relayer.port, int)
         assert_type(await relayer.serve(), None)
         assert_type(relayer.counters, list[ringmain.Counters])
+        assert_type(relayer.waiting_for, list[tuple[str, int]])
     assert_type(await ringmain.relay("tcp://:0", "tcp://[::1]:1", one_way=True, send_proxy="v2"), None)
-    ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-arg]
+    ringmain.relay("tcp://:0", "tcp://[::1]:1", cafile="ca.pem")  # type: ignore[call-overload]
     async with ringmain.connect("tcps://[::1]:1", cafile="ca.pem", delimiter=b"\n", linger=0.0) as both:
         assert_type(both, ringmain.Connection)
         assert_type((both.peer, both.tls, both.cipher), tuple[str, str | None, str | None])
@@ -99,6 +100,7 @@ def plain() -> None:
         assert_type((relayer.port, relayer.addresses, relayer.refused), tuple[int, list[str], int])
         assert_type((relayer.counters, relayer.taken), tuple[list[ringmain.Counters], list[int]])
         assert_type((relayer.fullness, relayer.stop()), tuple[float, bool])
+        assert_type(relayer.waiting_for, list[tuple[str, int]])
         relayer.serve()
     with ringmain.open("tcp://127.0.0.1:1") as reader:
         assert_type(reader, ringmain.Reader)

@@ -56,7 +56,7 @@ def machine_words(it: dict[str, Any]) -> str:
 
 def _lines(path: str) -> list[str]:
     try:
-        return Path(path).read_text().splitlines()
+        return Path(path).read_text(encoding="utf-8", errors="backslashreplace").splitlines()
     except OSError:
         return []
 

@@ -6,6 +6,7 @@ from typing import Any
 from ringmain.endpoint import host_and_port
 from ringmain.errors import printable
 from ringmain.progress import size_words
+from ringmain.terminal import columns, table
 
 _HEAD = ("", "GB/s", "Gbit/s", "CPU s/GB", "user", "system", "peer's CPU s/GB", "bytes a call", "stalls")
 
@@ -89,11 +90,4 @@ def _figure(value: float | None) -> str:
 
 def _aligned(texts: Sequence[Sequence[str]]) -> str:
     rows = [[printable(text) for text in row] for row in texts]  # the other end's words among them
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if at == 0 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return table(rows, columns(1), right=True)

@@ -8,14 +8,14 @@ from ringmain.bench.plan import MAX_PARALLEL, Plan
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.values import DURATION, Duration, Linger, Percentage, Size
+from ringmain.cli.values import DURATION, FILE, Duration, Linger, Percentage, Size
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
     from ringmain.bench.run import Rounds
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
-_PORT = 5201
+_PORT = "5201"
 # How long a measurement takes on loopback, and in rounds; what is left out at its beginning: in seconds.
 _LOOPBACK_SECONDS, _ROUND_SECONDS = 2.0, 0.5
 _WARM_UP = 0.25
@@ -76,9 +76,9 @@ class _Bench(JsonCommand):
 )
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
 @forms
-@click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
-@click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with.")
-@click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those.")
+@click.option("--report", metavar="FILE", type=FILE, help="Write a page with plots here, for the browser: out.html.")
+@click.option("--save-baseline", metavar="FILE", type=FILE, help="Measure in rounds, and keep them to compare with.")
+@click.option("--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare them with those.")
 @click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both.")
 @click.option(
     "--noise-threshold", type=Percentage(), default="5%", show_default=True, help="How much worse is not worse."
@@ -146,7 +146,7 @@ def run_bench(
     plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
     session = Session(options)
     if endpoint is not None:
-        uses_tls(measured_at(endpoint), options)
+        uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
     teller = Teller(as_events=json_stream, show=session.shows_progress)
     run = Run(gate, teller)
@@ -155,7 +155,7 @@ def run_bench(
         if endpoint is None:
             await run.of_loopback(plan)
         else:
-            await run.of_endpoint(measured_at(endpoint), settings, plan)
+            await run.of_endpoint(measured_at(endpoint, _PORT), settings, plan)
 
     if report is not None:
         try_to_write(report, "--report")
@@ -194,9 +194,9 @@ def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
     from ringmain.settings import Settings
 
     session = Session(options)
-    uses_tls(measured_at(endpoint), options)
+    uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
-    server = Server(measured_at(endpoint), settings, listen_once=listen_once)
+    server = Server(measured_at(endpoint, _PORT), settings, listen_once=listen_once)
 
     async def work() -> None:
         async with server:

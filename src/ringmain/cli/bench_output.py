@@ -2,17 +2,18 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from ringmain.cli.command import Command
 from ringmain.cli.flags import as_flags
 from ringmain.errors import RingmainError, UsageError, printable
+from ringmain.terminal import screen
 
 
-class JsonCommand(click.Command):
+class JsonCommand(Command):
     """A command with --json and --json-stream, whose failures are JSON as well, where that is what it prints."""
 
     def make_context(
@@ -74,7 +75,7 @@ class Teller:
     def line(self, text: str = "") -> None:
         """Write over the line, if it is wanted."""
         if self._show:
-            print(f"\r{printable(text)}\x1b[K", end="", file=sys.stderr, flush=True)
+            screen.show(printable(text)) if text else screen.clear()
 
     def result(self, whole: dict[str, Any], text: str, *, as_json: bool) -> None:
         """Print the result in the form that is wanted."""

@@ -12,12 +12,14 @@ import click
 
 from ringmain import __version__
 from ringmain.cli.bench import bench
+from ringmain.cli.command import Context
 from ringmain.cli.flags import as_flags
 from ringmain.cli.load import load
 from ringmain.cli.nics import nics
 from ringmain.cli.relay import relay
 from ringmain.cli.save import save
 from ringmain.errors import OutputError, RingmainError, printable, reason
+from ringmain.terminal import screen
 
 
 class _Failed(Exception):  # noqa: N818 - it is none: it carries one
@@ -27,6 +29,8 @@ class _Failed(Exception):  # noqa: N818 - it is none: it carries one
 class _Commands(click.Group):
     """The commands."""
 
+    context_class = Context
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run one."""
         try:
@@ -35,7 +39,7 @@ class _Commands(click.Group):
             raise _Failed(error) from error
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
 def cli() -> None:
     """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
@@ -50,6 +54,7 @@ def cli() -> None:
     tcp://fd:NAME or tcps://fd:NAME: what systemd hands over by that name (fd:3 is the first).
 
     Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
+    ringmain load --help shows the options that are needed first, --help tls those of TLS, --help all every one.
     """
 
 
@@ -99,6 +104,7 @@ def _forget_stdout(code: int) -> int:
 
 def fail(message: str, code: int) -> int:
     """Write the error line and return the exit code."""
+    screen.clear()
     with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room: the code tells all the same
         print(f"ringmain: {printable(as_flags(message))}", file=sys.stderr, flush=True)
     return code

@@ -1,14 +1,21 @@
-"""The words of error lines: the library names keywords, the command line names its flags."""
+"""The words of error lines: the library names keywords, the command line names its flags, and where they came from."""
 
 import functools
 import re
 
 # A keyword in an error line of the library: idle_timeout=, listen_once=True, path=kernel, source_tls.cafile=.
 _KEYWORD = re.compile(r"\b(?:(source|destination)_tls\.)?([a-z][a-z0-9_]*)=(?:True\b|(?=[^\s.,:;)?])(?P<value>))?")
+# The flags that nobody has written, and the variables that hold them.
+_variables: dict[str, str] = {}
+
+
+def set_by_environment(flag: str, variable: str) -> None:
+    """Have lines that name the flag name the environment variable too, which is where the user has to look."""
+    _variables[flag] = variable
 
 
 def as_flags(line: str) -> str:
-    """Name the flags where a line of the library names its keywords."""
+    """Name the flags where a line of the library names its keywords, and the variables that have set them."""
 
     def flag(match: re.Match[str]) -> str:
         name = "_".join(filter(None, match.group(1, 2)))
@@ -16,7 +23,10 @@ def as_flags(line: str) -> str:
             return match[0]
         return f"--{name.replace('_', '-')}" + (" " if match["value"] is not None else "")
 
-    return _KEYWORD.sub(flag, line)
+    line = _KEYWORD.sub(flag, line)
+    for given, variable in _variables.items():
+        line = re.sub(rf"(?<![\w-]){given}(?![\w-])'?", rf"\g<0> (set by {variable})", line, count=1)
+    return line
 
 
 @functools.cache

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.load_log import is_of_log, load_log, of_log
 from ringmain.cli.options import linger, max_connections, one_end, totals
-from ringmain.cli.values import LongRecords, Octets, Size
+from ringmain.cli.values import FILE, LongRecords, Octets, Size
 from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, MOST_PROCESSES, PROCESSES
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
+    from ringmain.cli.summary import Blame
     from ringmain.flow.apart import Give
     from ringmain.flow.descriptor import Output
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _APART_DESCRIPTORS = 8
 
 
-@click.command()
+@click.command(cls=Command)
 @one_end
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
@@ -37,6 +39,7 @@ _APART_DESCRIPTORS = 8
     "-O",
     "--output",
     metavar="FILE",
+    type=FILE,
     default="-",
     help="Write to FILE instead of standard output, and empty it first: see --append. With {peer} or {number} in its "
     "name each connection has a file of its own; %Y-%m-%d and the like stand for the time.",
@@ -115,7 +118,8 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
         raise UsageError("--connect with --listen-once", "there is nothing to listen at", "leave one of them out")
     if keep_listening and (connect or listen_once):
         other = "--connect" if connect else "--listen-once"
-        raise UsageError(f"--keep-listening with {other}", "they contradict each other", "leave one of them out")
+        remedy = "leave one of them out; what curl calls -k is --insecure"
+        raise UsageError(f"--keep-listening with {other}", "they contradict each other", remedy)
     return run_load(connect=connect, listen_once=listen_once, **options)
 
 
@@ -133,14 +137,16 @@ def run_load(
     import contextlib
     import os
 
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.outputs import Commands, Files, Template, reopen
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, uses_tls
+    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
 
-    session = Session(options)
+    session = Session(options, endpoint)
     if append and output == "-":
         why = (
             "a command has standard output" if options.get("exec") is not None else "standard output is opened already"
@@ -169,9 +175,12 @@ def run_load(
     kernel.may_pump(path, tls=tls, cut=cut)
     if command is None:
         files = Files(template, path, flags)
-        return _load_apart(files.give, loader, session, {}, Renewal([loader], [files.reopen]), tls=tls)
+        renewal, blame = Renewal([loader], [files.reopen]), Blame("whoever reads the output", "the peer or the disk")
+        return _load_apart(files.give, loader, session, {}, renewal, blame, tls=tls)
+    session.share_terminal(None)
     commands = Commands(command, path, listening=not loader.connect)
-    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), tls=tls)
+    blame = Blame("the command", "the peer")
+    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), blame, tls=tls)
 
 
 def load_into(
@@ -188,9 +197,11 @@ def load_into(
     import asyncio
 
     from ringmain._ring import Counters
+    from ringmain.cli.summary import Blame
     from ringmain.flow import copying
 
     written = Counters()  # of all connections, where they are merged
+    session.share_terminal(sink)
 
     async def move() -> None:
         async with loader:
@@ -214,7 +225,9 @@ def load_into(
         if not moving.cancelled():
             moving.result()
 
-    return _run(work, loader, session, written, {}, signals, renewal)
+    # A disk that is slow to take bytes makes no write wait for it that anybody counts.
+    idle = "the peer or the disk" if sink.is_file else "the peer"
+    return _run(work, loader, session, written, {}, signals, renewal, Blame("whoever reads the output", idle))
 
 
 def _load_apart(
@@ -223,6 +236,7 @@ def _load_apart(
     session: "Session",
     exits: "dict[Counters, int]",
     renewal: "Renewal",
+    blame: "Blame",
     *,
     tls: bool,
 ) -> int:
@@ -235,7 +249,7 @@ def _load_apart(
             with session.announced((loader, loader.endpoint, tls)):
                 await each_by_itself(loader, give)
 
-    return _run(work, loader, session, Counters(), exits, renewal=renewal)
+    return _run(work, loader, session, Counters(), exits, renewal=renewal, blame=blame)
 
 
 def _run(
@@ -246,9 +260,10 @@ def _run(
     exits: "dict[Counters, int]",
     signals: "Signals | None" = None,
     renewal: "Renewal | None" = None,
+    blame: "Blame | None" = None,
 ) -> int:
-    from ringmain.cli.stats import Present, figures
-    from ringmain.outcome import Outcome
+    from ringmain.cli.stats import Present, Side, figures
+    from ringmain.outcome import Outcome, Unserved
     from ringmain.progress import progress_line
 
     def on_end(outcome: Outcome) -> None:
@@ -256,14 +271,25 @@ def _run(
         session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, loader.served)
 
     def look() -> tuple[int, int, float]:
-        bytes_in, bytes_out = session.moved(loader.counters)
+        bytes_in, bytes_out = session.moved(loader.counters if loader.served else None)
         return bytes_in, bytes_out + written.bytes_out, loader.fullness
 
     def present() -> Present:
-        counters = loader.counters
-        return Present(
-            loader.served, loader.refused, loader.probes, counters.bytes_in if counters is not None else 0, counters
-        )
+        counters = loader.counters if loader.served else None
+        sides = {"": Side(counters.bytes_in if counters is not None else 0, counters)}
+        if isinstance(loader, ringmain.Loader):
+            return Present(loader.served, loader.unserved, sides, not_after={"source": loader.not_after})
+        waiting = f"waiting for {loader.endpoint.cluster}" if loader.is_lost else ""
+        not_after = {"source": loader.papers.not_after}
+        return Present(loader.served, Unserved(), sides, waiting, loader.reconnects, not_after=not_after)
+
+    def line(*figures: Any) -> str:
+        many = isinstance(loader, ringmain.Loader) and loader.merges
+        return (f"{loader.served} connected  " if many else "") + progress_line(*figures)
 
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line, present, signals, renewal)
+    if isinstance(loader, ringmain.Loader):
+        session.record_failures(loader)
+    else:
+        blame = None  # of a log nobody counts what waits
+    return session.run(work, loader.stop, look, line, present, signals, renewal, blame=lambda: blame)

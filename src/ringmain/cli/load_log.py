@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from ringmain.cli.options import TLS_OPTIONS
+from ringmain.cli.values import FILE
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -18,7 +19,10 @@ _SHARED = (
     *TLS_OPTIONS,
     *("tls", "connect_timeout", "idle_timeout", "retry", "keepalive"),
 )
-_OF_THE_RUN = ("endpoint", "output", "append", "stats_file", "stats_interval", "quiet", "verbose", "progress")
+_OF_THE_RUN = (
+    *("endpoint", "output", "append", "stats_file", "stats_interval", "metrics", "reload_certificates"),
+    *("quiet", "verbose", "progress"),
+)
 
 _OPTIONS = [
     click.option(
@@ -29,7 +33,7 @@ _OPTIONS = [
     click.option("--from-sequence", metavar="N", type=click.IntRange(min=1), help="Where a new consumer begins."),
     click.option("--until-sequence", metavar="N", type=click.IntRange(min=1), help="End once all up to there is done."),
     click.option("--filter", metavar="SUBJECT", help="A new consumer has the messages of this subject only."),
-    click.option("--credentials", metavar="FILE", help="The JWT and seed for the log's servers."),
+    click.option("--credentials", metavar="FILE", type=FILE, help="The JWT and seed for the log's servers."),
 ]
 
 
@@ -77,15 +81,16 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
     from ringmain.cli.session import Session
     from ringmain.flow.descriptor import open_output
 
-    session = Session(options)
+    session = Session(options, endpoint)
     template = Template(output, "--output")
     if template.varies or template.parts:
         remedy = "name one file, or start a load for each with the same --consumer"
         raise UsageError(f"--output {output}", "the messages of a connection may go to several loads", remedy)
     loader = ringmain.load(endpoint, **{name: options[name] for name in (*_OWN, *_SHARED)})
+    session.check_reloading(loader.settings, credentials=options["credentials"])
     if options["append"] and output == "-":
         raise UsageError("--append", "standard output is opened already", "give --output FILE, or redirect with >>")
     flags = os.O_APPEND if options["append"] else 0
     with contextlib.closing(open_output(template.name(), "--output", flags)) as sink:
-        renewal = Renewal([], [lambda: reopen(sink, template.name())])
+        renewal = Renewal([loader], [lambda: reopen(sink, template.name())])
         return load_into(sink, "block", loader, session, tls=loader.endpoint.tls, renewal=renewal)

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from ringmain.cli.flags import as_flags
 from ringmain.errors import printable
+from ringmain.terminal import screen
 
 # So many warnings of one kind are written a minute; then it is told how many more there were.
 MOST = 10
@@ -37,7 +38,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or count it only."""
         if record.levelno != logging.WARNING:  # -v asks for a line a connection
-            super().emit(record)
+            self._write(record)
             return
         cause = record.args[0] if isinstance(record.args, tuple) and record.args else None
         kind = (record.pathname, record.lineno, type(cause))
@@ -49,7 +50,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
             minute = self._minutes[kind] = _Minute(now + MINUTE)
         minute.count += 1
         if minute.count <= MOST:
-            super().emit(record)
+            self._write(record)
             return
         minute.last = record.getMessage()
         if minute.count == MOST + 1:
@@ -71,7 +72,19 @@ class LogHandler(logging.StreamHandler[TextIO]):
         more, minute.count = minute.count - MOST, 0
         if more > 0:
             message = f"{more} more like this in the last minute: {minute.last}"
-            super().emit(logging.makeLogRecord({"msg": message}))
+            self._write(logging.makeLogRecord({"msg": message}))
+
+    def _write(self, record: logging.LogRecord) -> None:
+        screen.clear()
+        super().emit(record)
+
+
+def set_up_log(quiet: bool, verbose: bool) -> None:
+    """Let the log go to standard error: errors only, or how connections start and end too."""
+    log = logging.getLogger("ringmain")
+    log.handlers = [LogHandler()]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
 class _Formatter(logging.Formatter):

@@ -4,10 +4,12 @@ import json
 
 import click
 
+from ringmain.cli.command import Command
 from ringmain.errors import printable
+from ringmain.terminal import columns, table
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", envvar="RINGMAIN_NICS_JSON", is_flag=True, help="Print one JSON object a line.")
 def nics(as_json: bool) -> None:
     """List the network interfaces of this machine."""
@@ -28,7 +30,4 @@ def nics(as_json: bool) -> None:
         return tuple(map(printable, (*text, addresses, nic["description"] or "-")))
 
     rows = [("NAME", "STATUS", "FLAGS", "SPEED", "MTU", "MAC", "ADDRESSES", "DESCRIPTION"), *map(row, found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        click.echo(line.rstrip())
+    click.echo(table(rows, columns(1)))

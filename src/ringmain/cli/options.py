@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from ringmain import __version__
-from ringmain.cli.values import DURATION, Duration, Linger, Mode, Retries
+from ringmain.cli.values import DURATION, END, ENDPOINT, FILE, Duration, Linger, Mode, Retries
 from ringmain.settings import CLIENT_CERTS, GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -27,15 +27,16 @@ def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
         "tls-auto", "Listen for plain clients and those of TLS, told apart by what they say first.", is_flag=True
     )
     return [
-        option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM"),
-        option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM"),
+        option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM", type=FILE),
+        option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM", type=FILE),
         option(
             "key-password-file",
             "Its first line is the password of an encrypted key, which RINGMAIN_KEY_PASSWORD is else.",
             metavar="FILE",
+            type=FILE,
         ),
-        option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM"),
-        option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM"),
+        option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM", type=FILE),
+        option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM", type=FILE),
         option(
             "client-cert",
             "With --client-ca: serve clients that have none too, or not.",
@@ -43,7 +44,7 @@ def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
             default=TlsSettings.client_cert,
             show_default=True,
         ),
-        option("crl", "Refuse peers whose certificate is in these revocation lists.", metavar="PEM"),
+        option("crl", "Refuse peers whose certificate is in these revocation lists.", metavar="PEM", type=FILE),
         option(
             "fingerprint",
             "Accept only the peer whose certificate has this fingerprint, which alone is enough; may be repeated.",
@@ -117,7 +118,9 @@ _TRIES = [
     ),
     duration("--keepalive", Settings.keepalive, "Probe a silent peer after this."),
 ]
-_PORT_FILE = click.option("--port-file", metavar="FILE", help="Write the port listened at here, remove it at exit.")
+_PORT_FILE = click.option(
+    "--port-file", metavar="FILE", type=FILE, help="Write the port listened at here, remove it at exit."
+)
 _FAMILY = [
     click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),
     click.option("-6", "family", flag_value=6, type=int, help="IPv6 only."),
@@ -126,8 +129,14 @@ _LOUDNESS = [
     click.option(
         "-q", "--quiet", is_flag=True, help="Errors only, and that nothing is encrypted where TLS options are given."
     ),
-    click.option("-v", "--verbose", is_flag=True, help="Tell when connections start and end."),
-    click.option("--progress/--no-progress", default=None, help="Show progress; the default if stderr is a terminal."),
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Tell when connections start and end, and what was moved in all."
+    ),
+    click.option(
+        "--progress/--no-progress",
+        default=None,
+        help="Show progress; the default if stderr is a terminal that no data is on.",
+    ),
     click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
 ]
 _CONNECTION = [
@@ -159,7 +168,17 @@ _CONNECTION = [
         help="Move bytes inside the kernel (splice, sendfile), or through blocks in memory.",
     ),
     _PORT_FILE,
-    click.option("--stats-file", metavar="FILE", help="Append one JSON object here for each connection."),
+    click.option(
+        "--stats-file",
+        metavar="FILE",
+        type=FILE,
+        help="Append one JSON object here for each connection, or failed handshake.",
+    ),
+    click.option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Answer Prometheus there, at /metrics: needs ringmain[metrics]. Let nobody else reach it.",
+    ),
     duration(
         "--reload-certificates",
         None,
@@ -190,13 +209,15 @@ def linger(command: Command) -> Command:
 
 def one_end(command: Command) -> Command:
     """Give a command an endpoint, its TLS, and what every connection has."""
-    return _decorated(command, [click.argument("endpoint"), _TLS, *_tls_options(), *_CONNECTION])
+    return _decorated(command, [click.argument("endpoint", type=ENDPOINT), _TLS, *_tls_options(), *_CONNECTION])
 
 
 def two_ends(command: Command) -> Command:
     """Give a command a source and a destination, the TLS of each, and what every connection has."""
     tls = [*_tls_options("source"), *_tls_options("destination")]
-    return _decorated(command, [click.argument("source"), click.argument("destination"), *_CONNECTION, *tls])
+    return _decorated(
+        command, [click.argument("source", type=END), click.argument("destination", type=END), *_CONNECTION, *tls]
+    )
 
 
 def forms(command: Command) -> Command:
@@ -216,7 +237,8 @@ def endpoint_of_bench(*, required: bool) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         return _decorated(
-            command, [click.argument("endpoint", required=required), _TLS, *_tls_options(auto=False), *options]
+            command,
+            [click.argument("endpoint", type=ENDPOINT, required=required), _TLS, *_tls_options(auto=False), *options],
         )
 
     return decorate

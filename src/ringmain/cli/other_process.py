@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any, Protocol
 
+from ringmain.cli.metrics import Told
 from ringmain.errors import RingmainError, reason
 from ringmain.net.channel import Channel, Message
 from ringmain.net.gate import Gate
@@ -22,6 +23,9 @@ class Owner(Protocol):
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
+
+    def opened(self, process: "Process", name: str) -> None:
+        """Hear which file it writes to."""
 
     def became_ready(self, process: "Process") -> None:
         """Hear that it can begin."""
@@ -59,6 +63,7 @@ class Process:
         self.number = number
         self.guests: dict[int, tuple[Link, _Guest]] = {}
         self.moved = (0, 0, 0.0)
+        self.figures: Told = {}
         self.serves = False  # it takes clients
         self.began = self.resumes = False
         self.error: RingmainError | None = None
@@ -121,10 +126,12 @@ class Process:
                 guest.hear(message["silent"])
                 if message["silent"] is False:  # which the gate may have been about to turn away
                     self._owner.gate.watch_over(link, guest)
+        elif "output" in message:
+            self._owner.opened(self, message["output"])
         elif "row" in message:
             self._owner.record(message["row"])
         elif "moved" in message:
-            self.moved = message["moved"]
+            self.moved, self.figures = message["moved"], message.get("figures", {})
         elif "ready" in message:
             self.serves = self.began = True
             self.resumes = message["resumes"]

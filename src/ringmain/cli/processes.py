@@ -12,23 +12,30 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ringmain
+from ringmain.cli.metrics import KINDS, Told, summed, told_of_clients, told_of_files
 from ringmain.cli.other_process import Process
 from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
+from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
+from ringmain.net.introduced import Introduced
+from ringmain.net.own_certificate import piped_passwords
 from ringmain.net.readiness import finish
+from ringmain.net.reception import spoken
 from ringmain.net.renewable import Renewable
+from ringmain.outcome import Unserved
 from ringmain.progress import progress_line
 from ringmain.waiting import let_go
 
@@ -76,11 +83,14 @@ class Processes:
         self._count = count
         self._session = session
         self._task = {"endpoint": endpoint, "path": path, "option": option, "append": append, **options}
-        self._task |= {**session.loudness, "progress": True}
-        self._names: dict[int, str] = {}
+        self._task |= {**session.loudness, "progress": True, "tells_figures": session.has_metrics}
+        self._names: dict[int, str] = {}  # of their outputs, as they are to be
+        self._opened: dict[int, str] = {}  # and as they are
         self._task["delimiter"] = options["delimiter"].decode("latin-1")
         self._workers: dict[int, Process] = {}
         self._gone = (0, 0)  # what those have moved that have died
+        self._told: Told = {}  # what they have counted
+        self._renewal = Renewal([self], [self._reopen])
         self._numbers = itertools.count(1)
         self._all_ready: asyncio.Future[None] | None = None
         self._began = self._stopping = False
@@ -89,8 +99,17 @@ class Processes:
 
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
-        signals, renewal = _Signals(self._leave), Renewal([self], [self._reopen])
-        return self._session.run(self._work, self._stop, self._look, progress_line, signals=signals, renewal=renewal)
+        blame = Blame("whoever reads the output", "the peers or the disk", lanes=self._count)
+        return self._session.run(
+            self._work,
+            self._stop,
+            self._look,
+            self._line,
+            signals=_Signals(self._leave),
+            renewal=self._renewal,
+            figures=self._figures,
+            blame=lambda: blame,
+        )
 
     def reload_certificates(self) -> None:
         """Let all read them again, unless something is wrong with them: whoever starts later does so anyway."""
@@ -112,12 +131,18 @@ class Processes:
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
-        self._session.record({**row, "refused": self.gate.refused}, 0, 0)
+        self._session.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
+
+    def opened(self, worker: Process, name: str) -> None:
+        """Hear which file a process goes on in: one that takes its place does so there."""
+        self._opened[worker.number] = name
 
     def became_ready(self, worker: Process) -> None:
         """Let a process begin, or all, once all can."""
         self._failed_starts = 0
         self._changed.set()
+        if self._names[worker.number] != self._opened[worker.number]:
+            worker.channel.send({"output": self._names[worker.number]})
         if self._began:
             worker.channel.send({"go": True})
         elif self._all_ready is not None and self._count == sum(it.serves for it in self._workers.values()):
@@ -151,11 +176,17 @@ class Processes:
             await self._hand_out()
             await let_go(keeping)
 
+    async def _until_spoken(self, sock: socket.socket, peer: str) -> Introduced:
+        """Wait for the first words of a handshake that another process goes on with: who is silent has no place."""
+        await spoken(sock, peer, self._settings)
+        return Introduced(peer)
+
     async def _hand_out(self) -> None:
         """Hand each client to the process that serves the fewest, until no other is to come."""
+        preface = self._until_spoken if self._tls else None
         while True:
             try:
-                link = await self.gate.next_connection(None)
+                link = await self.gate.next_connection(None, preface)
             except NoMoreClients:
                 return
             try:
@@ -180,13 +211,13 @@ class Processes:
     async def _keep(self, number: int) -> None:
         """Run a process, and another one whenever it dies."""
         try:
-            self._names[number] = self._output.name(process=number)
+            self._names[number] = self._opened[number] = self._output.name(process=number)
             with os.fdopen(os.memfd_create("ringmain-task"), "wb") as memory:
                 memory.write(Mark.UNSET)
                 while not self._stopping:
                     memory.seek(Mark.SIZE)
                     memory.truncate()
-                    memory.write(json.dumps({**self._task, "output": self._names[number]}).encode())
+                    memory.write(json.dumps(self._task_of(number)).encode())
                     memory.flush()
                     started = time.monotonic()
                     await self._run_one(number, memory.fileno())
@@ -194,6 +225,11 @@ class Processes:
                         await self._pause(left)
         except Exception as error:  # of a process; or there is no memory, no descriptor
             self._fail(error)
+
+    def _task_of(self, number: int) -> dict[str, Any]:
+        """Return what a process is to do; passwords only it and we can see, since it is in memory that has no name."""
+        passwords = {path: line.decode("latin-1") for path, line in piped_passwords.items()}
+        return {**self._task, "output": self._opened[number], "passwords": passwords}
 
     def _fail(self, error: Exception) -> None:
         """End the run with an error, unless there is one already."""
@@ -204,7 +240,8 @@ class Processes:
         """Wait, unless something happens meanwhile."""
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._changed.wait()
 
     async def _run_one(self, number: int, memory: int) -> None:
         """Run a process to its end; raise where no other can take its place."""
@@ -222,16 +259,16 @@ class Processes:
         if self._stopping:
             return
         self._gone = (self._gone[0] + worker.moved[0], self._gone[1] + worker.moved[1])
-        worker.moved = (0, 0, 0.0)
+        self._told = summed([self._told, {it: told for it, told in worker.figures.items() if KINDS[it].counts}])
+        worker.moved, worker.figures = (0, 0, 0.0), {}
         if not worker.began:
             self._failed_starts += 1
             if self._failed_starts >= self._count:
                 why = f"{self._failed_starts} processes in a row have died before they could serve anybody"
                 raise worker.error or RingmainError("load", why, "see the lines before this one")
         elif not worker.resumes:
-            output = self._output.name(process=number)
             why = "its process has died, perhaps within a record, and what is no file cannot be mended"
-            raise OutputError(f"write to {output}", why, "start again")
+            raise OutputError(f"write to {self._opened[number]}", why, "start again")
 
     def _warn(self, worker: Process, code: int) -> None:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with code {code}"
@@ -263,6 +300,18 @@ class Processes:
         bytes_in = sum(it[0] for it in moved) + self._gone[0]
         bytes_out = sum(it[1] for it in moved) + self._gone[1]
         return bytes_in, bytes_out, max((it[2] for it in moved), default=0.0)
+
+    def _line(self, *figures: Any) -> str:
+        connected = sum(len(it.guests) for it in self._workers.values())
+        return f"{connected} connected  {progress_line(*figures)}"
+
+    def _figures(self) -> Told:
+        """Return what all have counted together, as far as they have told it by now."""
+        refused = told_of_clients(self.gate.unserved if self._began else Unserved())
+        told = summed([self._told, refused, *(it.figures for it in self._workers.values())])
+        not_after = self._context.not_after if self._context is not None else None
+        files = told_of_files(self._renewal, {"source": not_after})
+        return {**told, **files, "buffer_fullness_ratio": self._look()[2]}
 
 
 def _check(what: str, template: Template, output: str, session: Session, count: int, options: dict[str, Any]) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.load import run_load
-from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, two_ends
+from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, totals, two_ends
 from ringmain.cli.save import run_save
-from ringmain.cli.to_log import log_delimiter, run_relay_to_log, run_save_to_log, take_log_options, to_log
+from ringmain.cli.to_log import delimiter, run_relay_to_log, run_save_to_log, take_log_options, to_log
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -17,7 +18,7 @@ _ENDS = ("source", "destination")
 _DESCRIPTORS = 8
 
 
-@click.command()
+@click.command(cls=Command, short_help="Listen at SOURCE, and relay each client to DESTINATION.")
 @click.option("-c", "--connect", is_flag=True, help="Connect to SOURCE instead of listening there.")
 @click.option("-l", "--listen", is_flag=True, help="Listen at DESTINATION instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
@@ -25,8 +26,15 @@ _DESCRIPTORS = 8
 @click.option("--one-way", is_flag=True, help="Only from SOURCE to DESTINATION: what that answers is dropped.")
 @click.option("--accept-proxy", is_flag=True, help="Expect a PROXY protocol header from clients at SOURCE.")
 @click.option("--send-proxy", type=click.Choice(["v1", "v2"]), help="Send a PROXY protocol header to DESTINATION.")
+@click.option(
+    "--reconnect",
+    is_flag=True,
+    help="With --one-way: after a lost connection go on with a new one, for ever, or --retry times. The last bytes may "
+    "come twice.",
+)
 @linger
-@log_delimiter
+@totals
+@delimiter
 @to_log
 @two_ends
 def relay(source: str, destination: str, **options: Any) -> int:
@@ -39,11 +47,16 @@ def relay(source: str, destination: str, **options: Any) -> int:
     ringmain relay --max-connections 1000 tcp://:9000 tcp://10.0.0.5:9000                   many clients at once
     ringmain relay unix:/run/events.sock tcps://example.org:4000                            from a UNIX socket
     ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                a diode
+    ringmain relay --one-way --reconnect --delimiter '\\n' tcp://:9000 tcps://example.org:4000   goes on after a loss
     ringmain relay tcp://:9000 ./events.ndjson                                              as load does
     ringmain relay - tcp://10.0.0.5:9000                                                    as save does
     ringmain relay --max-connections 100 tcp://:9000 nats://10.0.0.5:4222/events            into a NATS stream
 
     Either end may be - (standard input or output) or a file or FIFO, whose name has a slash in it: ./events.ndjson.
+
+    With --reconnect a DESTINATION that is lost is dialled again, as save --reconnect does it, while SOURCE waits; what
+    it had not acknowledged goes to the new connection. Where that is not there when a client comes, the client is
+    reset, but for --retry. A SOURCE that is dialled is dialled again however its connection has ended.
     """
     ours = take_log_options(destination, options)
     tls = {end: {name: options.pop(f"{end}_{name}") for name in TLS_OPTIONS} for end in _ENDS}
@@ -82,6 +95,9 @@ def _check_file(source: str, destination: str, options: dict[str, Any]) -> None:
     if options["listen_once"] and not (options["listen"] if _is_file(source) else not options["connect"]):
         raise UsageError("--listen-once", "there is nothing to listen at", "leave it out: one connection is relayed")
     options.pop("one_way")
+    if end == "DESTINATION" and (options.pop("reconnect") or options.pop("delimiter")):
+        why = f"{file} is never lost, and gets what comes"
+        raise UsageError(f"--reconnect or --delimiter with {file}", why, "leave it out")
 
 
 def run_relay(
@@ -94,14 +110,18 @@ def run_relay(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` between two endpoints; return the exit code."""
-    from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import relay_figures
-    from ringmain.endpoint import Endpoint
-    from ringmain.outcome import RelayOutcome
-    from ringmain.progress import relay_line
+    import os
 
-    session = Session(options)
+    from ringmain.cli.descriptors import allow_descriptors
+    from ringmain.cli.renewal import Renewal
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import Present, Side, relay_figures
+    from ringmain.cli.summary import Blame
+    from ringmain.endpoint import Endpoint
+    from ringmain.outcome import RelayOutcome, Unserved
+    from ringmain.progress import relay_line, waiting_line
+
+    session = Session(options, source, destination)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     for name, url, tls in (("source", source, source_tls), ("destination", destination, destination_tls)):
         if not (Endpoint.parse(url).tls or tls["tls_auto"]):
@@ -114,20 +134,41 @@ def run_relay(
         **options,
     )
 
-    ends = [relayer.source, relayer.destination]
+    ends, many = [relayer.source, relayer.destination], options["max_connections"] > 1
     session.check_reloading(*(end.settings for end in ends if end.tls))
 
     def on_end(outcome: RelayOutcome) -> None:
-        session.record(relay_figures(outcome, relayer.refused), outcome.source.size, outcome.destination.size)
+        row = relay_figures(outcome, relayer.refused)
+        session.record(row, outcome.source.size, outcome.destination.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]
         return session.bytes_in + there, session.bytes_out + back, relayer.fullness
 
+    def present() -> Present:
+        names = ["source", "destination"][: 2 - options["one_way"]]
+        ways = [*map(Side, relayer.taken, relayer.counters)] or [Side(0, None)] * len(names)
+        sides = dict(zip(names, ways, strict=True))
+        unserved = Unserved(relayer.source.unserved + relayer.destination.unserved)
+        tries = sum(end.reconnects for end in ends), sum(end.connect_failures for end in ends)
+        not_after = {"source": relayer.source.not_after, "destination": relayer.destination.not_after}
+        return Present(relayer.served, unserved, sides, waiting(), *tries, not_after)
+
+    def waiting() -> str:
+        lost = relayer.waiting_for if not many else []
+        return waiting_line(*lost[0]) if lost else ""
+
+    def line(*figures: Any) -> str:
+        return waiting() or (f"{relayer.served} connected  " if many else "") + relay_line(*figures)
+
     async def work() -> None:
         relayer.on_end = on_end
+        for name, end in zip(_ENDS, ends, strict=True):
+            session.record_failures(end, name)
         async with relayer:
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)
 
-    return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends))
+    blame = Blame("the destination", "the source", lanes=len(os.sched_getaffinity(0)) if many else 1)
+    ours: dict[str, Any] = {"renewal": Renewal(ends), "words": ("there", "back"), "blame": lambda: blame}
+    return session.run(work, relayer.stop, look, line, present, **ours)

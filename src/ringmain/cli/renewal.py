@@ -24,10 +24,13 @@ class Certified(Protocol):
 class Renewal:
     """Reopen files by calling all of `reopen`, and read the certificates of `ends` again: of all, or what has changed.
 
-    What fails costs a warning, and what was in use stays in use.
+    What fails costs a warning, and what was in use stays in use. `reopenings` and `reloads` count how often, the latter
+    by how it went: "done" or "failed".
     """
 
     def __init__(self, ends: Sequence[Certified], reopen: Sequence[Callable[[], object]] = ()) -> None:
+        self.reopenings = 0
+        self.reloads = {"done": 0, "failed": 0}
         self._ends = ends
         self._reopen = reopen
 
@@ -35,8 +38,9 @@ class Renewal:
         """Do all of it."""
         for reopen in self._reopen:
             reopen()
+        self.reopenings += 1
         for end in self._ends:
-            _reload(end)
+            self._reload(end)
 
     async def watch(self, interval: float) -> None:
         """Read the certificates that have changed, every so many seconds, until cancelled."""
@@ -44,11 +48,13 @@ class Renewal:
             await asyncio.sleep(interval)
             for end in self._ends:
                 if end.certificates_changed:
-                    _reload(end)
+                    self._reload(end)
 
-
-def _reload(end: Certified) -> None:
-    try:
-        end.reload_certificates()
-    except RingmainError as error:
-        log.warning("the certificates stay as they were: %s", error)
+    def _reload(self, end: Certified) -> None:
+        try:
+            end.reload_certificates()
+        except RingmainError as error:
+            self.reloads["failed"] += 1
+            log.warning("the certificates stay as they were: %s", error)
+        else:
+            self.reloads["done"] += 1

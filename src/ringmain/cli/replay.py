@@ -8,7 +8,7 @@ import click
 from ringmain.bench.plan import Plan
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import duration, endpoint_of_bench, forms
-from ringmain.cli.values import DURATION, Duration, Size
+from ringmain.cli.values import DURATION, FILE, Duration, Size
 from ringmain.errors import UsageError
 from ringmain.settings import Settings
 
@@ -20,7 +20,7 @@ _IDLE = duration("--idle-timeout", Settings.idle_timeout, "Give up a peer that s
 
 @click.command(name="save", cls=JsonCommand)
 @click.option("--listen", is_flag=True, help="Wait for the receiver at ENDPOINT instead of connecting.")
-@click.option("-i", "--input", metavar="FILE", required=True, help="What to send, again and again.")
+@click.option("-i", "--input", metavar="FILE", type=FILE, required=True, help="What to send, again and again.")
 @click.option("-t", "--time", type=DURATION, help=f"How long: {Duration.words(Plan.seconds)}.", metavar="DURATION")
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
 @click.option(

@@ -5,9 +5,10 @@ from typing import Any
 import click
 
 import ringmain
+from ringmain.cli.command import Command
 from ringmain.cli.options import max_connections, one_end, totals
-from ringmain.cli.to_log import run_save_to_log, take_log_options, to_log
-from ringmain.cli.values import Octets, Size
+from ringmain.cli.to_log import delimiter, run_save_to_log, take_log_options, to_log
+from ringmain.cli.values import FILE, Size
 from ringmain.endpoint import is_log
 from ringmain.settings import SLOW, Settings
 
@@ -15,7 +16,7 @@ from ringmain.settings import SLOW, Settings
 _DESCRIPTORS = 3
 
 
-@click.command()
+@click.command(cls=Command)
 @one_end
 @click.option("-l", "--listen", is_flag=True, help="Listen at ENDPOINT instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection; implies --listen.")
@@ -25,6 +26,7 @@ _DESCRIPTORS = 3
     "input_",
     envvar="RINGMAIN_SAVE_INPUT",
     metavar="FILE",
+    type=FILE,
     default="-",
     help="Send FILE instead of standard input.",
 )
@@ -49,14 +51,7 @@ _DESCRIPTORS = 3
     is_flag=True,
     help="After a lost connection go on with a new one: for ever, or --retry times. The last bytes may come twice.",
 )
-@click.option(
-    "--delimiter",
-    metavar="TEXT",
-    type=Octets(),
-    default=b"",
-    help=r"What records end at, as \n or \x1e: with --reconnect a new connection begins with a whole one; to nats:// a "
-    "message has whole ones only.",
-)
+@delimiter
 @to_log
 @totals
 def save(**options: Any) -> int:
@@ -80,7 +75,7 @@ def save(**options: Any) -> int:
     blocks, a file too. --retry bounds the tries at the start (0), and those after a loss where it is given. A TLS
     handshake that fails ends it, since trying again mends no certificate.
     """
-    ours = take_log_options(options["endpoint"], options, shared="delimiter")
+    ours = take_log_options(options["endpoint"], options)
     if is_log(options["endpoint"]):
         return run_save_to_log(ours=ours, **options)
     return run_save(**options)
@@ -97,24 +92,30 @@ def run_save(
     **options: Any,
 ) -> int:
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
+    import time
+
     from ringmain._ring import Counters
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, uses_tls
-    from ringmain.cli.stats import Present, figures
+    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.stats import Present, Side, figures
+    from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
     from ringmain.outcome import Outcome
-    from ringmain.progress import progress_line, waiting_line
+    from ringmain.progress import Far, progress_line, waiting_line
 
-    session = Session(options)
+    session = Session(options, endpoint)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     tls = uses_tls(Endpoint.parse(endpoint), options)
     saver = ringmain.save(endpoint, listen=listen, listen_once=listen_once, **options)
     session.check_reloading(*([saver.settings] if tls else []))
     source = open_input(input_, option)
+    session.share_terminal(source)
     kernel.may_pump(path, source, tls=tls)
 
+    whole = source.size if not saver.reconnect else 0
     read = Counters()  # for many clients at once
 
     def on_end(outcome: Outcome) -> None:
@@ -127,6 +128,7 @@ def run_save(
 
     async def work() -> None:
         saver.on_end = on_end
+        session.record_failures(saver)
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):
@@ -141,12 +143,24 @@ def run_save(
     def present() -> Present:
         counters = saver.counters
         size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
-        return Present(saver.connections, saver.refused, saver.probes, size, counters)
+        waiting = waiting_line(saver.endpoint.address, saver.try_number) if saver.try_number else ""
+        tries = saver.reconnects, saver.connect_failures
+        sides, not_after = {"": Side(size, counters)}, {"destination": saver.not_after}
+        return Present(saver.connections, saver.unserved, sides, waiting, *tries, not_after)
 
-    def line(*figures: Any) -> str:
-        if saver.try_number:
-            return waiting_line(saver.endpoint.address, saver.try_number)
-        clients = f"{saver.connections} connected  " if saver.settings.max_connections > 1 else ""
-        return clients + progress_line(*figures)
+    def line(sizes: tuple[int, int], seconds: float, rates: tuple[float, float], fullness: float) -> str:
+        if waiting := present().waiting:
+            return waiting
+        if saver.settings.max_connections > 1:
+            return f"{saver.connections} connected  {progress_line(sizes, seconds, rates, fullness)}"
+        counters, far = saver.counters, None
+        if whole and counters is not None:
+            size = counters.bytes_out - saver.unacknowledged_bytes
+            far = Far(size, whole, time.monotonic() - counters.started)
+        return progress_line(sizes, seconds, rates, fullness, far)
 
-    return session.run(work, stop, look, line, present, renewal=Renewal([saver]))
+    def blame() -> Blame:
+        waited = time.monotonic() - source.ended if source.ended is not None else 0.0
+        return Blame("the peer", "the peer" if source.is_file else "the input", waited)
+
+    return session.run(work, stop, look, line, present, renewal=Renewal([saver]), blame=blame)

@@ -4,40 +4,53 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import functools
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ringmain._ring import Counters
 from ringmain.blocking import new_loop
-from ringmain.cli.log_handler import LogHandler
+from ringmain.cli.log_handler import set_up_log
 from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, StatsFile, Totals
-from ringmain.endpoint import Endpoint, LogEndpoint, as_url
-from ringmain.errors import RingmainError, UsageError, reason
-from ringmain.flow.descriptor import ReaderLeft
-from ringmain.outcome import Outcome
-from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
+from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
+from ringmain.cli.summary import Blame, Summary
+from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
+from ringmain.errors import RingmainError, TlsError, UsageError, reason
+from ringmain.flow.descriptor import Input, Output, ReaderLeft
+from ringmain.net.listening import Listening
+from ringmain.outcome import Outcome, RelayOutcome
+from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
+from ringmain.terminal import screen
+
+if TYPE_CHECKING:
+    from ringmain.cli.metrics import Told
+    from ringmain.cli.metrics_server import MetricsServer
 
 log = logging.getLogger("ringmain")
 
-# What a listener has open besides its connections, and some to spare.
-_OTHER_DESCRIPTORS = 64
 # How long a service manager that is busy is waited for, which else would never hear that we are ready.
 _PATIENCE = 1.0
 # So many clients are named to a service manager; of more there is only the number.
 _MOST_NAMES = 3
-_REPORT_OPTIONS = ("port_file", "stats_file", "stats_interval", "reload_certificates", "quiet", "verbose", "progress")
+_REPORT_OPTIONS = (
+    *("port_file", "stats_file", "stats_interval", "metrics", "reload_certificates"),
+    *("quiet", "verbose", "progress"),
+)
 # The options that wait for TLS in vain where there is none: not those that are never unset, nor the one that brings it.
 _TLS_OPTIONS = [it.name for it in dataclasses.fields(TlsSettings) if not it.default and it.name != "tls_auto"]
+
+
+def _nothing() -> tuple[int, int, float]:
+    """Show nothing."""
+    return 0, 0, 0.0
 
 
 class Listener(Protocol):
@@ -59,7 +72,9 @@ class Listener(Protocol):
 class Session:
     """What the verbs have in common on the command line."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], *endpoints: str) -> None:
+        """`endpoints` are those of the rows, as the user gave them."""
+        self._endpoints = [str(LogEndpoint.parse(it) if is_log(it) else Endpoint.parse(it)) for it in endpoints]
         report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
         self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
@@ -68,18 +83,36 @@ class Session:
         if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._reload_interval: float | None = report["reload_certificates"]
+        self._metrics: MetricsServer | None = None
+        if (address := report["metrics"]) is not None:
+            from ringmain.cli import metrics_server
+
+            self._metrics = metrics_server.MetricsServer(address)
         self._totals = Totals()
         self._manager = ServiceManager()
         self._begun = False
         self._listening: list[Listener] = []
         self._present: Callable[[], Present] | None = None
+        self._renewal: Renewal | None = None
+        self._look: Look = _nothing
+        self._words = ("in", "out")  # for what a look shows
         terminal = sys.stderr.isatty()
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
+        self._asked = report["progress"]
+        self._verbose = report["verbose"] and not report["quiet"]
+        self._summary = Summary()
+        self._since = time.monotonic()  # when it began, or a connection ended last
+        self._last_error: RingmainError | None = None  # that has a row
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
         self._announce = report["verbose"] or (terminal and not report["quiet"])
         self.bytes_in = 0
         self.bytes_out = 0
-        _set_up_log(report["quiet"], report["verbose"])
+        set_up_log(report["quiet"], report["verbose"])
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether somebody may ask for metrics."""
+        return self._metrics is not None
 
     def moved(self, counters: Counters | None) -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
@@ -91,27 +124,32 @@ class Session:
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool] = lambda: False,
-        look: Look = lambda: (0, 0, 0.0),
+        look: Look = _nothing,
         line: Line | None = None,
         present: Callable[[], Present] | None = None,
         signals: Signals | None = None,
         renewal: Renewal | None = None,
+        words: tuple[str, str] = ("in", "out"),
+        figures: "Callable[[], Told] | None" = None,
+        blame: Callable[[], Blame | None] = lambda: None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
-        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
+        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. `words` say what both numbers of bytes
+        are, `figures` are those of --metrics, where they are not made of the others. The last line tells who of `blame`
+        kept the run waiting.
         """
-        self._present = present
+        self._look, self._present, self._renewal, self._words = look, present, renewal, words
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:
-            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: _teller(Figures(look, line))}
+            signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: Figures(look, line).tell}
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals, present, renewal))
+            runner.run(self._measured(self._supervise(work, stop, line, signals, blame), figures or self.figures))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -124,16 +162,37 @@ class Session:
             runner.close()
         return 128 + signals.number if signals.number else 0
 
+    def figures(self) -> "Told":
+        """Return what --metrics tells of this process."""
+        from ringmain.cli.metrics import figures
+
+        assert self._present is not None, "each verb with --metrics has it"
+        *sizes, fullness = self._look()
+        moved = dict(zip(self._words, sizes, strict=True))
+        return figures(self._totals, self._present(), moved, fullness, self._renewal)
+
+    async def _measured(self, run: Coroutine[Any, Any, None], figures: "Callable[[], Told]") -> None:
+        """Await a run, and tell its metrics meanwhile if that is wanted."""
+        if self._metrics is None:
+            return await run
+        try:
+            addresses = await self._metrics.open(figures)
+            if self._announce or self._metrics.endpoint.port == "0":
+                _say(*(f"metrics at {as_url(address, tls=False)}" for address in addresses))
+            await run
+        finally:
+            run.close()
+            await self._metrics.close()
+
     async def _supervise(
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool],
-        look: Look,
         line: Line | None,
         signals: Signals,
-        present: Callable[[], Present] | None,
-        renewal: Renewal | None,
+        blame: Callable[[], Blame | None],
     ) -> None:
+        look, present, renewal = self._look, self._present, self._renewal
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
         if self.shows_progress and line is not None:
@@ -141,9 +200,7 @@ class Session:
         if self.interval is not None and present is not None:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
         if self._manager.is_there:
-            words = ("there", "back") if line is relay_line else ("in", "out")
-            status = functools.partial(self._status, look, words)
-            signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
+            signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(self._status)))
         if self._reload_interval is not None and renewal is not None:
             signals.helpers.append(asyncio.ensure_future(renewal.watch(self._reload_interval)))
         try:
@@ -154,6 +211,8 @@ class Session:
             await asyncio.gather(*signals.helpers, return_exceptions=True)
             if self.interval is not None and present is not None and self._begun:
                 self._append(self._totals.row(present()))
+            self._record_dialling(task)
+            self.tell_end(blame())
         if not signals.cancelled:
             with contextlib.suppress(ReaderLeft):
                 task.result()
@@ -162,15 +221,16 @@ class Session:
         self._manager.tell("STOPPING=1")
         return stop()
 
-    def _status(self, look: Look, words: tuple[str, str]) -> str:
+    def _status(self) -> str:
         """Return a line for the service manager: who is connected, and what was moved."""
         if not self._begun:
             return "beginning"
         peers = [peer for listener in self._listening for peer in listener.peers]
-        who = f"{len(peers)} connected" if self._listening else "connected"
+        waiting = self._present().waiting if self._present is not None else ""
         names = f" ({', '.join(peers)})" if 0 < len(peers) <= _MOST_NAMES else ""
-        moved = [f"{size_words(size)} {word}" for size, word in zip(look()[:2], words, strict=True)]
-        return f"{who}{names}, {', '.join(moved)}"
+        who = [f"{len(peers)} connected{names}"] if self._listening else [] if waiting else ["connected"]
+        moved = [f"{size_words(size)} {word}" for size, word in zip(self._look()[:2], self._words, strict=True)]
+        return ", ".join([*who, *filter(None, [waiting]), *moved])
 
     def _renew(self, renewal: Renewal) -> None:
         if self._stats_file is not None:
@@ -181,11 +241,25 @@ class Session:
         """Show progress until cancelled."""
         await show_progress(look, line)
 
-    def check_reloading(self, *ends: TlsSettings) -> None:
+    def tell_end(self, blame: Blame | None) -> None:
+        """Say what all connections moved, on a terminal or where it is asked for."""
+        line = self._summary.line(blame) if self.shows_progress or self._verbose else ""
+        if line:
+            _say(f"ringmain: {line}")
+
+    def share_terminal(self, data: Input | Output | None) -> None:
+        """Show no progress where data has the terminal, typed or written; None: by commands, to standard output."""
+        if (os.isatty(1) if data is None else data.is_terminal) and sys.stderr.isatty():
+            if self._asked:
+                log.warning("--progress: there is none on a terminal that data comes from or goes to")
+            self.shows_progress = False
+            screen.data = data if isinstance(data, Output) else None
+
+    def check_reloading(self, *ends: TlsSettings, credentials: str | None = None) -> None:
         """Raise UsageError for --reload-certificates where none of these ends, those with TLS, has a file to read."""
         names = ("certfile", "keyfile", "key_password_file", "cafile", "client_ca", "crl")
         files = any(getattr(end, name) is not None for end in ends for name in names)
-        if self._reload_interval is not None and not files:
+        if self._reload_interval is not None and not files and credentials is None:
             raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 
     def remove_port_file(self) -> None:
@@ -200,13 +274,15 @@ class Session:
         Tell the service manager too, if there is one, that clients can come or the connection is there.
         """
         self._begun = True
+        self._summary.begin()
         listening = [end for end in ends if end[0].addresses]
         self._listening = [end[0] for end in listening]
+        for at, (listener, endpoint, _) in enumerate(ends):
+            if isinstance(endpoint, Endpoint) and endpoint.port == "0" and self._endpoints and listener.addresses:
+                self._endpoints[at] = as_url(listener.addresses[0], tls=endpoint.tls)
         for listener, endpoint, tls in listening:
             if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
-                with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-                    for address in listener.addresses:
-                        print(f"listening on {as_url(address, tls=tls)}", file=sys.stderr, flush=True)
+                _say(*(f"listening on {as_url(address, tls=tls)}" for address in listener.addresses))
         if self._port_file is not None and listening:
             with_ports = [it[0] for it in listening if not it[0].addresses[0].startswith("unix:")]
             if not with_ports:
@@ -221,21 +297,44 @@ class Session:
                 self._totals.see(self._present())
 
     def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
+        self,
+        row: dict[str, Any],
+        bytes_in: int,
+        bytes_out: int,
+        outcome: Outcome | RelayOutcome | None = None,
+        others: int = 0,
     ) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all.
 
-        The totals have its `outcome`, if that is given, and how many `others` are still there.
+        The totals have what it has brought, if that is given, and how many `others` are still there.
         """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
+        self._since = time.monotonic()
         if outcome is not None:
+            self._last_error = outcome.error
             self._totals.ended(outcome, others, row["refused"])
+        self._summary.add(row)
         self._append(row)
+
+    def record_failures(self, listening: Listening, end: str = "") -> None:
+        """Append a row for each client whose handshake fails, at one `end` of a relay."""
+
+        def failed(peer: str, seconds: float, error: Exception) -> None:
+            self._append(failed_handshake(peer, seconds, error, listening.refused, end))
+
+        listening.on_failed = failed
+
+    def _record_dialling(self, task: "asyncio.Task[None]") -> None:
+        """Append a row where the run ends since a server and we have not come to terms."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TlsError) and error is not self._last_error and len(self._endpoints) == 1:
+            peer = self._endpoints[0].rpartition("//")[2]
+            self._append(failed_handshake(peer, time.monotonic() - self._since, error))
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:
-            self._stats_file.append(row)
+            self._stats_file.append(timed(row, self._endpoints))
 
     async def _tell_totals(self, interval: float, present: Callable[[], Present]) -> None:
         """Append a row of totals every so many seconds, once the run has got as far as connections."""
@@ -247,24 +346,16 @@ class Session:
                 self._append(self._totals.row(present()))
 
 
-def _teller(figures: Figures) -> Callable[[], None]:
-    def tell() -> None:
-        text = figures.text()
-        with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-            print(f"\r{text}\x1b[K" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
-
-    return tell
+def _say(*lines: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
+        screen.clear()
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
 
 
-def _set_up_log(quiet: bool, verbose: bool) -> None:
-    log.handlers = [LogHandler()]
-    log.propagate = False
-    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
-
-
-def measured_at(text: str) -> Endpoint:
+def measured_at(text: str, default_port: str = "") -> Endpoint:
     """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
-    endpoint = Endpoint.parse(text)
+    endpoint = Endpoint.parse(text, default_port)
     if endpoint.path or endpoint.handed_over:
         why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
         raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")
@@ -288,20 +379,3 @@ def warn_of_unused(options: dict[str, Any], prefix: str, wanted: str) -> None:
     check_plain(options, prefix, wanted)
     if unused := keywords_given(options, _TLS_OPTIONS, prefix):
         log.error("%s: ignored without %s, nothing is encrypted", unused, wanted)
-
-
-def allow_descriptors(connections: int, each: int) -> None:
-    """Raise the soft limit on descriptors as far as connections need, so many `each`; warn where it stays below."""
-    import resource
-
-    needed = each * connections + _OTHER_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
-        allowed = soft
-    if allowed < needed:
-        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)

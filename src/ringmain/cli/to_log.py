@@ -4,22 +4,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.cli.values import LongRecords, Octets, Size
+from ringmain.cli.values import FILE, LongRecords, Octets, Size
 from ringmain.endpoint import is_log
 from ringmain.errors import RingmainError, UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
 
 if TYPE_CHECKING:
-    from ringmain.engines.nats_records import Cutting
+    from ringmain.engines.nats_publish import Publisher
 
 # What one client takes: its socket, and what watches it.
 _DESCRIPTORS = 2
-log_delimiter = click.option(
+# Of save and relay, which have another use for it too.
+delimiter = click.option(
     "--delimiter",
     metavar="TEXT",
     type=Octets(),
     default=b"",
-    help=r"To nats://: what records end at, as \n (the default) or \x1e. A message has whole records only.",
+    help=r"What records end at, as \n or \x1e: with --reconnect a new connection begins with a whole one; to nats:// a "
+    "message has whole ones only.",
 )
 _OPTIONS = [
     click.option(
@@ -48,7 +50,9 @@ _OPTIONS = [
         show_default=Size.words(MAX_IN_FLIGHT),
         help="To nats://: so much may be sent and not acknowledged; then peers wait.",
     ),
-    click.option("--credentials", metavar="FILE", help="To nats://: who we are, as nsc generate creds writes it."),
+    click.option(
+        "--credentials", metavar="FILE", type=FILE, help="To nats://: who we are, as nsc generate creds writes it."
+    ),
     click.option(
         "--create-stream",
         metavar="NAME[:REPLICAS]",
@@ -65,12 +69,12 @@ def to_log(command: Any) -> Any:
     return command
 
 
-def take_log_options(destination: str, options: dict[str, Any], *, shared: str | None = None) -> dict[str, Any]:
+def take_log_options(destination: str, options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of a log out of all, and return them; raise UsageError for one that is given in vain.
 
-    The option that is `shared` has a use elsewhere too.
+    Where there is no log `delimiter` stays, which has another use.
     """
-    names = [name for name in _OURS if name != shared or is_log(destination)]
+    names = [name for name in _OURS if name != "delimiter" or is_log(destination)]
     ours = {name: options.pop(name) for name in names}
     if not is_log(destination):
         context = click.get_current_context()
@@ -84,20 +88,13 @@ def take_log_options(destination: str, options: dict[str, Any], *, shared: str |
 def _refuse(options: dict[str, Any], *names: str) -> None:
     """Take options that make no sense here out of all; raise UsageError for one that is given."""
     for name in names:
-        if options.pop(name):
+        if options.pop(name, False):  # a relay from a file has no reconnect
             raise UsageError(f"{name}=True", "it is no matter of a log", "leave it out")
 
 
 def _check_path(path: str) -> None:
     if path == "kernel":
         raise UsageError("path=kernel", "records are cut in blocks", "leave path= out")
-
-
-def _cutting(ours: dict[str, Any], **more: Any) -> "Cutting":
-    from ringmain.engines.nats_records import Cutting
-
-    names = ("delimiter", "framing", "long_records", "message_size", "max_in_flight")
-    return Cutting(**{name: ours.pop(name) for name in names}, **more)
 
 
 def run_relay_to_log(
@@ -111,39 +108,40 @@ def run_relay_to_log(
     **options: Any,
 ) -> int:
     """Run `ringmain relay` into a log; return the exit code."""
+    from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import relay_figures
+    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.stats import Present, Side, relay_figures
     from ringmain.endpoint import Endpoint
-    from ringmain.engines.nats_relay import relay_to_log
+    from ringmain.engines.nats_relay import relay
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import progress_line
     from ringmain.settings import TlsSettings
 
-    session = Session(options)
+    session = Session(options, source, destination)
     allow_descriptors(options["max_connections"], _DESCRIPTORS)
     _check_path(path)
-    _refuse(options, "listen", "send_proxy")
+    _refuse(options, "listen", "send_proxy", "reconnect")
     del options["one_way"]  # as it is anyway
     listens = Endpoint.parse(source)
     if not (listens.tls or source_tls["tls_auto"]):
         warn_of_unused(source_tls, "source_tls.", "a tcps:// endpoint")
-    cutting = _cutting(ours, linger=options.pop("linger"), connections=options["max_connections"])
-    relayer = relay_to_log(
+    relayer = relay(
         source,
         destination,
         source_tls=TlsSettings(**source_tls),
         destination_tls=TlsSettings(**destination_tls),
-        cutting=cutting,
         **ours,
         **options,
     )
 
-    session.check_reloading(*([relayer.source.settings] if relayer.source.tls else []))
+    papers = relayer.publisher.papers
+    ours_tls = [relayer.source.settings] if relayer.source.tls else []
+    session.check_reloading(*ours_tls, papers.settings, credentials=papers.path)
 
     def on_end(outcome: RelayOutcome) -> None:
-        size = outcome.source.size
-        session.record(relay_figures(outcome, relayer.refused), outcome.source.counters.bytes_in, size)
+        row, source = relay_figures(outcome, relayer.refused), outcome.source
+        session.record(row, source.counters.bytes_in, source.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         received, stored = relayer.moved
@@ -151,11 +149,19 @@ def run_relay_to_log(
 
     async def work() -> None:
         relayer.on_end = on_end
+        session.record_failures(relayer.source, "source")
         async with relayer:
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
 
-    return session.run(work, relayer.stop, look, progress_line, renewal=Renewal([relayer.source]))
+    def present() -> Present:
+        end, sides = relayer.source, {"source": Side(relayer.moved[1], relayer.counters)}
+        failures = end.connect_failures + relayer.publisher.connect_failures
+        state = _waiting_for(relayer.publisher), relayer.publisher.reconnects, failures
+        not_after = {"source": end.not_after, "destination": papers.not_after}
+        return Present(relayer.served, end.unserved, sides, *state, not_after)
+
+    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source, papers]))
 
 
 def run_save_to_log(
@@ -164,12 +170,13 @@ def run_save_to_log(
     """Run `ringmain save` into a log; return the exit code. `option` is what `input_` was given as."""
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
-    from ringmain.cli.stats import figures
-    from ringmain.engines.nats_save import save_to_log
+    from ringmain.cli.stats import Present, Side, figures
+    from ringmain.engines.nats_save import save
     from ringmain.flow.descriptor import open_input
+    from ringmain.outcome import Unserved
     from ringmain.progress import progress_line
 
-    session = Session(options)
+    session = Session(options, endpoint)
     _refuse(options, "listen", "listen_once", "reconnect")
     if options["max_connections"] > 1:
         why = "there is but one connection"
@@ -177,9 +184,11 @@ def run_save_to_log(
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):
         options.pop(name, None)
-    session.check_reloading()
-    saver = save_to_log(endpoint, cutting=_cutting(ours), **ours, **options)
     source = open_input(input_, option)
+    saver = save(endpoint, peer=source.name, **ours, **options)
+    papers = saver.publisher.papers
+    session.check_reloading(papers.settings, credentials=papers.path)
+    session.share_terminal(source)
 
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness
@@ -204,4 +213,14 @@ def run_save_to_log(
         source.stop()
         return True
 
-    return session.run(work, stop, look, progress_line, renewal=Renewal([]))
+    def present() -> Present:
+        publisher, served = saver.publisher, saver.served
+        sides = {"": Side(saver.stored, saver.counters) if served else Side(0, None)}
+        state = _waiting_for(publisher), publisher.reconnects, publisher.connect_failures
+        return Present(served, Unserved(), sides, *state, {"destination": papers.not_after})
+
+    return session.run(work, stop, look, progress_line, present, renewal=Renewal([papers]))
+
+
+def _waiting_for(publisher: "Publisher") -> str:
+    return f"waiting for {publisher.endpoint.cluster}" if publisher.is_lost else ""

@@ -2,10 +2,16 @@
 
 import os
 import re
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# How endpoints begin, two of each scheme: behind a word that only one completes shells put a space.
+_BEGINNINGS = [f"{scheme}://{host}:" for scheme in ("tcp", "tcps") for host in ("", "127.0.0.1")]
+_BEGINNINGS += ["unix:/", "unix:@", "nats://127.0.0.1/", "nats://localhost/"]
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
@@ -146,4 +152,38 @@ class Retries(click.ParamType[int]):
         return int(value)
 
 
+class FileName(click.types.StringParamType):
+    """The name of a file, which a shell completes; whether there is one is found out by whoever opens it."""
+
+    name = "file"
+
+    def shell_complete(self, _: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+        """Have the shell complete it."""
+        return file_names(incomplete)
+
+
+class Endpoint(click.types.StringParamType):
+    """An endpoint, whose beginning a shell completes, and the file of a UNIX socket; or a file, with `or_file`."""
+
+    name = "endpoint"
+
+    def __init__(self, *, or_file: bool = False) -> None:
+        self._or_file = or_file
+
+    def shell_complete(self, _: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+        """Complete the beginning, or have the shell complete a file's name."""
+        from click.shell_completion import CompletionItem
+
+        beginnings = [CompletionItem(it) for it in _BEGINNINGS if it.startswith(incomplete)]
+        return beginnings or (file_names(incomplete) if self._or_file else [])
+
+
+def file_names(incomplete: str) -> "list[CompletionItem[str]]":
+    """Return what has a shell complete the name of a file."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 DURATION = Duration()
+ENDPOINT, END, FILE = Endpoint(), Endpoint(or_file=True), FileName()

@@ -2,8 +2,9 @@
 
 FD is its end of the channel; standard input is a file in memory with the mark of its output and, as JSON, what to do.
 Besides what `handing` tells of it says {"row": {...}} for each connection, {"moved": [IN, OUT, FULLNESS]} where
-they have changed, and {"error": LINE, "exit_code": N} before it ends for one. It hears of {"output": NAME}, the file to
-go on in, and of {"certificates": true}, to read them again.
+they have changed, with {"figures": {...}} if those are wanted, and {"error": LINE, "exit_code": N} before it ends for
+one. It hears of {"output": NAME}, the file to go on in, and answers with the one that it then writes to; and of
+{"certificates": true}, to read them again.
 """
 
 import asyncio
@@ -19,11 +20,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ringmain
+from ringmain.cli.descriptors import allow_descriptors
 from ringmain.cli.load import load_into
 from ringmain.cli.outputs import reopen
 from ringmain.cli.renewal import Renewal
-from ringmain.cli.session import Session, allow_descriptors, uses_tls
+from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals, terminating
+from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
@@ -31,9 +34,10 @@ from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
-from ringmain.outcome import Outcome
+from ringmain.net.own_certificate import piped_passwords
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
+from ringmain.terminal import screen
 
 log = logging.getLogger("ringmain")
 
@@ -51,26 +55,29 @@ class _Orders(Signals):
 
 
 class _Session(Session):
-    """A run whose rows and progress go to the parent."""
+    """A run whose rows and progress go to the parent; its figures too, if `tells_figures`."""
 
+    tells_figures = False
     door: HandedDoor | None = None
 
-    def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
-    ) -> None:
-        """Tell a connection's figures."""
-        super().record(row, bytes_in, bytes_out, outcome, others)
+    def _append(self, row: dict[str, Any]) -> None:
         if self.door is not None:
             self.door.channel.send({"row": row})
 
+    def tell_end(self, _: Blame | None) -> None:
+        """Leave that to the parent."""
+
     async def show(self, look: Look, _: Line) -> None:
         """Tell what was moved, until cancelled."""
-        told = (0, 0, 0.0)
+        told: Message = {"moved": (0, 0, 0.0)}
         while True:
             await asyncio.sleep(INTERVAL)
-            if self.door is not None and not self.door.channel.is_behind and (moved := look()) != told:
-                told = moved
-                self.door.channel.send({"moved": moved})
+            if self.door is None or self.door.channel.is_behind:
+                continue
+            now = {"moved": look(), **({"figures": self.figures()} if self.tells_figures else {})}
+            if now != told:
+                told = now
+                self.door.channel.send(now)
 
 
 def _run(
@@ -98,6 +105,8 @@ def _run(
         def renew(message: Message) -> None:
             if "output" in message:
                 reopen(sink, message["output"])
+                if session.door is not None:
+                    session.door.channel.send({"output": sink.name})
             if "certificates" in message:
                 Renewal([loader]).renew()
 
@@ -118,7 +127,11 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     task = json.loads(os.pread(0, os.fstat(0).st_size, Mark.SIZE))
     task["delimiter"] = task["delimiter"].encode("latin-1")
+    piped_passwords.update({path: line.encode("latin-1") for path, line in task.pop("passwords").items()})
+    tells_figures = task.pop("tells_figures")
+    screen.shared = sys.stderr.isatty()
     session = _Session(task)
+    session.tells_figures = tells_figures
     try:
         code = _run(sock, session, **task)
         last = b""

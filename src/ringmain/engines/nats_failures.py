@@ -37,6 +37,8 @@ def failure_of(error: BaseException, what: str, settings: Settings) -> RingmainE
         return _refusal_of(error, what, words)
     if "permissions violation" in words.lower():
         return DeniedError(what, words, "have the server's operator permit it")
+    if "authentication timeout" in words.lower():
+        return TimedOutError(what, "it took us too long to log in", "is this machine, or the server, busy?")
     if isinstance(error, nats.errors.AuthorizationError) or re.match("(?i)(user )?auth(oriz|entic)ation ", words):
         remedy = "write user:password@ or token@ before the host, or give credentials="
         return DeniedError(what, words, remedy)

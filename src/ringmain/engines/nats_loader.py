@@ -6,13 +6,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_consumer import Wanted
 from ringmain.engines.nats_message import Message, Tag, tag_of
+from ringmain.engines.nats_papers import Papers
 from ringmain.engines.nats_pull import Puller
 from ringmain.engines.nats_server import NatsServer
 from ringmain.errors import RingmainError, UsageError
@@ -21,6 +22,9 @@ from ringmain.iterators import Connections, Items, Iterated
 from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import BLOCK_SIZE, LINGER, RING_SIZE, Framing, LogOptions, Settings, settings_for
 from ringmain.waiting import Turn, let_go, unless
+
+if TYPE_CHECKING:
+    from ringmain.engines.nats_range import Range
 
 
 def load(
@@ -58,7 +62,8 @@ def load(
         linger=LINGER,
         merges=True,
     )
-    return LogLoader(endpoint, settings, wanted, flow, ring_size or RING_SIZE, credentials)
+    server = NatsServer(endpoint, settings, Papers(settings, credentials))
+    return LogLoader(endpoint, settings, flow, server, Puller(server, wanted, ring_size or RING_SIZE))
 
 
 class Origin:
@@ -83,20 +88,22 @@ class LogLoader(Iterated, Blocking):
         self,
         endpoint: LogEndpoint,
         settings: Settings,
-        wanted: Wanted,
         flow: Flow,
-        room: int,
-        credentials: str | None,
+        server: NatsServer,
+        puller: "Puller | Range",
     ) -> None:
+        """`puller` asks `server`, which this opens and closes."""
         self.endpoint = endpoint
         self.settings = settings
         self.flow = flow
         self.on_end: Callable[[Outcome], None] | None = None
         self.many = _Ahead(self)
         self.counters = Counters()
-        self._server = NatsServer(endpoint, settings, credentials)
-        self._fresh = Puller(self._server, wanted, room)
-        self._puller: Puller | None = None  # while it is open
+        self.papers = server.papers
+        self.papers.on_others = server.connect_again
+        self._server = server
+        self._fresh = puller
+        self._puller: Puller | Range | None = None  # while it is open
         self._handed: deque[Message] = deque()  # and not acknowledged
         self._ahead = False  # a feed takes more than it has handed out
         self._stopped: asyncio.Event | None = None  # while it connects
@@ -170,13 +177,16 @@ class LogLoader(Iterated, Blocking):
         except StopAsyncIteration:
             raise StopIteration from None
 
-    async def next_message(self) -> Message | None:
-        """Acknowledge what was handed out, and return the next message; None when none is to come."""
+    async def next_message(self, *, ends: bool = False) -> Message | None:
+        """Acknowledge what was handed out, and return the next message; None when none is to come.
+
+        ends: also those that tell how a connection has ended.
+        """
         with self._turn:
             if (puller := self._opened()) is None:
                 return None
             self.settle(0)
-            message = await puller.next(self.settings.idle_timeout)
+            message = await puller.next(self.settings.idle_timeout, ends=ends)
         self._ended_well = message is None and not self._finished
         return message if message is None else self._hand(message)
 
@@ -201,7 +211,7 @@ class LogLoader(Iterated, Blocking):
             if self._puller is not None:
                 self._puller.nak(message)
 
-    def _opened(self) -> Puller | None:
+    def _opened(self) -> "Puller | Range | None":
         if self._puller is None and not self._finished:
             raise UsageError("a loader", "it is not open", "use it inside `async with`")
         return self._puller
@@ -250,6 +260,25 @@ class LogLoader(Iterated, Blocking):
         """1 while it is connected, else 0."""
         return int(self._puller is not None)
 
+    def reload_certificates(self) -> None:
+        """Read certificates, CA files and credentials again, for the next connection: `Loader.reload_certificates`."""
+        self.papers.reload_certificates()
+
+    @property
+    def certificates_changed(self) -> bool:
+        """Whether one of these files is another than when it was last read, or was changed since."""
+        return self.papers.certificates_changed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is broken, and another one is tried."""
+        return self._server.is_lost
+
+    @property
+    def reconnects(self) -> int:
+        """How often another connection was made after a loss."""
+        return self._server.reconnects
+
     @property
     def fullness(self) -> float:
         """The part of `ring_size` that is filled with messages which nobody has taken, from 0 to 1."""
@@ -280,7 +309,7 @@ class LogTagged(Items[tuple[Tag, memoryview]]):
         self._log = loader
 
     async def _next(self) -> tuple[Tag, memoryview] | None:
-        message = await self._log.next_message()
+        message = await self._log.next_message(ends=True)
         return (tag_of(message), memoryview(message.data)) if message is not None else None
 
 

@@ -3,6 +3,8 @@
 import re
 from typing import Any, NamedTuple
 
+from ringmain.outcome import Verdict
+
 
 class Message:
     """One message: its bytes, its place in the stream, and when the server takes it for lost."""
@@ -23,6 +25,9 @@ class Tag(NamedTuple):
 
     `connection` tells the connections of all ringmains apart, `peer` is its client, and `offset` bytes of what it sent
     lie before the block. Of a message that somebody else has published they are "", "" and 0.
+
+    An empty block with a `verdict` ("ended", "truncated", "reset", "timed out" or "stopped") tells how the connection
+    has ended, and that `size` bytes of it are in the stream; others who share the consumer may still have some of them.
     """
 
     subject: str
@@ -30,12 +35,21 @@ class Tag(NamedTuple):
     peer: str
     connection: str
     offset: int
+    verdict: str = ""
+    size: int = 0
 
 
 def tag_of(message: Message) -> Tag:
     """Return what a message tells of its bytes. A stranger may have written anything there."""
     headers = message.headers
-    connection, offset = headers.get("Ringmain-Connection", ""), headers.get("Ringmain-Offset", "")
-    if not (connection and re.fullmatch("[0-9]{1,19}", offset)):
+    connection, offset = headers.get("Ringmain-Connection", ""), _number(headers.get("Ringmain-Offset", ""))
+    if not connection or offset is None:
         return Tag(message.subject, message.sequence, "", "", 0)
-    return Tag(message.subject, message.sequence, headers.get("Ringmain-Peer", ""), connection, int(offset))
+    verdict, size = headers.get("Ringmain-Verdict", ""), _number(headers.get("Ringmain-Bytes", ""))
+    if message.data or verdict not in list(Verdict) or size is None:
+        verdict, size = "", 0
+    return Tag(message.subject, message.sequence, headers.get("Ringmain-Peer", ""), connection, offset, verdict, size)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,19}", text) else None

@@ -3,25 +3,26 @@
 Invariants:
 - A message is held from `put` until the stream has acknowledged it, and all that are held have at most `max_in_flight`
   bytes. Who puts more waits, first come, first served.
-- What a connection to the server is given begins with the oldest message that is not acknowledged, and goes on in the
-  order of `put`. Whatever goes wrong (it is lost, an error is answered, nothing is acknowledged) ends that connection,
-  and the next one begins anew: a message that was stored is told from its `Nats-Msg-Id`.
+- Whatever goes wrong with a connection to the server (it is lost, an error is answered, nothing is acknowledged) ends
+  it, and the next one is given all that is held anew: a message that was stored is told from its `Nats-Msg-Id`.
 - nats-py keeps what it has not sent yet for the connection that it makes by itself after one is lost, which would bring
   new messages before lost ones: so each connection is a client of its own, and none connects again.
 """
 
 import asyncio
-import collections
 import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ringmain.engines.nats_server as nats_server
 from ringmain.endpoint import LogEndpoint
-from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream
-from ringmain.errors import ConnectError, RecordTooLongError, ResolveError, RingmainError, SendError, TimedOutError
+from ringmain.engines.nats_failures import may_pass
+from ringmain.engines.nats_papers import Papers
+from ringmain.engines.nats_session import Message, Session
+from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream, stream_for, takes
+from ringmain.errors import NotFoundError, RecordTooLongError, RingmainError, SendError
+from ringmain.net.backoff import Backoff
 from ringmain.settings import Settings
 from ringmain.waiting import let_go
 
@@ -31,45 +32,17 @@ log = logging.getLogger("ringmain")
 # to take longer, or what is sent in vain would keep it from ever coming to an end.
 _PATIENCE = 2.0
 _MOST_PATIENCE = 60.0
-# Nothing new is sent after so long without one: what went before may be lost, and a new leader, which takes longer than
-# that to be found, would store what comes later first.
+# The pause after an error that a server has answered.
 _HOLD = 0.5
-_LOOK = 0.1
-_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0)
-# What a message takes besides its bytes, so that empty ones are bounded too.
-_OVERHEAD = 1024
 # How long the end of this waits for a server to take leave.
 _FAREWELL = 1.0
 # Connections that are being closed, each for as long as a server takes that may not answer.
 _CLOSING = 3
+# The longest pause between two tries to connect again.
+_LONGEST_PAUSE = 2.0
+# For so long no stream may take a subject that one took before, as while somebody makes it anew.
+_GONE = 10.0
 _TOO_LARGE = 10054  # the server's err_code
-
-
-class Message:
-    """One message. `on_stored` is called once it is acknowledged."""
-
-    __slots__ = ("first_sent", "headers", "is_stored", "on_stored", "payload", "subject")
-
-    def __init__(
-        self, subject: str, payload: bytes | memoryview, headers: dict[str, str], on_stored: Callable[[], object]
-    ) -> None:
-        """Make one of a payload that is not changed; a view is released once it is acknowledged."""
-        self.subject = subject
-        self.payload = payload
-        self.headers = headers
-        self.on_stored = on_stored
-        self.first_sent: float | None = None
-        self.is_stored = False
-
-    def release(self) -> None:
-        """Give the memory back."""
-        if isinstance(self.payload, memoryview):
-            self.payload.release()
-
-    @property
-    def size(self) -> int:
-        """What it counts for."""
-        return len(self.payload) + _OVERHEAD
 
 
 class Publisher:
@@ -96,9 +69,10 @@ class Publisher:
         self.stored = 0
         self.failure: RingmainError | None = None
         self.failed: Callable[[], object] = lambda: None
-        self.stream = Stream("", 0, 0.0)
+        self.stream = Stream("", (), 0, 0.0)
         self._settings = settings
-        self._credentials = credentials
+        self.papers = Papers(settings, credentials)
+        self.papers.on_others = self._begin_anew
         self._create_stream = create_stream
         self._limit = max_in_flight
         self._held: dict[Message, None] = {}  # in the order of `put`
@@ -107,14 +81,16 @@ class Publisher:
         self._room: asyncio.Future[None] | None = None
         self._server: nats_server.NatsServer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = _PATIENCE
+        self.reconnects = self.connect_failures = 0  # after a loss
         self._out_since: float | None = None  # when an outage began, of which was warned
+        self._gone_since: float | None = None  # since when no stream takes what was put, of which was warned
 
     async def __aenter__(self) -> "Publisher":
         """Connect, trying again `settings.retry` times, and look for the stream; raise RingmainError."""
-        server = nats_server.NatsServer(self.endpoint, self._settings, self._credentials, reconnects=False)
+        server = nats_server.NatsServer(self.endpoint, self._settings, self.papers, reconnects=False)
         await server.open()
         try:
             self.stream = await open_stream(server, self._create_stream)
@@ -127,15 +103,30 @@ class Publisher:
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connection; what is not acknowledged by now is given up."""
-        if self._task is not None:
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await let_go([self._task])
+                self._leave()  # where it was cancelled before it had begun
+            if self._closing:
+                await asyncio.wait(self._closing, timeout=_FAREWELL)
+        finally:
+            for message in self._held:
+                message.release()
+            self._held.clear()
+
+    def abandon(self) -> None:
+        """Close without a word to the server, on a loop that runs or does not any more."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.abandon()
+        if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
-            await let_go([self._task])
-            self._leave()  # where it was cancelled before it had begun
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=_FAREWELL)
-        for message in self._held:
-            message.release()
-        self._held.clear()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection to a server."""
+        return self._server is None
 
     @property
     def fullness(self) -> float:
@@ -154,6 +145,20 @@ class Publisher:
             self._size += message.size
             if self._session is not None:
                 self._session.add(message)
+
+    async def until_taken(self, subject: str) -> None:
+        """Return once it is known that a stream takes a subject of our pattern; raise NotFoundError if none does."""
+        while not takes(self.stream, subject):
+            if self.failure is not None:
+                raise self.failure
+            try:
+                if self._server is not None:
+                    await stream_for(self._server, subject)
+                    return
+            except RingmainError as error:
+                if isinstance(error, NotFoundError) and not may_pass(error):
+                    raise
+            await asyncio.sleep(_HOLD)  # the server is away
 
     async def _run(self) -> None:
         """Send all that is put, by one connection after another."""
@@ -175,11 +180,15 @@ class Publisher:
     async def _send_by(self, server: "nats_server.NatsServer") -> None:
         """Send by one connection, until it is of no more use; raise what can never go on."""
         what = f"publish to {self.endpoint}"
+        if self._out_since is not None:
+            await self._look_again(server)
+        if server.is_lost:
+            return
         if server.client.max_payload < self.stream.max_message:
             why = f"its max_payload is {server.client.max_payload} bytes, that of the first server was larger"
             raise RecordTooLongError(what, why, "give all servers the same")
         self._tell_of_the_forgotten()
-        self._session = session = _Session(server.client, list(self._held), self._patience, self._stored)
+        self._session = session = Session(server.client, self._held, self._patience, self._stored)
         server.on_lost, server.on_refusal = session.lose, session.end
         try:
             trouble = await server.ask(session.run(), what)
@@ -196,22 +205,53 @@ class Publisher:
             raise RecordTooLongError(what, _words(trouble), "raise the stream's max_msg_size, or lower message_size=")
         if self._out_since is None:
             self._out_since = time.monotonic()
-            log.warning("%s: %s; %d bytes are sent again until they are stored", what, _words(trouble), self._size)
+            words = "%s: %s; %d bytes are sent again until they are stored: see nats stream info %s"
+            log.warning(words, what, _words(trouble), self._size, self.stream.name)
         await asyncio.sleep(_HOLD)
 
+    def _begin_anew(self) -> None:
+        """Send by another connection, which is made by what was read since."""
+        if self._session is not None:
+            self._session.lose()
+
+    async def _look_again(self, server: "nats_server.NatsServer") -> None:
+        """Hear what has become of the stream in an outage; raise that it is gone, once it has been for long."""
+        subject = next((it.subject for it in self._held), None)
+        if subject is None:
+            return
+        try:
+            self.stream = await stream_for(server, subject)
+        except RingmainError as error:
+            if may_pass(error) or server.is_lost:
+                return
+            now = time.monotonic()
+            if not isinstance(error, NotFoundError) or now - (self._gone_since or now) > _GONE:
+                raise
+            if self._gone_since is None:
+                self._gone_since = now
+                log.warning("%s; looking for it for %g s", error, _GONE)
+        else:
+            self._gone_since = None
+
     async def _connect_again(self) -> "nats_server.NatsServer":
-        """Return a new connection, however long that takes; raise what can never go on."""
-        settings, attempt = dataclasses.replace(self._settings, retry=0), 0
-        while True:
-            server = nats_server.NatsServer(self.endpoint, settings, self._credentials, reconnects=False)
-            try:
-                await server.open()
-            except (ResolveError, ConnectError, TimedOutError) as error:
-                log.info("%s", error)
-                await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
-                attempt += 1
-            else:
-                return server
+        """Return a new connection, however long that takes, whatever the servers say: they may be set up just now."""
+        settings, told = dataclasses.replace(self._settings, retry=0), set()
+
+        async def connect() -> "nats_server.NatsServer":
+            server = nats_server.NatsServer(self.endpoint, settings, self.papers, reconnects=False)
+            await server.open()
+            return server
+
+        def goes_on(error: RingmainError) -> bool:
+            self.connect_failures += 1
+            if not nats_server.is_outage(error) and type(error) not in told:  # outages were told of
+                told.add(type(error))
+                log.warning("%s; trying again", error)
+            return True
+
+        server = await Backoff(_LONGEST_PAUSE).keep_trying(connect, goes_on, -1)
+        self.reconnects += 1
+        return server
 
     def _tell_of_the_forgotten(self) -> None:
         """Warn of messages that are sent again after the stream has forgotten that it may have them."""
@@ -258,92 +298,6 @@ class Publisher:
     def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-
-class _Session:
-    """What one connection to the server is given: `messages`, and then what is added."""
-
-    def __init__(
-        self, client: Any, messages: list[Message], patience: float, stored: Callable[[Message], object]
-    ) -> None:
-        # No limit but ours: nats-py counts messages.
-        self._stream = client.jetstream(publish_async_max_pending=1 << 30)
-        self._due = collections.deque(messages)
-        self._sent: set[Message] = set()
-        self._patience = patience
-        self._stored = stored
-        self._over: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-        self._wake = asyncio.Event()
-        self._moved_at = time.monotonic()
-        self.has_moved = False
-        self.longest_pause = 0.0
-
-    def add(self, message: Message) -> None:
-        """Send a message after the others."""
-        self._due.append(message)
-        self._wake.set()
-
-    def lose(self) -> None:
-        """Hear that the connection is lost."""
-        self.end(None)
-
-    async def run(self) -> Exception | None:
-        """Send until something goes wrong; return that, or None where the connection is lost."""
-        sending = asyncio.ensure_future(self._send())
-        try:
-            while not self._over.done():
-                await asyncio.wait([self._over], timeout=_LOOK)
-                if self._sent and self._pause() > self._patience:
-                    self.end(TimeoutError(f"nothing was acknowledged for {self._patience:g} s"))
-            return self._over.result()
-        finally:
-            self.end(None)
-            self._wake.set()
-            sending.cancel()  # which nats-py may swallow: then it ends after this message
-            await let_go([sending])
-
-    async def _send(self) -> None:
-        try:
-            while not self._over.done():
-                if not self._due or (self._sent and self._pause() > _HOLD):
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                message = self._due.popleft()
-                if message.is_stored:  # as the connection before this one has heard meanwhile
-                    continue
-                now = time.monotonic()
-                if not self._sent:
-                    self._moved_at = now
-                self._sent.add(message)
-                message.first_sent = message.first_sent or now
-                answer = await self._stream.publish_async(message.subject, message.payload, headers=message.headers)
-                answer.add_done_callback(lambda answer, message=message: self._hear(answer, message))
-        except Exception as error:
-            self.end(error)
-
-    def _hear(self, answer: "asyncio.Future[Any]", message: Message) -> None:
-        if answer.cancelled():
-            return
-        error = answer.exception()
-        if error is not None:
-            self.end(error if isinstance(error, Exception) else None)
-            return
-        self._sent.discard(message)
-        self.longest_pause = max(self.longest_pause, self._pause())
-        self._moved_at = time.monotonic()
-        self.has_moved = True
-        self._wake.set()
-        self._stored(message)
-
-    def _pause(self) -> float:
-        """Return for how long nothing was acknowledged, while something is to be."""
-        return time.monotonic() - self._moved_at
-
-    def end(self, trouble: Exception | None) -> None:
-        """Send no more, for what went wrong."""
-        if not self._over.done():
-            self._over.set_result(trouble)
 
 
 def _words(error: Exception) -> str:

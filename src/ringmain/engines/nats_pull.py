@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 
 from ringmain.engines.nats_consumer import Wanted, consumer_of
 from ringmain.engines.nats_failures import may_pass
-from ringmain.engines.nats_message import Message
+from ringmain.engines.nats_message import Message, tag_of
 from ringmain.engines.nats_server import NatsServer
 from ringmain.errors import NotFoundError, RingmainError, TimedOutError, UsageError, reason
 from ringmain.net.readiness import finish
@@ -100,16 +100,17 @@ class Puller:
         self._server.on_over = self._wake
         self._keeping = self._loop.create_task(self._keep())
 
-    async def next(self, idle_timeout: float | None = None) -> Message | None:
+    async def next(self, idle_timeout: float | None = None, *, ends: bool = False) -> Message | None:
         """Return the next message, once there is one; None after `stop`, or once all up to `until_sequence` is done.
 
+        Those that tell how a connection has ended are left out, unless `ends` asks for them.
         Raises TimedOutError after so many seconds without one, or what ends all.
         """
         since = self._loop.time()
         while True:
             self._woken = False
             await self._advance()
-            if (message := self._take()) is not None:
+            if (message := self._take(ends)) is not None:
                 return message
             if self._stopped:
                 return None
@@ -127,7 +128,7 @@ class Puller:
 
     def take(self) -> Message | None:
         """Return the next message if there is one already."""
-        message = self._take()
+        message = self._take(ends=False)
         self._kick()
         return message
 
@@ -151,6 +152,7 @@ class Puller:
             return
         try:
             async with asyncio.timeout(_EXPIRES):
+                await self._send_tells()  # first: what is done is not to come again, however slow the rest is
                 await self._subscription.drain()  # which lets come what is on its way
                 for message in [*self._taken, *self._messages]:
                     self.nak(message)
@@ -280,7 +282,7 @@ class Puller:
             self._in_doubt = True
             self._pause_until = self._loop.time() + _PAUSE
 
-    def _take(self) -> Message | None:
+    def _take(self, ends: bool) -> Message | None:
         """Return the next message that is there."""
         until = self._wanted.until_sequence
         while self._messages and not self._stopped:
@@ -290,7 +292,7 @@ class Puller:
                 continue
             if until is not None and message.sequence > until:
                 self.nak(message, _LONGEST_LOOK)
-            elif not message.data:  # it tells how a connection of ringmain's ended
+            elif not message.data and not (ends and tag_of(message).verdict):
                 self.ack(message)
             else:
                 self._taken[message] = None

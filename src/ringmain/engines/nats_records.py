@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ringmain._walk import Walk
-from ringmain.engines.nats_publish import Message, Publisher
+from ringmain.engines.nats_publish import Publisher
+from ringmain.engines.nats_session import Message
 from ringmain.errors import UsageError, printable
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.settings import DELIMITER, LINGER, MAX_IN_FLIGHT, MESSAGE_SIZE
@@ -19,6 +20,8 @@ _LONGEST_PEER = 200
 # What all clients together may have in rings of their own, with four blocks each; a block has no less than this.
 _RINGS = 64 << 20
 _LEAST_BLOCK = 16 << 10
+# What all clients together may have in records that are longer than a block, of which no end has come.
+_LONG = 256 << 20
 
 
 class Cutting:
@@ -52,11 +55,15 @@ class Cutting:
         self.flow(message_size)  # what is wrong with them is told before anything is opened
 
     def flow(self, max_message: int) -> Flow:
-        """Return the memory of one connection, for a stream that takes messages of so many bytes."""
+        """Return the memory of one connection, for a stream that takes messages of so many bytes.
+
+        A record may be as long as these, unless so many connections may be there that all would have too much.
+        """
         share = max(_LEAST_BLOCK, _RINGS // (4 * self._connections))
         block_size = min(self._most, max_message, share)
         ring_size = max(4 * block_size, self.max_in_flight // self._connections)
-        return flow_for(ring_size=ring_size, block_size=block_size, max_record=max_message, **self._keywords)
+        max_record = min(max_message, max(block_size, _LONG // self._connections))
+        return flow_for(ring_size=ring_size, block_size=block_size, max_record=max_record, **self._keywords)
 
 
 class Records:
@@ -75,7 +82,7 @@ class Records:
         self._flow = flow
         self._name = name
         self._peer = printable(peer).encode("ascii", "replace").decode()[:_LONGEST_PEER]
-        self._subject = _subject_for(publisher.endpoint.name, name, peer)
+        self.subject = _subject_for(publisher.endpoint.name, name, peer)
         self._rest: tuple[int, bytes] | None = None
         self._change: asyncio.Future[None] | None = None
 
@@ -134,7 +141,8 @@ class Records:
         }
         self.held += 1
         try:
-            await self._publisher.put(Message(self._subject, payload, headers, functools.partial(self._stored, size)))
+            stored = functools.partial(self._stored, size)
+            await self._publisher.put(Message(self.subject, payload, headers, stored, self._name))
         except BaseException:
             self.held -= 1
             raise

@@ -4,33 +4,48 @@ A proper end of ours is a client's receipt. So each connection is one that reset
 to be, a SIGKILL included, until the stream has acknowledged all that came and the client has ended properly.
 """
 
+import asyncio
 import dataclasses
 import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from typing import Self, Unpack
+import weakref
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Literal, Self, Unpack, cast
 
 from ringmain._ring import Counters
-from ringmain.endpoint import Endpoint, LogEndpoint
+from ringmain.blocking import Blocking
+from ringmain.endpoint import Endpoint, LogEndpoint, as_url
+from ringmain.engines.nats_blocking import BlockingLogRelayer
 from ringmain.engines.nats_publish import Publisher
 from ringmain.engines.nats_records import Cutting, Records
-from ringmain.errors import RecordTooLongError, RingmainError, UsageError
+from ringmain.errors import NotFoundError, RecordTooLongError, RingmainError, UsageError
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.serving import Serving
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
+from ringmain.net.readiness import finish
 from ringmain.net.relay_ends import End
 from ringmain.net.resets import end_when_closed, reset_when_closed
-from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
-from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
-from ringmain.waiting import unless
+from ringmain.outcome import Outcome, RelayOutcome, State, Verdict, total
+from ringmain.settings import (
+    LINGER,
+    LONG_RECORDS,
+    MAX_IN_FLIGHT,
+    MESSAGE_SIZE,
+    ConnectionOptions,
+    Framing,
+    Settings,
+    TlsSettings,
+    settings_for,
+)
+from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
 
 
-def relay_to_log(
+def relay(
     source: str,
     destination: str,
     *,
@@ -39,21 +54,18 @@ def relay_to_log(
     source_tls: TlsSettings | None = None,
     destination_tls: TlsSettings | None = None,
     accept_proxy: bool = False,
+    linger: float = LINGER,
     max_connections: int = 1,
     credentials: str | None = None,
     create_stream: str | None = None,
-    cutting: Cutting | None = None,
+    delimiter: bytes = b"",
+    framing: Framing | None = None,
+    long_records: Literal["raise", "skip"] = LONG_RECORDS,
+    message_size: int = MESSAGE_SIZE,
+    max_in_flight: int = MAX_IN_FLIGHT,
     **options: Unpack[ConnectionOptions],
 ) -> "LogRelayer":
-    """Relay what clients at `source` send into the stream that takes the subject of `destination`.
-
-    async with relay_to_log("tcp://:9000", "nats://host/events", max_connections=100) as relayer:
-        await relayer.serve()
-
-    Messages are whole records of one client each (`cutting`). A client that has ended properly is answered with a
-    proper end once the stream has acknowledged all that it sent, else it is reset. Keywords as of `ringmain.relay`;
-    `credentials` is a file, `create_stream` ("NAME", "NAME:3" with replicas) makes a stream where there is none.
-    """
+    """Return what `ringmain.relay` does into a `nats://` endpoint; its docstring tells what the keywords are."""
     if connect and listen_once:
         raise UsageError("listen_once=True", "it needs a listener", "leave it out: one connection is relayed")
     if accept_proxy and connect:
@@ -66,7 +78,7 @@ def relay_to_log(
 
     def settings(name: str, tls: TlsSettings | None) -> Settings:
         return settings_for(
-            relay_to_log,
+            relay,
             ConnectionOptions,
             options,
             **dataclasses.asdict(tls or TlsSettings()),
@@ -74,20 +86,31 @@ def relay_to_log(
             max_connections=max_connections,
         )
 
-    cutting = cutting or Cutting(connections=max_connections)
+    cutting = Cutting(
+        delimiter=delimiter,
+        framing=framing,
+        long_records=long_records,
+        message_size=message_size,
+        max_in_flight=max_in_flight,
+        linger=linger,
+        connections=max_connections,
+    )
     publisher = Publisher(
         LogEndpoint.parse(destination),
         settings("destination", destination_tls),
         credentials,
-        max_in_flight=cutting.max_in_flight,
+        max_in_flight=max_in_flight,
         create_stream=create_stream,
     )
     end = End(Endpoint.parse(source), settings("source", source_tls), listening=not connect)
     return LogRelayer(end, publisher, cutting, listen_once=listen_once, accept_proxy=accept_proxy)
 
 
-class LogRelayer:
-    """What `relay_to_log` returns: `async with`, and `serve`. `on_end` hears of each client."""
+class LogRelayer(Blocking):
+    """What `relay` returns for a log: to be awaited, or a context manager, plain or asynchronous, with `serve`.
+
+    `on_end` hears of each client.
+    """
 
     def __init__(
         self, source: End, publisher: Publisher, cutting: Cutting, *, listen_once: bool, accept_proxy: bool
@@ -101,10 +124,27 @@ class LogRelayer:
         self._name = uuid.uuid4().hex
         self._count = 0
         self._present: dict[Inflow, Records] = {}
-        self._finished = False
+        self._open = self._finished = False
         self._serving: Serving | None = None
 
+    def __repr__(self) -> str:
+        where = f"{as_url((self.addresses or [self.source.endpoint.address])[0], tls=self.source.tls)} to "
+        state = "open" if self._open else "closed"
+        return self._described(where + str(self._publisher.endpoint), state, self.moved[:1], len(self._present))
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._serve_all().__await__()
+
+    async def _serve_all(self) -> None:
+        async with self:
+            await self._serve()
+
+    def __enter__(self) -> BlockingLogRelayer:
+        self._enter()
+        return cast(BlockingLogRelayer, self)
+
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         await self._publisher.__aenter__()
         try:
             if self._preface is not None:
@@ -113,17 +153,58 @@ class LogRelayer:
         except BaseException:
             await self.__aexit__()
             raise
-        self._publisher.failed = self._hear_of_failure
+        hear = weakref.WeakMethod(self._hear_of_failure)  # the loop, which knows the publisher, must not keep this
+        self._publisher.failed = lambda: (it := hear()) and it()
+        self._open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.source.close()
-        await self._publisher.__aexit__()
+        self._open = False
+        try:
+            if self._serving is not None:  # in another task, which uses what is closed here
+                self._serving.stopped.set()
+                self._serving.left.set()
+                await let_go([self._serving.ended])
+        finally:
+            self.source.close()
+            await self._publisher.__aexit__()
+
+    def _leftovers(self) -> list[Callable[[], object]]:
+        return [self.source.close, self._publisher.abandon]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, as "127.0.0.1:43211"."""
+        return self.source.addresses
+
+    @property
+    def port(self) -> int:
+        """The port listened at."""
+        return self.source.port
+
+    def reload_certificates(self) -> None:
+        """Read the files of the source again, as `Listening.reload_certificates` does; the servers' are read anyway."""
+        self.source.reload_certificates()
 
     @property
     def refused(self) -> int:
         """How many clients were turned away."""
         return self.source.refused
+
+    @property
+    def publisher(self) -> Publisher:
+        """What stores messages."""
+        return self._publisher
+
+    @property
+    def served(self) -> int:
+        """How many clients are served right now."""
+        return len(self._present)
+
+    @property
+    def counters(self) -> Counters:
+        """The sums of what the present connections have brought."""
+        return total(inflow.counters for inflow in self._present)
 
     @property
     def moved(self) -> tuple[int, int]:
@@ -139,28 +220,43 @@ class LogRelayer:
     def stop(self) -> bool:
         """Serve no other client, and read no more: what was read is stored, then its clients are reset.
 
-        `serve` ends after that. False when there is no connection.
+        `serve` ends after that. May be called at any time, from any thread. False when there is no connection.
         """
         self._finished = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hang_up)
+        return bool(self._present)
+
+    def _hang_up(self) -> None:
         if self._serving is not None:
             self._serving.stopped.set()
         self.source.stop()
         for inflow in list(self._present):
             inflow.stop()
-        return bool(self._present)
 
-    async def serve(self) -> None:
-        """Relay for one client after another, or for many at once. Cancelled, it resets all who are there."""
+    def serve(self) -> Coroutine[Any, Any, None]:
+        """Relay for one client after another, or for many at once; to be awaited in `async with`.
+
+        Cancelling it, or leaving the block meanwhile, resets all who are there.
+        """
+        return self._awaited_or_done(self._serve())
+
+    async def _serve(self) -> None:
+        if not self._open:
+            raise UsageError("a relay", "it is not open", "use it inside `async with`")
+        if self._serving is not None:
+            raise RuntimeError("another task is already serving")
         self._serving = serving = Serving()
         try:
-            while not self._finished and not serving.broken:
+            while not self._finished and self._open and not serving.broken:
                 await self._serve_next(serving)
-            await serving.until_all_left()
+            await unless(serving.left.wait(), serving.until_all_left())
         finally:
             try:
                 await serving.break_off()
             finally:
                 self._serving = None
+                finish(serving.ended)
         if self._publisher.failure is not None:
             raise self._publisher.failure
 
@@ -180,7 +276,7 @@ class LogRelayer:
             self.source.dismiss(link)
         elif self._once:
             try:
-                await self._serve_client(link)
+                await unless(serving.left.wait(), self._serve_client(link))
             finally:
                 self.source.dismiss(link)
         else:
@@ -189,7 +285,8 @@ class LogRelayer:
     async def _serve_client(self, link: Link) -> None:
         """Put all that a client sends into the stream, and end it for what became of that."""
         reset_when_closed(link.sock)
-        flow = self._cutting.flow(self._publisher.stream.max_message)
+        most = self._publisher.stream.max_message
+        flow = self._cutting.flow(most)
         inflow = Inflow(link, flow, self.source.settings.idle_timeout, verb="relay")
         self._count += 1
         records = Records(self._publisher, flow, f"{self._name}.{self._count}", link.peer)
@@ -197,11 +294,11 @@ class LogRelayer:
         self.source.watch_over(link, inflow)
         error: RingmainError | None = None
         try:
-            await records.until_room()
+            await self._publisher.until_taken(records.subject)
             while (block := await inflow.next_block()) is not None:
                 await records.put(block, inflow.taken - len(block), ended=inflow.verdict is not None)
                 await records.until_room()
-            error = _failure_of(inflow)
+            error = _failure_of(inflow, most)
             whole = error is None and inflow.verdict is Verdict.ENDED
             await records.finish(inflow.verdict or Verdict.STOPPED, inflow.taken, whole=whole)
             await inflow.hear_out()
@@ -210,7 +307,9 @@ class LogRelayer:
             inflow.close(broken_off=not whole)
         except RingmainError as failure:
             error = failure
-            raise
+            if self._once or failure is self._publisher.failure or not isinstance(failure, NotFoundError):
+                raise
+            log.warning("%s: %s", link.peer, failure)  # of this one's subject, which its address is in
         finally:
             inflow.close(broken_off=True)
             del self._present[inflow]
@@ -224,7 +323,7 @@ class LogRelayer:
         if inflow.counters.dropped_bytes:
             dropped = inflow.counters.dropped_bytes
             log.warning("%s: dropped %d bytes of a last record that has no end", inflow.link.peer, dropped)
-        if (error := _failure_of(inflow)) is not None:
+        if (error := _failure_of(inflow, self._publisher.stream.max_message)) is not None:
             if raises:
                 raise error
             log.warning("%s", str(error))
@@ -249,10 +348,11 @@ class LogRelayer:
             self._serving.stopped.set()
 
 
-def _failure_of(inflow: Inflow) -> RingmainError | None:
-    """Return what is wrong with what came; a record may be as long as the server's messages."""
+def _failure_of(inflow: Inflow, most: int) -> RingmainError | None:
+    """Return what is wrong with what came; a message of the stream has at most so many bytes."""
     error = inflow.failure()
     if isinstance(error, RecordTooLongError):
-        remedy = "raise the server's max_payload, check the delimiter or framing=, or skip such records with "
-        error = RecordTooLongError(error.what, error.why, remedy + 'long_records="skip"')
+        remedy = "raise the server's max_payload" if inflow.ring.max_record == most else "lower max_connections="
+        remedy += ', check the delimiter or framing=, or skip such records with long_records="skip"'
+        error = RecordTooLongError(error.what, error.why, remedy)
     return error

@@ -9,10 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import nats.errors
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_failures import failure_of
+from ringmain.engines.nats_papers import Papers
 from ringmain.errors import (
     CertificateError,
     ConnectError,
@@ -24,6 +25,7 @@ from ringmain.errors import (
     UsageError,
     reason,
 )
+from ringmain.net.backoff import Backoff
 from ringmain.settings import Settings, TlsSettings, keywords_given
 from ringmain.waiting import let_go, unless
 
@@ -31,13 +33,12 @@ log = logging.getLogger("ringmain")
 
 Result = TypeVar("Result")
 
-_RETRY_DELAYS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_LONGEST_PAUSE = 5.0  # between two tries of a first connect
 # How long the server may take for an answer: with a cluster that has just lost a leader, a few seconds.
 _ANSWER_TIMEOUT = 10.0
 _RECONNECT_WAIT = 0.5
 # nats-py sends at least one PING so often; a day is "off".
 _DAY = 86400
-_LARGEST_CREDENTIALS = 64 << 10
 
 
 class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which catches and retries all else
@@ -47,7 +48,9 @@ class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which cat
 class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
     """A client that says nothing in the clear where TLS is asked for: nats-py leaves that to what the server says."""
 
+    _transport: Any
     must_encrypt = False
+    refusal = ""  # the error that the server has named last
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self.must_encrypt and not info.get("tls_required"):
@@ -61,10 +64,20 @@ class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
             self._transport._io_writer.transport.get_protocol()._over_ssl = True
         return bytes(super()._connect_command())
 
+    async def _process_err(self, words: str) -> None:
+        """Hear an error that the server names: nats-py closes for good, unless it was for want of a PING."""
+        if "permissions violation" in words.lower() or not self.is_connected:
+            await super()._process_err(words)
+        else:
+            self.refusal = words.strip("'")
+            await self._process_op_err(nats.errors.Error(f"nats: {self.refusal}"))
+
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        if not self.is_connected:  # nats-py would write to a transport that is closed, and break off
+        if not self.is_connected:  # nats-py would write to what is closed, and wait for what never comes
             self._pending.clear()
             self._pending_data_size = 0
+            self.abort()
+            self._transport = None
         await super()._close(status, do_cbs)
 
     def abort(self) -> None:
@@ -84,25 +97,26 @@ class NatsServer:
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
-    breaks, and when it is back. Unless it `reconnects` it never is: what nats-py still had to send is not sent by
-    another connection. `on_refusal` hears what a stream answers to a message that it does not take.
+    breaks, and when it is back, which `reconnects` counts. Unless it `reconnects` it never is: what nats-py still had
+    to send is not sent by another connection. `on_refusal` hears what a stream answers to a message that it does not
+    take.
     """
 
-    def __init__(
-        self, endpoint: LogEndpoint, settings: Settings, credentials: str | None = None, *, reconnects: bool = True
-    ) -> None:
-        """Nothing is opened yet. `credentials` is the path of a file with a JWT and its seed; it is read once."""
+    def __init__(self, endpoint: LogEndpoint, settings: Settings, papers: Papers, *, reconnects: bool = True) -> None:
+        """Nothing is opened yet, and no file read."""
         self.endpoint = endpoint
         self.on_lost: Callable[[], object] = lambda: None
         self.on_back: Callable[[], object] = lambda: None
         self.on_over: Callable[[], object] = lambda: None
         self.on_refusal: Callable[[Exception], object] = lambda _: None
         self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
+        self.reconnects = 0
         self._settings = settings
-        self._credentials = credentials
+        self.papers = papers
         self._reconnects = reconnects
         self._open = self._closed = False
         self._lost_at = 0.0
+        self._told: set[type] = set()  # what was warned of since it was lost
         self._over: asyncio.Future[RingmainError] | None = None
 
     async def open(self) -> None:
@@ -112,21 +126,18 @@ class NatsServer:
         """
         self._over = asyncio.get_running_loop().create_future()
         options = self._options()
-        attempt = 0
-        while True:
-            try:
-                self.client = await self._connect(options)
-            except (ResolveError, ConnectError, TimedOutError) as error:
-                if attempt == self._settings.retry:
-                    raise
-                delay = _RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)]
-                log.info("%s; trying again in %g s", error, delay)
-            else:
-                self._open = True
-                self.tls = self.client.tls
-                return
-            attempt += 1
-            await asyncio.sleep(delay)
+        trying = Backoff(_LONGEST_PAUSE).keep_trying(lambda: self._connect(options), is_outage, self._settings.retry)
+        # In a task of its own: nats-py may keep a cancellation to itself, and go on.
+        client = await unless(asyncio.Event().wait(), trying, self._discard)
+        assert client is not None
+        self.client = client
+        self._open = True
+        self.tls = self.client.tls
+
+    def connect_again(self) -> None:
+        """Make another connection now, unless that is being tried anyway; it must be one that `reconnects`."""
+        if self._open and self._over is not None:
+            self._connecting = self._over.get_loop().create_task(self.client.force_reconnect())
 
     async def close(self) -> None:
         """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
@@ -144,6 +155,14 @@ class NatsServer:
         else:
             self._open = False
             self.client.abort()
+
+    def _discard(self, client: Any) -> None:
+        self._leaving = asyncio.get_running_loop().create_task(_close(client))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection at this moment."""
+        return bool(self._lost_at)
 
     @property
     def failure(self) -> RingmainError | None:
@@ -181,17 +200,15 @@ class NatsServer:
         settings, endpoint = self._settings, self.endpoint
         if unchecked := keywords_given(vars(settings), ("fingerprint", "alpn"), settings.prefix):
             raise UsageError(f"{unchecked} with {endpoint}", "nats-py does not check that", "give cafile= instead")
-        from ringmain.net.tls import client_context
-
         token = endpoint.user if endpoint.password is None else None
-        credentials = RawCredentials(_read_credentials(self._credentials)) if self._credentials is not None else None
+        self.papers.read()
         return {
             "name": "ringmain",
             "user": endpoint.user if endpoint.password is not None else None,
             "password": endpoint.password,
             "token": token,
-            "user_credentials": credentials,
-            "tls": client_context(settings),
+            "user_credentials": self.papers.credentials,
+            "tls": self.papers.tls,
             "tls_hostname": settings.server_name,
             "connect_timeout": settings.connect_timeout,
             "ping_interval": settings.keepalive or _DAY,
@@ -222,9 +239,9 @@ class NatsServer:
                 cause = error.args[0] if isinstance(error, _Failed) else error
                 failure = failure_of(cause, f"connect to nats://{servers[number]}", self._settings)
                 failure.__cause__ = cause
-                if self._credentials is not None and failure.__class__ is RingmainError:  # of a seed that is none
-                    failure = CertificateError(f"credentials={self._credentials}", reason(cause), "give another file")
-                if number == len(servers) - 1 or not isinstance(failure, ResolveError | ConnectError | TimedOutError):
+                if self.papers.path is not None and failure.__class__ is RingmainError:  # of a seed that is none
+                    failure = CertificateError(f"credentials={self.papers.path}", reason(cause), "give another file")
+                if number == len(servers) - 1 or not is_outage(failure):
                     raise failure from cause
                 log.info("%s; trying the next server", failure)
             finally:
@@ -241,21 +258,29 @@ class NatsServer:
         if isinstance(error, nats.js.errors.APIError):  # of publish_async, which raises it where nobody hears it
             self.on_refusal(error)
         failure = failure_of(error, str(self.endpoint), self._settings)
-        if isinstance(failure, DeniedError | ReceiveError):
+        if not self.client.is_connected:  # of one attempt of many, whose socket nats-py forgets
+            self.client.abort()
+            if not is_outage(failure) and type(failure) not in self._told:
+                self._told.add(type(failure))
+                log.warning("%s; trying again", failure)
+        elif isinstance(failure, DeniedError | ReceiveError):
             self._end(failure)
-        elif self.client.is_connected:
-            log.info("%s", failure)  # else of one attempt of many
+        else:
+            log.info("%s", failure)
 
     async def _on_lost(self) -> None:
         if self._open and not self._lost_at:
             self._lost_at = time.monotonic()
-            log.warning("%s: connection lost; trying to connect again", self.endpoint)
+            why = f" ({self.client.refusal})" if self.client.refusal else ""
+            log.warning("%s: connection lost%s; trying to connect again", self.endpoint, why)
             self.on_lost()
 
     async def _on_back(self) -> None:
         if self._lost_at:
             log.warning("%s: connected again after %.1f s", self.endpoint, time.monotonic() - self._lost_at)
-            self._lost_at = 0.0
+            self._lost_at, self.client.refusal = 0.0, ""
+            self._told.clear()
+            self.reconnects += 1
         self.on_back()
 
     async def _on_closed(self) -> None:
@@ -269,6 +294,11 @@ class NatsServer:
             self.on_over()
 
 
+def is_outage(error: RingmainError) -> bool:
+    """Tell whether a server is away, rather than set up so that it cannot let us in."""
+    return isinstance(error, ResolveError | ConnectError | TimedOutError)
+
+
 async def _close(client: Any) -> None:
     """Close a client whose server may not answer any more."""
 
@@ -280,18 +310,3 @@ async def _close(client: Any) -> None:
             log.info("close a connection to nats: %s", reason(error))
 
     await let_go([asyncio.ensure_future(closing())])
-
-
-def _read_credentials(path: str) -> str:
-    """Return what a credentials file holds; nats-py would search one without a JWT forever."""
-    what, remedy = f"credentials={path}", "give the file that `nsc generate creds` has written"
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            text = file.read(_LARGEST_CREDENTIALS).decode()
-    except (OSError, ValueError) as error:
-        raise CertificateError(what, reason(error), remedy) from error
-    lines = text.splitlines()
-    for words in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
-        if not any(words in line for line in lines[:-1]):
-            raise CertificateError(what, f"it has no {words.removeprefix('BEGIN ')}", remedy)
-    return text

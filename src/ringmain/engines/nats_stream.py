@@ -2,26 +2,30 @@
 
 import logging
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nats.js.errors
 from nats.js.api import StorageType, StreamConfig
 
 from ringmain.engines.nats_server import NatsServer
-from ringmain.errors import NotFoundError, UsageError
+from ringmain.errors import NotFoundError, RingmainError, UsageError
+from ringmain.net.backoff import Backoff
 
 log = logging.getLogger("ringmain")
 
 # What the headers of a message take at most, which count for the server's max_payload too.
 HEADERS = 1024
+# How often a stream is asked for that is only just being made.
+_TRIES = 10
 _STREAM_SHAPE = re.compile(r"(?P<name>[A-Za-z0-9_-]+)(?::(?P<replicas>[1-5]))?")
 _PLACEHOLDERS = ("{peer}", "{connection}")
 
 
 class Stream(NamedTuple):
-    """A stream: how many bytes a message may have, and for how many seconds it remembers the ids of messages."""
+    """A stream: what subjects it takes, how many bytes a message may have, how many seconds it remembers ids for."""
 
     name: str
+    subjects: tuple[str, ...]
     max_message: int
     duplicate_window: float
 
@@ -53,36 +57,76 @@ def _pattern(subject: str) -> str:
     return ".".join("*" if any(it in part for it in _PLACEHOLDERS) else part for part in subject.split("."))
 
 
+def takes(stream: Stream, subject: str) -> bool:
+    """Tell whether a stream takes a subject, which may have * for a part."""
+    return any(_covers(it.split("."), subject.split(".")) for it in stream.subjects)
+
+
+def _covers(pattern: list[str], subject: list[str]) -> bool:
+    for number, part in enumerate(pattern):
+        if part == ">":
+            return len(subject) > number
+        if number == len(subject) or part not in ("*", subject[number]):
+            return False
+    return len(pattern) == len(subject)
+
+
 async def open_stream(server: NatsServer, create: str | None) -> Stream:
-    """Return the stream that takes the endpoint's subject, which `create` may make; raise what is wrong with it."""
+    """Return the stream that takes the endpoint's subject, which `create` may make; raise what is wrong with it.
+
+    Of one with {peer} or {connection} it may be a part only.
+    """
     pattern = _pattern(server.endpoint.name)
-    what = f"a stream for {pattern} at {server.endpoint}"
+    try:
+        return await Backoff(1.0).keep_trying(lambda: stream_for(server, pattern), _is_being_made, _TRIES)
+    except NotFoundError as error:
+        if create is None or error.__cause__ is not None:
+            raise
+    name, replicas = check_stream(create)
+    config = StreamConfig(name=name, subjects=[pattern], storage=StorageType.FILE, num_replicas=replicas)
+    await server.ask(server.client.jetstream().add_stream(config), f"make the stream {name} at {server.endpoint}")
+    log.warning(
+        "made the stream %s for %s, with file storage and %d replica%s: fit for a trial, it keeps all for ever",
+        *(name, pattern, replicas, "s" if replicas > 1 else ""),
+    )
+    return await Backoff(1.0).keep_trying(lambda: stream_for(server, pattern), _is_being_made, _TRIES)
+
+
+def _is_being_made(error: RingmainError) -> bool:
+    """Tell whether a stream is listed already, and its servers know nothing of it yet."""
+    return isinstance(error, NotFoundError) and isinstance(error.__cause__, nats.js.errors.NotFoundError)
+
+
+async def stream_for(server: NatsServer, subject: str) -> Stream:
+    """Return a stream that takes a subject; raise NotFoundError, with no cause where the servers say that none does."""
+    what = f"a stream for {subject} at {server.endpoint}"
     context = server.client.jetstream()
 
     async def find() -> str | None:
         try:
-            return str(await context.find_stream_name_by_subject(pattern))
+            return str(await context.find_stream_name_by_subject(subject))
         except nats.js.errors.NotFoundError:
             return None
 
     name = await server.ask(find(), what)
     if name is None:
-        if create is None:
-            remedy = f"make one (nats stream add EVENTS --subjects {pattern}), or for a trial give create_stream="
-            raise NotFoundError(what, "there is none", remedy)
-        name, replicas = check_stream(create)
-        config = StreamConfig(name=name, subjects=[pattern], storage=StorageType.FILE, num_replicas=replicas)
-        await server.ask(context.add_stream(config), f"make the stream {name} at {server.endpoint}")
-        log.warning(
-            "made the stream %s for %s, with file storage and %d replica%s: fit for a trial, it keeps all for ever",
-            *(name, pattern, replicas, "s" if replicas > 1 else ""),
+        remedy = f"make one (nats stream add EVENTS --subjects '{subject}'), have another take that too"
+        raise NotFoundError(what, "there is none", f"{remedy} (nats stream edit), or for a trial give create_stream=")
+    what = f"stream {name} at {server.endpoint}"
+    config = (await server.ask(context.stream_info(name), what)).config
+    if config.no_ack:
+        why = "it acknowledges nothing (no_ack), so that nobody knows what it has"
+        raise UsageError(what, why, f"make it do so: nats stream edit {name} --ack")
+    return Stream(name, tuple(config.subjects or ()), _room_in(server, config, what), config.duplicate_window)
+
+
+def _room_in(server: NatsServer, config: Any, what: str) -> int:
+    most = int(server.client.max_payload)
+    if config.max_msg_size is not None and config.max_msg_size > 0:
+        most = min(most, config.max_msg_size)
+    if most <= HEADERS:
+        why = f"a message of it has {most} bytes, our headers may take {HEADERS}"
+        raise UsageError(
+            what, why, f"raise that: nats stream edit {config.name} --max-msg-size, or the server's max_payload"
         )
-    info = await server.ask(context.stream_info(name), f"stream {name} at {server.endpoint}")
-    return Stream(name, _room_in(server, info.config.max_msg_size), info.config.duplicate_window)
-
-
-def _room_in(server: NatsServer, max_msg_size: int | None) -> int:
-    most = server.client.max_payload
-    if max_msg_size is not None and max_msg_size > 0:
-        most = min(most, max_msg_size)
-    return int(most) - HEADERS
+    return most - HEADERS

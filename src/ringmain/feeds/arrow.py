@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Source, check_lines, check_single, check_whole
+from ringmain.feeds._feed import Source, check_lines, check_whole
 from ringmain.feeds._refusal import OnError
+from ringmain.stream import Stream
 
 try:
     import pyarrow as pa
@@ -69,7 +70,8 @@ def record_batches(
     ndjson: `unexpected_fields` "error" (the default) or "ignore", for fields that the schema does not have.
     csv: `header=False` if connections do not begin with the names of their columns, which needs a schema;
     `parse_options` and `convert_options` as in pyarrow.csv. Newlines in quotes are understood, in records of up to
-    `max_record` bytes.
+    `max_record` bytes. Of a loader of many connections with `header=False` only, and a line is a row: a quoted field
+    that does not end in its line is refused.
     ipc: each batch is validated, since what it says about itself would have any memory read; `validate=False` spares
     that for peers that you trust. A batch, decompressed and with its dictionaries, has at most `max_record` bytes; a
     dictionary that comes in parts (a delta) is taken with `validate=False` only.
@@ -120,10 +122,15 @@ def batches(
     if format == "ndjson":
         parser = Ndjson(schema, unexpected_fields)
     elif format == "csv":
-        check_single(source)
+        merged = not isinstance(source, Stream) and source.merges
+        if merged and header:
+            why = "each connection begins with the names of its columns"
+            remedy = "give header=False and a schema, or feed each stream of loader.connections() by itself"
+            raise UsageError("csv of many connections", why, remedy)
         if schema is None and not header:
             raise UsageError("csv without header", "its columns have no names", "give a schema")
-        parser = Csv(schema, header, parse_options, convert_options, source.ring.max_record)
+        limit = source.ring.max_record
+        parser = Csv(schema, header, parse_options, convert_options, limit, merged=merged)
     else:
         raise UsageError(f"format {format!r}", "not known here", "choose ndjson or csv; ipc is for record_batches")
     return Batches(source, parser, threads or pa.cpu_count(), on_error)

@@ -39,7 +39,7 @@ class Clients:
     `outflow` sends to the present one. `torn` tells that the stream has a hole, and must not go on: a `send`, or the
     end, was cancelled half-way. `goes_on`: the next client gets what follows what the last one has. Without that there
     is one client that counts, the first that gets a byte. `on_end` is a weak reference to what hears of each client.
-    `cutter` tells where the records end that the next client is to get whole.
+    `cutter` tells where the records end that the next client is to get whole, `carry` what that is. Errors name `verb`.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Clients:
         *,
         goes_on: bool,
         cutter: Cutter | None = None,
+        verb: str = "save",
     ) -> None:
         self.outflow: Outflow | None = None
         self.torn = False
@@ -62,14 +63,14 @@ class Clients:
         self._on_end = on_end
         self._gate: Door | Redial | None = None
         self._context: ssl.SSLContext | None = None
-        self._cutter = cutter
-        self._carry = Carry(cutter)
+        self._cutter, self._verb = cutter, verb
+        self.carry = Carry(cutter)
         self._lost: RingmainError | None = None  # the one that there was to be
 
     def open(self, gate: Door | Redial | None, context: ssl.SSLContext | None) -> None:
         """Begin anew, with the gate that clients come by, if they do, and the TLS that they get."""
         self._gate, self._context = gate, context
-        self._lost, self.torn, self._carry = None, False, Carry(self._cutter)
+        self._lost, self.torn, self.carry = None, False, Carry(self._cutter)
         if self.stopping and gate is not None:
             gate.stop()
 
@@ -79,10 +80,10 @@ class Clients:
             self._release(self.outflow)
         if self._gate is not None:
             self._gate.close()
-            if isinstance(self._gate, Redial) and (size := len(self._carry.due)):
+            if isinstance(self._gate, Redial) and (size := len(self.carry.due)):
                 log.warning("%s: the last %d bytes may not have reached it", self._endpoint.address, size)
             self._gate = None
-        self._carry = Carry(self._cutter)  # of what may be megabytes
+        self.carry = Carry(self._cutter)  # of what may be megabytes
 
     def stop(self) -> None:
         """Let in nobody else, and end the pump that is running."""
@@ -104,18 +105,18 @@ class Clients:
 
     def gather(self, view: memoryview) -> bool:
         """Take a small view to be sent at the end of this turn of the loop; False when it has to be sent by `send`."""
-        return self.outflow is not None and self._carry.is_idle and self.outflow.gather(view)
+        return self.outflow is not None and self.carry.is_idle and self.outflow.gather(view)
 
     async def send(self, view: memoryview) -> None:
         """Send all of the view to whichever clients it takes."""
         size = len(view)
         torn = False  # by the present client
-        self._carry.check_record(f"save to {self._endpoint}")
+        self.carry.check_record(f"{self._verb} to {self._endpoint}")
         try:
             while True:
                 outflow = await self._find()
                 try:
-                    if self._carry.due:
+                    if self.carry.due:
                         await self._pay_carry(outflow)
                     before = outflow.accepted
                     try:
@@ -137,7 +138,7 @@ class Clients:
 
     async def _pay_carry(self, outflow: Outflow) -> None:
         """Send what lost clients never got. What is left of it when this is cancelled is sent another time."""
-        carry = self._carry
+        carry = self.carry
         while due := carry.due:
             before = outflow.accepted
             try:
@@ -174,8 +175,8 @@ class Clients:
 
     async def finish(self) -> None:
         """End the last connection; what its peer never acknowledged goes to another client, if any."""
-        while self.outflow is not None or self._carry.due:
-            if self._carry.due:
+        while self.outflow is not None or self.carry.due:
+            if self.carry.due:
                 await self.send(memoryview(b""))
             outflow = self.outflow
             assert outflow is not None
@@ -230,21 +231,20 @@ class Clients:
 
     async def _find(self) -> Outflow:
         """Return the present peer if it is not gone; else raise, or warn and wait for the next client."""
-        outflow = self.outflow
-        if outflow is not None:
+        if (outflow := self.outflow) is not None:
             if not self._is_gone(outflow):
                 return outflow
             cause = outflow.failure or ConnectionResetError(errno.EPIPE, "")
             if was_alerted(cause):
                 await outflow.link.hear_out()
-            error = failure_of(cause, f"save to {outflow.link.peer}")
+            error = failure_of(cause, f"{self._verb} to {outflow.link.peer}")
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
             self._release(outflow, Verdict.RESET, error, abort=outflow.failure is not None)
             self._carry_over(error, outflow)
         try:
             return await self._present()
         except NoMoreClients:
-            raise SendError(f"save to {self._endpoint}", "it was stopped, and serves no other client") from None
+            raise SendError(f"{self._verb} to {self._endpoint}", "it was stopped, and serves no other client") from None
 
     def _is_gone(self, outflow: Outflow) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""
@@ -261,7 +261,7 @@ class Clients:
 
     async def _guarded(self, outflow: Outflow, work: Awaitable[Result]) -> Result:
         """Await work on a connection, or its idle time-out; if it fails, release that and say what went wrong."""
-        timeout, what = self._settings.idle_timeout, f"save to {outflow.link.peer}"
+        timeout, what = self._settings.idle_timeout, f"{self._verb} to {outflow.link.peer}"
         try:
             if timeout is None:
                 return await work
@@ -298,12 +298,12 @@ class Clients:
         """Keep what a lost client never got for the next one; raise the error where there is to be none."""
         if not self._warned_of(error, outflow.counters):
             raise error
-        self._carry.lost(outflow.take_unsent())
+        self.carry.lost(outflow.take_unsent())
 
     def _keep_rest(self, outflow: Outflow) -> None:
         """Keep the same of a client that was broken off on purpose, if there may be a next one."""
         if self.goes_on:
-            self._carry.lost(outflow.take_unsent())
+            self.carry.lost(outflow.take_unsent())
 
     def begin(self, link: Link) -> None:
         """Serve the peer of a link."""
@@ -315,7 +315,7 @@ class Clients:
 
         try:
             redials = isinstance(self._gate, Redial)
-            carry = self._carry if self.goes_on and (link.counts_bytes or redials) else None
+            carry = self.carry if self.goes_on and (link.counts_bytes or redials) else None
             self.outflow = Outflow(link, tell, carry=carry, grace=_GRACE if redials else None)
         except BaseException:
             link.reset()

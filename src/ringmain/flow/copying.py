@@ -1,5 +1,6 @@
 """A loader to an output, and an input to a saver: each in the kernel where both ends allow it, else by blocks."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -127,6 +128,7 @@ async def _pump(outflow: Outflow, source: Input, path: str) -> bool | None:
         return None
     if pump.failed == "source" and pump.error is not None:
         raise source.failure(pump.error)
+    source.ended = time.monotonic()
     return pump.verdict == "ended" or not source.has_end
 
 
@@ -158,6 +160,7 @@ async def _write_stream(saver: Saving, source: Input, read: Counters | None) -> 
             if (counters := read or saver.counters) is not None:
                 _count(counters, view)
             await saver.write(view)
+    source.ended = time.monotonic()
     if source.stopped and source.has_end:
         await saver.break_off()
 

@@ -102,6 +102,7 @@ class Output(Descriptor):
         self.opened: int | None = None  # the descriptor, where it is ours to close
         self.made: Path | None = None  # the file, where there was none before, until `begin`
         self._begun = False
+        self.mid_line = False  # what was written last to a terminal has not ended a line
         self.appends = self.is_file and bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
         if self.appends:  # do_splice of the kernel's fs/splice.c answers EINVAL, sendfile too
             self.obstacle = "is open for appending"
@@ -183,6 +184,8 @@ class Output(Descriptor):
                 raise self.failure(error) from error
             counters.bytes_out += size
             counters.writes += 1
+            if self.is_terminal and size:
+                self.mid_line = view[size - 1] != ord("\n")
             view = view[size:]
 
     def failure(self, error: OSError) -> Exception:
@@ -217,6 +220,12 @@ class Input(Descriptor):
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._waiter: asyncio.Future[None] | None = None
         self._woken = self.stopped = False
+        self.ended: float | None = None  # when there was nothing more to read, on the monotonic clock
+
+    @property
+    def size(self) -> int:
+        """How many bytes of a regular file there are to read; 0 of what has no size."""
+        return max(0, os.fstat(self.fd).st_size - self.position) if self.is_file else 0
 
     async def read(self) -> memoryview | None:
         """Return what is there, an empty view at the end, or None after `wake`. Good until the next call."""

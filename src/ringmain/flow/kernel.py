@@ -11,7 +11,7 @@ from typing import Protocol
 from ringmain._pump import HAS_SPLICE, Pump
 from ringmain._pump_crowd import PumpCrowd
 from ringmain._pump_loop import PumpLoop
-from ringmain.errors import UsageError
+from ringmain.errors import UsageError, reason
 from ringmain.waiting import let_go
 
 # What a process gets that may have no more descriptors, threads or memory.
@@ -52,7 +52,7 @@ def refused(path: str, descriptor: Spliceable, pump: Pump) -> OSError | None:
     """
     if path == "kernel" and pump.error is not None and pump.error.errno in _WANTS:
         return pump.error
-    _refuse(path, f"{descriptor.name} cannot be spliced")
+    _refuse(path, f"{descriptor.name} cannot be spliced" + (f": {reason(pump.error)}" if pump.error else ""))
     return None
 
 

@@ -192,7 +192,7 @@ class Outflow:
 
     def progress(self) -> int | None:
         """Return a number that grows while the peer takes bytes, or None while there are none for it to take."""
-        left = self.link.unacknowledged() or 0
+        left = self.link.untaken()
         if left == 0 and not (self._held_up or (self.pumping is not None and self.pumping.paused)):
             return None
         return self.counters.bytes_out - left

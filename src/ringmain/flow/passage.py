@@ -8,6 +8,7 @@ from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow
+from ringmain.flow.cut import Cut
 from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
@@ -18,10 +19,6 @@ from ringmain.net.resets import reset_when_closed
 from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
 from ringmain.waiting import let_go
 
-# How often is looked, after a stop, whether all is passed on that had come before.
-_LOOK = 0.02
-# What OpenSSL may have read ahead, beside what is in the kernel.
-_AHEAD = 1 << 20
 # When one peer is lost: how long the other may take nothing, while there is more of what the lost one sent.
 _GRACE = 2.0
 
@@ -38,8 +35,7 @@ class Direction:
         self.outflow = outflow
         outflow.on_failure = self._outflow_failed
         self.state = State.RUNNING
-        self._cut = False  # by us, in the middle
-        self._looking: asyncio.TimerHandle | None = None
+        self._cut = Cut(inflow)  # by us, in the middle
         self.fd = outflow.link.fd
         self.obstacle = "is encrypted in blocks" if outflow.link.tls_version is not None else ""
 
@@ -57,7 +53,7 @@ class Direction:
         """Move everything, then pass on the end; `answering` tells whether the link that this reads from is sent on."""
         if self.outflow.failure is None:
             await self.inflow.copy_to(self, path)
-        error = self.inflow.failure() if not self._cut else None
+        error = self.inflow.failure() if not self._cut.made else None
         if error is None and self.outflow.failure is not None:
             error = self.failure(self.outflow.failure)
         try:
@@ -65,7 +61,7 @@ class Direction:
                 raise error
         finally:
             del error  # whose traceback holds this frame: a cycle would keep what is the passage's
-        if self._cut or self.inflow.verdict is not Verdict.ENDED:
+        if self._cut.made or self.inflow.verdict is not Verdict.ENDED:
             return
         if answering:
             self.inflow.tell_end()
@@ -85,30 +81,13 @@ class Direction:
 
     def cut(self) -> None:
         """Read what our kernel has acknowledged by now, and no more: `run` returns once that is passed on."""
-        if self._cut or self.state is not State.RUNNING:
-            return
-        self._cut = True
-        link = self.inflow.link
-        with contextlib.suppress(OSError):  # it was reset
-            ahead = 0 if self.inflow.link.tls_version is None else _AHEAD
-            self._look(self.counters.bytes_in + link.unread() + ahead)
-            link.cut()  # what is read to its last byte ends then, on either path
-
-    def _look(self, due: int) -> None:
-        """End the inflow of a peer that goes on sending once what was due has gone on."""
-        if self.counters.bytes_out >= due:
-            self.inflow.stop()
-        else:
-            self._looking = asyncio.get_running_loop().call_later(_LOOK, self._look, due)
+        if self.state is State.RUNNING:
+            self._cut.make()
 
     def end(self) -> None:
         """Read no more at all; what is to be heard of the peers is not heard here any more."""
-        self.inflow.stop()
-        self._cut = True  # there is nothing left to `cut`
+        self._cut.end()
         self.outflow.on_failure = None
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
 
     async def drain(self) -> None:
         """Return once the other peer's kernel has every byte."""
@@ -120,7 +99,7 @@ class Direction:
     @property
     def taken(self) -> int:
         """How many bytes the other peer's kernel has acknowledged."""
-        return max(0, self.counters.bytes_out - (self.outflow.link.unacknowledged() or 0))
+        return max(0, self.counters.bytes_out - self.outflow.link.untaken())
 
     def moved(self) -> int:
         """Return a number that grows while anything comes in, or is taken by the other peer."""

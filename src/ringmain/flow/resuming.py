@@ -1,5 +1,6 @@
 """A file that a process writes whole records to, and that another goes on with when that one dies."""
 
+import contextlib
 import logging
 import mmap
 import os
@@ -78,15 +79,26 @@ class ResumableOutput(Output):
             self._mark.note(os.lseek(self.fd, 0, os.SEEK_CUR), self._file)  # also where somebody has shortened it
 
     def reopen(self, name: str, taken: Container[tuple[int, int]] = ()) -> None:
-        """Go on in another file, and note that."""
-        super().reopen(name, taken)
-        if self._begun:
-            self._note()
+        """Go on in another file, and note that, also where the one before has failed when it was closed."""
+        try:
+            super().reopen(name, taken)
+        finally:
+            if self._begun and self.identity != self._file:
+                self._note()
 
     def _note(self) -> None:
         """Note where the file ends, and which it is."""
         self._file = self.identity
         self._mark.note(os.lseek(self.fd, 0, os.SEEK_END) if self.is_file else 0, self._file)
+
+    def _read(self, start: int, end: int) -> bytes:
+        """Return what the file has there, by way of its name where there is no /proc."""
+        for path in (f"/proc/self/fd/{self.fd}", self.name):
+            with contextlib.suppress(FileNotFoundError), Path(path).open("rb", buffering=0) as file:
+                if os.path.sameopenfile(file.fileno(), self.fd):
+                    return os.pread(file.fileno(), end - start, start)
+        why = "it cannot be read, and may end within a record"
+        raise OutputError(f"go on with {self.name}", why, "see that /proc is mounted")
 
     def _cut_to_whole(self, size: int) -> None:
         """Cut off what is behind the last whole record, where so much is known to be whole."""
@@ -94,8 +106,7 @@ class ResumableOutput(Output):
             return  # somebody has put another file there
         end = os.fstat(self.fd).st_size
         size = min(size, end)  # or has shortened it
-        with Path(f"/proc/self/fd/{self.fd}").open("rb", buffering=0) as file:
-            rest = os.pread(file.fileno(), end - size, size)
+        rest = self._read(size, end)
         self._walk.enter(memoryview(rest), keeps_rest=False)
         while (record := self._walk.take()) is not None:
             size += len(record)

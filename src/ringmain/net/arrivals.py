@@ -12,6 +12,7 @@ from ringmain.endpoint import host_and_port
 from ringmain.errors import reason
 from ringmain.net.resets import reset
 from ringmain.net.unix import credentials_of
+from ringmain.outcome import Cause, Unserved
 
 if TYPE_CHECKING:
     from ringmain.net.allow import Allowed
@@ -31,14 +32,14 @@ MOST_AT_ONCE = 64
 class Arrivals:
     """Accept clients, and keep those who are allowed until their turn has come.
 
-    Where none can be accepted, as without descriptors, that is warned of once and tried again: they stay in the backlog
-    meanwhile.
+    `unserved` counts those who are turned away, or fail later on their way to a place. Where none can be accepted, as
+    without descriptors, that is warned of once and tried again: they stay in the backlog meanwhile.
     """
 
     def __init__(self, sockets: list[socket.socket], allowed: "Allowed | None") -> None:
         self.sockets = sockets
         self.waiting: collections.deque[tuple[socket.socket, str]] = collections.deque()  # with the peer's address
-        self.refused = 0
+        self.unserved = Unserved()
         self._allowed = allowed
         self._loop = asyncio.get_running_loop()
         self._call: Callable[[], None] | None = None
@@ -84,7 +85,7 @@ class Arrivals:
     def _admit(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
         peer = str(credentials_of(sock) or host_and_port(*address[:2]))
         if self._allowed is not None and not self._allowed.has(str(address[0])):
-            self.refused += 1
+            self.unserved[Cause.NOT_ALLOWED] += 1
             log.warning("%s: refused: not in allow=", peer)
             reset(sock)
         else:
@@ -94,7 +95,7 @@ class Arrivals:
     def refuse(self, why: str) -> bool:
         """Turn away all who wait; tell whether that is anybody."""
         refused = len(self.waiting)
-        self.refused += refused
+        self.unserved[Cause.BUSY] += refused
         while self.waiting:
             sock, peer = self.waiting.popleft()
             log.info("%s: refused: %s", peer, why)

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from ringmain.errors import RingmainError
-from ringmain.net.link import Link
 
 log = logging.getLogger("ringmain")
+
+Connected = TypeVar("Connected")
 
 _FIRST = 0.2
 
@@ -35,8 +37,8 @@ class Backoff:
         return random.uniform(pause / 2, pause)
 
     async def keep_trying(
-        self, connect: Callable[[], Awaitable[Link]], may_pass: Callable[[RingmainError], bool], retry: int
-    ) -> Link:
+        self, connect: Callable[[], Awaitable[Connected]], may_pass: Callable[[RingmainError], bool], retry: int
+    ) -> Connected:
         """Connect, trying again so often (-1: forever) after an error that may pass."""
         while True:
             try:

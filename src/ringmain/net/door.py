@@ -6,18 +6,19 @@ from typing import Protocol
 from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest
 from ringmain.net.link import Link
+from ringmain.net.reception import OnFailed
+from ringmain.outcome import Unserved
 
 
 class Door(Protocol):
     """Hands out clients, as `Gate` does, which tells what is promised."""
 
     @property
-    def refused(self) -> int:
-        """How many were turned away."""
+    def unserved(self) -> Unserved:
+        """How many came and were not served."""
 
-    @property
-    def probes(self) -> int:
-        """How many ended before a byte of a TLS handshake."""
+    on_failed: OnFailed | None
+    """What hears of the clients that fail to get ready."""
 
     @property
     def addresses(self) -> list[str]:

@@ -16,8 +16,9 @@ from ringmain.net.dial import Preface
 from ringmain.net.link import Link
 from ringmain.net.listeners import addresses_of, hold_back, let_in, open_listeners, port_of
 from ringmain.net.readiness import finish
-from ringmain.net.reception import Reception
+from ringmain.net.reception import OnFailed, Reception
 from ringmain.net.resets import reset
+from ringmain.outcome import Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -96,14 +97,18 @@ class Gate:
         self._ended: Callable[[], Exception] | None = None  # what whoever waits for a client gets then
 
     @property
-    def refused(self) -> int:
-        """How many were turned away because they are not in `allow`, or all places were taken."""
-        return self._arrivals.refused
+    def unserved(self) -> Unserved:
+        """How many came and were not served."""
+        return self._arrivals.unserved
 
     @property
-    def probes(self) -> int:
-        """How many ended before a byte of a TLS handshake, as health checks do."""
-        return self._reception.probes
+    def on_failed(self) -> OnFailed | None:
+        """What hears of the clients that fail to get ready."""
+        return self._reception.on_failed
+
+    @on_failed.setter
+    def on_failed(self, hear: OnFailed | None) -> None:
+        self._reception.on_failed = hear
 
     @property
     def addresses(self) -> list[str]:

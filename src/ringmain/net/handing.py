@@ -19,8 +19,9 @@ from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.net.reception import get_ready
+from ringmain.net.reception import Newcomer, OnFailed, get_ready
 from ringmain.net.resets import reset
+from ringmain.outcome import Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -33,9 +34,9 @@ class HandedDoor:
     `on_other` with what else it says.
     """
 
-    refused = probes = 0
     addresses: list[str] = []  # noqa: RUF012 - nothing is listened at
     port = 0
+    on_failed: OnFailed | None = None
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class HandedDoor:
         on_other: Callable[[Message], None] = lambda _: None,
     ) -> None:
         self.channel = Channel(sock, self._hear, on_end)
+        self.unserved = Unserved()
         self._on_other = on_other
         self._loop = asyncio.get_running_loop()
         self._settings = settings
@@ -155,7 +157,9 @@ class HandedDoor:
                 reset(sock)
                 self._over(number)
                 continue
-            task = self._loop.create_task(get_ready(sock, peer, self._settings, *self._expected, self._count_probe))
+            hears = self.unserved, self.on_failed
+            work = get_ready(Newcomer(sock, peer), self._settings, *self._expected, *hears)
+            task = self._loop.create_task(work)
             self._preparing[task] = number, sock
             task.add_done_callback(self._prepared)
 
@@ -175,9 +179,6 @@ class HandedDoor:
             self._ready.append((number, link))
         self._failure = self._failure or (task.exception() if not task.cancelled() else None)
         self._wake()
-
-    def _count_probe(self) -> None:
-        self.probes += 1
 
     def _over(self, number: int) -> None:
         self._guests.pop(number, None)

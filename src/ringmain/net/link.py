@@ -20,6 +20,7 @@ from ringmain.net.peer_certificate import certificate_of
 from ringmain.net.readiness import finish
 from ringmain.net.resets import hear_out, reset_when_closed
 from ringmain.net.unix import credentials_of
+from ringmain.net.unix_diag import PeerQueue
 from ringmain.net.watched import Watched
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
@@ -56,6 +57,7 @@ class Link(Watched):
         self._goodbye_due = False  # close_notify waits until it costs nothing to read
         self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
         self._cancel_watch: Callable[[], None] | None = None
+        self._peer_queue = PeerQueue()
 
     def until_change(self) -> "asyncio.Future[None]":
         """Return a Future that is done when the peer sent anything that was discarded, ended, or failed."""
@@ -184,6 +186,12 @@ class Link(Watched):
         Of a UNIX socket it is memory, 0 only once the peer has read all: see `queues`.
         """
         return None if self.closed else queues.unacknowledged(self.sock)
+
+    def untaken(self) -> int:
+        """Return how many bytes the peer has to take, or at a UNIX socket to read, else the memory of those."""
+        left = self.unacknowledged() or 0
+        unread = self._peer_queue.size(self.sock) if left and self.credentials is not None else None
+        return left if unread is None else unread
 
     @property
     def counts_bytes(self) -> bool:

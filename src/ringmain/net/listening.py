@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable
 from ringmain.endpoint import Endpoint
 from ringmain.net.door import Door
 from ringmain.net.gate import listen
+from ringmain.net.reception import OnFailed
 from ringmain.net.renewable import Renewable
+from ringmain.outcome import Unserved
 from ringmain.settings import Settings
 
 
@@ -15,6 +17,12 @@ class Listening:
     _gate: Door | None = None
     _context: Renewable | None = None
     open_gate: Callable[[Endpoint, Settings], Awaitable[Door]] = staticmethod(listen)  # or where others hand clients
+    on_failed: OnFailed | None = None  # hears of clients that fail to get ready; to be set before it listens
+
+    async def _listen(self, endpoint: Endpoint, settings: Settings) -> Door:
+        gate = await self.open_gate(endpoint, settings)
+        gate.on_failed = self.on_failed
+        return gate
 
     @property
     def addresses(self) -> list[str]:
@@ -34,14 +42,19 @@ class Listening:
         return self._gate.peers if self._gate is not None else []
 
     @property
+    def unserved(self) -> Unserved:
+        """How many clients came and were not served."""
+        return self._gate.unserved if self._gate is not None else Unserved()
+
+    @property
     def refused(self) -> int:
         """How many clients were turned away."""
-        return self._gate.refused if self._gate is not None else 0
+        return self.unserved.refused
 
     @property
     def probes(self) -> int:
         """How many clients ended before a byte of a TLS handshake, as health checks do."""
-        return self._gate.probes if self._gate is not None else 0
+        return self.unserved.probes
 
     def reload_certificates(self) -> None:
         """Read certificate, key and CA files again: TLS handshakes that begin from now on use what they hold.
@@ -50,6 +63,11 @@ class Listening:
         """
         if self._context is not None:
             self._context.renew()
+
+    @property
+    def not_after(self) -> int | None:
+        """When our own certificate expires, in seconds of Unix time; None where there is none, or that is not told."""
+        return self._context.not_after if self._context is not None else None
 
     @property
     def certificates_changed(self) -> bool:

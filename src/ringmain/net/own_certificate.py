@@ -16,6 +16,8 @@ log = logging.getLogger("ringmain")
 # The password of an encrypted key. On a command line everybody could read it.
 _PASSWORD = "RINGMAIN_KEY_PASSWORD"
 _LONGEST_PASSWORD = 1023  # what OpenSSL has room for
+# By the name of a pipe: what was read from it, which nobody can read again.
+piped_passwords: dict[str, bytes] = {}
 
 
 def load_own(context: ssl.SSLContext, settings: Settings) -> None:
@@ -68,17 +70,22 @@ def _password(settings: Settings, keyfile: str) -> bytes:
         if not line:
             raise CertificateError(f"key file {keyfile}", "it is encrypted", _password_remedy(settings))
         what = f"password in {_PASSWORD}"
+    elif path in piped_passwords:
+        return piped_passwords[path]
     else:
-        what = f"password file {path}"
+        what, mode = f"password file {path}", 0
         try:
             with Path(path).open("rb") as file:
-                _warn_of_readers("password file", path, os.fstat(file.fileno()).st_mode)
+                mode = os.fstat(file.fileno()).st_mode
+                _warn_of_readers("password file", path, mode)
                 line = file.readline(_LONGEST_PASSWORD + 3).rstrip(b"\r\n")
         except OSError as error:
             raise CertificateError(what, reason(error), "give a readable file") from error
     if not 0 < len(line) <= _LONGEST_PASSWORD:
         why = f"longer than {_LONGEST_PASSWORD} bytes" if line else "its first line is empty"
         raise CertificateError(what, why, "write the password into its first line")
+    if path is not None and stat.S_ISFIFO(mode):
+        piped_passwords[path] = line
     return line
 
 
@@ -96,16 +103,31 @@ def load_self_signed(context: ssl.SSLContext, settings: Settings, *, silently: b
     except ImportError as error:
         what = f"{settings.prefix}self_signed=True"
         raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
-    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
-    fd = os.memfd_create("ringmain-certificate")
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
+    _load(context, pem, settings)
     if not silently:
         # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
         log.warning("self-signed certificate, SHA-256 fingerprint %s", fingerprint)
+
+
+def _load(context: ssl.SSLContext, pem: bytes, settings: Settings) -> None:
+    """Take a key and its certificate; OpenSSL reads them from files only."""
+    fd = os.memfd_create("ringmain-certificate")  # which nobody else sees
+    try:
+        os.write(fd, pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # there is no /proc
+        import tempfile
+
+        try:
+            with tempfile.NamedTemporaryFile() as file:  # which nobody else may open
+                file.write(pem)
+                file.flush()
+                context.load_cert_chain(file.name)
+        except OSError as error:
+            what = f"{settings.prefix}self_signed=True"
+            raise CertificateError(what, reason(error), "it needs /proc, or a folder for temporary files") from error
+    finally:
+        os.close(fd)
 
 
 @functools.cache

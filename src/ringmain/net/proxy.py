@@ -154,8 +154,8 @@ def _crc32c(data: bytes) -> int:
     return checksum ^ 0xFFFFFFFF
 
 
-async def send_header(sock: socket.socket, peer: str, version: str, source: socket.socket, told: Told | None) -> None:
-    """Send a header of the version that tells what was told of the source, or else who it is; raise SendError.
+def header_for(peer: str, version: str, source: socket.socket, told: Told | None) -> bytes:
+    """Return a header of the version that tells what was told of the source, or else who it is; raise ReceiveError.
 
     Of a client of a UNIX socket it says that it is unknown.
     """
@@ -163,8 +163,13 @@ async def send_header(sock: socket.socket, peer: str, version: str, source: sock
         known = told or _told_by_socket(source)
     except OSError as error:
         raise ReceiveError(f"PROXY header to {peer}", "the client that it tells of has left") from error
+    return (_v1 if version == "v1" else _v2)(known)
+
+
+async def send_header(sock: socket.socket, peer: str, header: bytes) -> None:
+    """Send a header; raise SendError."""
     try:
-        await asyncio.get_running_loop().sock_sendall(sock, (_v1 if version == "v1" else _v2)(known))
+        await asyncio.get_running_loop().sock_sendall(sock, header)
     except OSError as error:
         raise SendError(f"PROXY header to {peer}", reason(error), "does it expect one? see send_proxy=") from error
 

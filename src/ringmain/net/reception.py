@@ -1,7 +1,7 @@
 """Between the door and a place: clients get ready for data (PROXY header, TLS handshake) side by side.
 
 So many at once and no more: each costs memory and a descriptor. Where that many do, and others knock, whoever has not
-sent a byte has had its time sooner: else a few strangers who say nothing would keep everybody waiting.
+even begun has had its time sooner: else a few strangers who say little or nothing would keep everybody waiting.
 """
 
 import asyncio
@@ -9,55 +9,61 @@ import collections
 import logging
 import socket
 import ssl
-import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ringmain.errors import RingmainError, reason
+from ringmain.net import queues
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
 from ringmain.net.dial import Preface, handshake_timed_out, prepare, shake_hands
 from ringmain.net.first_bytes import First, first_of
 from ringmain.net.link import Link
 from ringmain.net.resets import reset
+from ringmain.outcome import Cause, Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
-# The part of the handshake's time-out that a client may be silent for where others could have its room, and how often
-# that is looked at meanwhile.
+# What hears of a client that could not get ready: its address, after how many seconds, and why.
+OnFailed = Callable[[str, float, Exception], object]
+# The part of the handshake's time-out that a client may take to begin where others could have its room, how many times
+# as long one that has begun may take, and how often that is looked at meanwhile. Where there is no such time-out others
+# could wait for ever: then it is so many seconds for this.
 _PATIENCE = 1 / 5
+_BEGUN = 3
 _LOOKS = 5
-# struct tcp_info, <linux/tcp.h>: tcpi_bytes_received, where an end counts as one.
-_BYTES_RECEIVED, _SIZE = 128, 136
+_TIMEOUT = 5.0
 
 
-class _Newcomer(NamedTuple):
-    """Who gets ready: since when, by the loop's clock."""
+class Newcomer:
+    """Who gets ready, since when, by the loop's clock; `begun` once the first record of a handshake is there."""
 
-    sock: socket.socket
-    peer: str
-    fd: int
-    since: float
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.fd = sock.fileno()  # which TLS takes over
+        self.since = asyncio.get_running_loop().time()
+        self.begun = False
 
 
 class Reception:
     """Get clients ready, each in a task of its own: one that is slow keeps nobody waiting.
 
-    `ready` are those that are, in that order; `probes` counts those that ended before a handshake. What fails, and is
-    no fault of a client, is `failure`. `on_change` is called when any of that, or how many get ready, has changed.
+    `ready` are those that are, in that order; those that fail are counted by the arrivals, and `on_failed`, if it is
+    set, hears of them. What fails, and is no fault of a client, is `failure`. `on_change` is called when any of that,
+    or how many get ready, has changed.
     """
 
     def __init__(self, arrivals: Arrivals, settings: Settings, on_change: Callable[[], None]) -> None:
         self.arrivals = arrivals
         self.ready: collections.deque[Link] = collections.deque()
         self.failure: BaseException | None = None
-        self.probes = 0
+        self.on_failed: OnFailed | None = None
         self._settings = settings
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._context: ssl.SSLContext | None = None
         self._preface: Preface | None = None
-        self._preparing: dict[asyncio.Task[Link | None], _Newcomer] = {}  # who came first first
+        self._preparing: dict[asyncio.Task[Link | None], Newcomer] = {}  # who came first first
         self._timer: asyncio.TimerHandle | None = None  # while there is no room
         self._closed = False
 
@@ -79,8 +85,8 @@ class Reception:
         for _ in range(min(most, len(arrivals.waiting))):
             sock, peer = arrivals.waiting.popleft()
             if not at_once:
-                newcomer = _Newcomer(sock, peer, sock.fileno(), self._loop.time())
-                work = get_ready(sock, peer, self._settings, self._context, self._preface, self._count_probe)
+                newcomer, expected = Newcomer(sock, peer), (self._settings, self._context, self._preface)
+                work = get_ready(newcomer, *expected, arrivals.unserved, self.on_failed)
                 task = self._loop.create_task(work)
                 self._preparing[task] = newcomer
                 task.add_done_callback(self._prepared)
@@ -132,26 +138,32 @@ class Reception:
             self.ready.popleft().reset()
 
     def _look_again(self) -> None:
-        """Where there is no room, look now and then whether those who are silent keep others waiting."""
-        timeout = self._settings.handshake_timeout
-        if timeout is not None and not self.has_room and self._timer is None and not self._closed:
-            self._timer = self._loop.call_later(timeout * _PATIENCE / _LOOKS, self._make_room, timeout * _PATIENCE)
+        """Where there is no room, look now and then whether those who do not get ready keep others waiting."""
+        patience = (self._settings.handshake_timeout or _TIMEOUT) * _PATIENCE
+        if not self.has_room and self._timer is None and not self._closed:
+            self._timer = self._loop.call_later(patience / _LOOKS, self._make_room, patience)
 
     def _make_room(self, patience: float) -> None:
-        """Let go who has been silent for so long, one for each who knocks: without room nobody is told of those."""
+        """Let go who has not begun for so long, or is not ready for longer, one for each who knocks.
+
+        Without room nobody is told of those. Who waits for us to read what it has sent stays.
+        """
         self._timer = None
         if self.has_room:
             return
         self.arrivals.accept(MOST_AT_ONCE)
         wanted = max(len(self.arrivals.waiting), self.arrivals.stuck)
-        before = self._loop.time() - patience
-        for task, newcomer in list(self._preparing.items()):
-            if wanted == 0 or newcomer.since > before:
-                break
-            if not task.done() and _is_silent(newcomer.fd):
-                wanted -= 1
-                log.warning("%s: let go, since it sent nothing for %g s and others waited", newcomer.peer, patience)
-                task.cancel()
+        now = self._loop.time()
+        for begun, limit in ((False, patience), (True, _BEGUN * patience)):
+            for task, newcomer in list(self._preparing.items()):
+                if wanted == 0 or newcomer.since > now - limit:
+                    break
+                if newcomer.begun is begun and not task.done() and not (begun and _is_unread(newcomer.fd)):
+                    wanted -= 1
+                    why = "its handshake was not done" if begun else "it was not ready to begin"
+                    self.arrivals.unserved[Cause.TIMED_OUT if begun else Cause.SILENT] += 1
+                    log.warning("%s: let go, since %s after %g s and others waited", newcomer.peer, why, limit)
+                    task.cancel()
         self._look_again()
 
     def _link_of(self, sock: socket.socket, peer: str) -> Link | None:
@@ -162,9 +174,6 @@ class Reception:
             reset(sock)
             return None
         return Link(sock, peer)
-
-    def _count_probe(self) -> None:
-        self.probes += 1
 
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
         sock = self._preparing.pop(task).sock
@@ -183,61 +192,72 @@ class Reception:
         self._on_change()
 
 
-def _is_silent(fd: int) -> bool:
-    """Tell whether not a byte has come of a connection, nor its end."""
-    sock = socket.socket(fileno=fd)  # TLS has taken it from whoever accepted it
+def _is_unread(fd: int) -> bool:
+    """Tell whether we have yet to read what has come."""
+    sock = socket.socket(fileno=fd)
     try:
-        if sock.family == socket.AF_UNIX:  # nothing tells what has come of one
-            return False
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE)
+        return queues.unread(sock) > 0
     finally:
         sock.detach()
-    return len(info) == _SIZE and int.from_bytes(info[_BYTES_RECEIVED:], sys.byteorder) == 0
 
 
 async def get_ready(
-    sock: socket.socket,
-    peer: str,
+    newcomer: Newcomer,
     settings: Settings,
     context: ssl.SSLContext | None,
     preface: Preface | None,
-    on_probe: Callable[[], None],
+    unserved: Unserved,
+    on_failed: OnFailed | None = None,
 ) -> Link | None:
-    """Get a client ready for data; None, with a warning, if that fails.
+    """Get a client ready for data; None, counted as `unserved` and with a warning, if that fails; `on_failed` hears.
 
-    One that ends before a byte of a TLS handshake is a health check: `on_probe` is called, and nobody is warned.
+    One that ends before a byte of a TLS handshake is a health check, and nobody is warned.
     """
-    introduced = None
+    introduced, sock, peer, loop = None, newcomer.sock, newcomer.peer, asyncio.get_running_loop()
     try:
         prepare(sock, settings)
         if preface is not None:
             introduced = await preface(sock, peer)
             peer = introduced.peer
         if context is not None:
-            secured = await _secured(sock, peer, settings, context)
+            secured = await _secured(newcomer, peer, settings, context)
             if secured is None:
                 log.info("%s: closed before a TLS handshake, as health checks do", peer)
-                on_probe()
+                unserved[Cause.PROBE] += 1
                 sock.close()
                 return None
             sock = secured
         return Link(sock, peer, introduced)
     except (RingmainError, OSError) as error:
+        unserved[Cause.of(error)] += 1
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
+        if on_failed is not None:
+            on_failed(peer, loop.time() - newcomer.since, error)
         return None
 
 
-async def _secured(sock: socket.socket, peer: str, settings: Settings, context: ssl.SSLContext) -> socket.socket | None:
+async def _secured(newcomer: Newcomer, peer: str, settings: Settings, context: ssl.SSLContext) -> socket.socket | None:
     """Return a client's socket under TLS; None where it ends before it has said anything. Raises what fails.
 
     With `tls_auto` the socket of one that begins with anything else is returned as it is.
     """
-    loop = asyncio.get_running_loop()
+    loop, sock = asyncio.get_running_loop(), newcomer.sock
     began = loop.time()
+    first = await spoken(sock, peer, settings)
+    if first is First.NOTHING:
+        return None
+    if first is First.OTHER and settings.tls_auto:
+        return sock
+    newcomer.begun = True
+    return await shake_hands(sock, context, settings, peer, spent=loop.time() - began)
+
+
+async def spoken(sock: socket.socket, peer: str, settings: Settings) -> First:
+    """Wait for what a client says first; raise TimedOutError, or OSError, where the socket is closed."""
     try:
         async with asyncio.timeout(settings.handshake_timeout):
-            first = await first_of(sock, apart=settings.tls_auto)
+            return await first_of(sock)
     except (TimeoutError, asyncio.CancelledError) as error:
         if settings.tls_auto:  # to a plain client a proper end would look like an empty answer
             reset(sock)
@@ -245,8 +265,3 @@ async def _secured(sock: socket.socket, peer: str, settings: Settings, context: 
         if isinstance(error, TimeoutError):
             raise handshake_timed_out(peer, settings) from error
         raise
-    if first is First.NOTHING:
-        return None
-    if first is First.OTHER and settings.tls_auto:
-        return sock
-    return await shake_hands(sock, context, settings, peer, spent=loop.time() - began)

@@ -8,14 +8,15 @@ import dataclasses
 import socket
 
 from ringmain.endpoint import Endpoint
-from ringmain.errors import ReceiveError
+from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest
-from ringmain.net.gate import listen as open_gate
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
+from ringmain.net.redial import Redial, Tally
+from ringmain.net.renewable import Renewable
 from ringmain.settings import Settings
 from ringmain.waiting import unless
 
@@ -27,25 +28,48 @@ class End(Listening):
         self.endpoint = endpoint
         self.settings = settings
         self.listening = listening
+        self.redial: Redial | None = None  # where its connections come from that follow one another
+        self.tally = Tally()
+
+    @property
+    def connect_failures(self) -> int:
+        """How many tries to connect have failed."""
+        return self.tally.failures
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made again after one was lost."""
+        return self.tally.reconnects
 
     @property
     def tls(self) -> bool:
         """Whether its connections are protected; with `tls_auto` those that ask for it."""
         return self.endpoint.tls or self.settings.tls
 
+    @property
+    def context(self) -> Renewable | None:
+        """How its connections are protected."""
+        return self._context
+
     async def open(self) -> None:
         """Read the certificates, and listen if that is wanted."""
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._turn = asyncio.Lock()
-            self._gate = await open_gate(self.endpoint, self.settings)
+            self._gate = await self._listen(self.endpoint, self.settings)
 
     async def connect(self, preface: Preface | None) -> Link:
         """Wait for a client, or dial. Call `done` after it. Who waits longest gets a client first."""
         if self._gate is not None:
             async with self._turn:
                 return await self._gate.next_connection(self._context, preface)
-        return await dial(self.endpoint, self.settings, self._context, preface)
+        if self.redial is not None:
+            return await self.redial.next_connection(self._context)
+        try:
+            return await dial(self.endpoint, self.settings, self._context, preface)
+        except RingmainError:
+            self.tally.failures += 1
+            raise
 
     async def read_header(self, sock: socket.socket, peer: str) -> Introduced:
         """Read the PROXY header that a client at this end begins with."""
@@ -61,8 +85,9 @@ class End(Listening):
 
     def stop(self) -> None:
         """Let no other client in."""
-        if self._gate is not None:
-            self._gate.stop()
+        for gate in (self._gate, self.redial):
+            if gate is not None:
+                gate.stop()
 
     def done(self, link: Link) -> None:
         """Let the next client in, in place of this one."""
@@ -82,11 +107,17 @@ class End(Listening):
 
 
 class Ends:
-    """Both of them."""
+    """Both of them. With `reconnect` a source that is dialled is dialled again, and each destination has a `Redial`."""
 
-    def __init__(self, source: End, destination: End, *, accept_proxy: bool, send_proxy: str | None) -> None:
+    def __init__(
+        self, source: End, destination: End, *, accept_proxy: bool, send_proxy: str | None, reconnect: bool = False
+    ) -> None:
         self.source = source
         self.destination = destination
+        self.reconnect = reconnect
+        self.dials_again = reconnect and not source.listening  # the source
+        self._redials: dict[Link, Redial] = {}  # of the destinations, by their clients
+        self._reached = False  # the destination, by the source that is dialled again
         self.listening = source.listening or destination.listening
         source_first = source.listening or not destination.listening
         self._in_turn = (source, destination) if source_first else (destination, source)
@@ -104,6 +135,8 @@ class Ends:
         "".encode("idna")  # the ssl module does that to the name of each server
         await self.source.open()
         await self.destination.open()
+        if self.dials_again:
+            self.source.redial = Redial(self.source.endpoint, self.source.settings, tally=self.source.tally)
 
     def stop(self) -> None:
         """Let no other client in."""
@@ -112,6 +145,9 @@ class Ends:
 
     def done(self, links: tuple[Link, Link]) -> None:
         """Let the next clients in, in place of these."""
+        self._redials.pop(links[0], None)
+        if self.source.redial is not None:
+            self.source.redial.pause()
         self.source.done(links[0])
         self.destination.done(links[1])
 
@@ -134,20 +170,43 @@ class Ends:
         Call `done` after it, or `discard`; after an exception `dismiss`.
         """
         first, second = self._in_turn
-        connecting = second.connect(self._preface(second, client))
+        preface = self._preface(second, client)
+        if self.reconnect:
+            redial = Redial(second.endpoint, second.settings, preface, second.tally, again=self._reached)
+            self._redials[client] = redial
+            connecting = redial.next_connection(second.context)
+        else:
+            connecting = second.connect(preface)
         # Of a UNIX socket's peer that has sent all and closed one could not tell that it was no reset.
         gone = until_gone(client.fd) if client.credentials is None else asyncio.Event().wait()
         other = await unless(gone, connecting, second.dismiss)
         if other is None:
             raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
+        self._reached = self.dials_again
         return (client, other) if first is self.source else (other, client)
+
+    def redial_for(self, client: Link) -> Redial | None:
+        """Return what has connected the destination for a client, and does so again; None where nothing does."""
+        return self._redials.get(client)
+
+    @property
+    def waiting_for(self) -> list[tuple[str, int]]:
+        """The addresses that are dialled again, or are to be after a pause, and which try that is."""
+        redials = [*self._redials.values(), *([self.source.redial] if self.source.redial is not None else [])]
+        return [(it.endpoint.address, it.try_number) for it in redials if it.try_number]
+
+    def lost_source(self, error: RingmainError) -> bool:
+        """Hear how the source was lost, and warn of that; False where it is not dialled again."""
+        return self.source.redial is not None and self.source.redial.lost(error)
 
     def dismiss(self, client: Link) -> None:
         """Reset a client that nothing was connected for, and let the next one in; nothing where it has left."""
+        self._redials.pop(client, None)
         self._in_turn[0].dismiss(client)
 
     def discard(self, links: tuple[Link, Link]) -> None:
         """Reset both connections, and let the next client in."""
+        self._redials.pop(links[0], None)
         self.source.dismiss(links[0])
         self.destination.dismiss(links[1])
 
@@ -157,12 +216,50 @@ class Ends:
             return self.source.read_header
         if end is not self.destination or self._send_proxy is None or source is None:
             return None
-        version, client = self._send_proxy, source
+        version, client, header = self._send_proxy, source, b""
 
         async def send(sock: socket.socket, peer: str) -> Introduced:
-            from ringmain.net.proxy import send_header
+            from ringmain.net import proxy
 
-            await send_header(sock, peer, version, client.sock, client.introduced.told)
+            nonlocal header  # made once: where another connection is dialled, the client may have left
+            header = header or proxy.header_for(peer, version, client.sock, client.introduced.told)
+            await proxy.send_header(sock, peer, header)
             return Introduced(peer)
 
         return send
+
+
+def check_options(
+    connect: bool,
+    listen: bool,
+    listen_once: bool,
+    one_way: bool,
+    max_connections: int,
+    *,
+    accept_proxy: bool,
+    send_proxy: str | None,
+    reconnect: bool,
+    delimiter: bytes,
+) -> None:
+    """Raise UsageError where keywords of `relay` make no sense together."""
+    why, leave = "", "leave one of them out"
+    if accept_proxy and connect:
+        what, why = "accept_proxy=True with connect=True", "only clients send PROXY headers"
+    elif send_proxy is not None and listen:
+        what, why = f"send_proxy={send_proxy} with listen=True", "only servers expect PROXY headers"
+    elif send_proxy not in (None, "v1", "v2"):
+        what, why, leave = f"send_proxy={send_proxy!r}", "not known", "choose v1 or v2"
+    elif listen_once and connect and not listen:
+        what, why, leave = "listen_once=True", "it needs a listener", "leave it out: one connection is relayed"
+    elif max_connections > 1 and (listen_once or (connect and not listen)):
+        what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
+        why = "there is but one connection"
+    elif reconnect and listen:
+        what, why = "reconnect=True with listen=True", "a destination that connects to us cannot be dialled again"
+    elif reconnect and not one_way:
+        what, why = "reconnect=True", "a new connection does not know what was asked on the lost one"
+        leave = "add one_way=True, which drops answers"
+    elif delimiter and not reconnect:
+        what, why, leave = "delimiter=", "it says where a stream is gone on with", "add reconnect=True"
+    if why:
+        raise UsageError(what, why, leave)

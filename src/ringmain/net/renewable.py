@@ -5,11 +5,13 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from ringmain._libssl import not_after
 from ringmain.errors import RingmainError
 
 _TRIES = 3
-# A file as it was: device, inode, size and time of change; None where there is none.
-_Look = tuple[int, int, int, int] | None
+# A file as it was: device, inode, size, when it was written to, which may be set back, and when anything of it was
+# changed; None where there is none.
+_Look = tuple[int, int, int, int, int] | None
 
 
 class Renewable(ssl.SSLContext):
@@ -53,9 +55,18 @@ class Renewable(ssl.SSLContext):
         """Whether a name leads to another file than when these were read last, or to one that was changed since."""
         return self._look() != self._seen
 
+    @property
+    def not_after(self) -> int | None:
+        """When our own certificate that is in use expires, in seconds of Unix time; None without, or if not told."""
+        return not_after(self._current)
+
     def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
         """Do as the present context does."""
         return self._current.wrap_socket(*arguments, **options)
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Do as the present context does."""
+        return self._current.wrap_bio(*arguments, **options)
 
     def _look(self) -> list[_Look]:
         return [_look_at(file) for file in self._files]
@@ -66,4 +77,4 @@ def _look_at(file: str) -> _Look:
         status = os.stat(file)  # noqa: PTH116 - follows symlinks, of folders too, as certbot and Kubernetes swap them
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,208 @@
+"""The click classes of the commands: options in groups, help that fits, a word for what was meant otherwise."""
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from ringmain.cli.flags import set_by_environment
+from ringmain.cli.values import file_names
+from ringmain.terminal import columns
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# Help is readable up to so many columns, and that wide where nobody tells how many there are.
+_WIDEST, _USUAL = 100, 80
+# Below so many columns what an option does stands under it.
+_NARROW = 60
+# The groups of options, in the order of help, what each is about, and who is in it: the keywords, in that order.
+# Whatever is nowhere else is in the first one.
+GROUPS: dict[str, tuple[str, str]] = {
+    "main": (
+        "What is needed first.",
+        "server input input_ output connect listen listen_once reverse time parallel max_connections reconnect tls "
+        "json verbose",
+    ),
+    "connections": (
+        "Who may connect, where is listened, how often is tried.",
+        "keep_listening processes retry gate allow reuse_port socket_mode socket_owner one_way accept_proxy send_proxy "
+        "family",
+    ),
+    "tls": (
+        "Certificates, and whom to trust.",
+        "certfile keyfile key_password_file self_signed cafile server_name insecure fingerprint client_ca client_cert "
+        "crl tls_auto alpn min_tls_version ciphers tls13_ciphers reload_certificates",
+    ),
+    "limits": (
+        "How long is waited, how much may wait.",
+        "connect_timeout handshake_timeout idle_timeout keepalive linger receive_buffer slow client_buffer "
+        "message_size max_in_flight bytes omit limit records_per_second",
+    ),
+    "files": ("Files and commands, and how bytes get there.", "append exec path"),
+    "records": ("Where records end.", "delimiter framing max_record long_records"),
+    "reporting": (
+        "What is told, and where.",
+        "quiet progress port_file stats_file stats_interval metrics json_stream report version",
+    ),
+    "baselines": (
+        "Measurements to compare with.",
+        "save_baseline baseline rounds noise_threshold fail_on_regression force",
+    ),
+    "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
+}
+TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
+
+
+class _Formatter(click.HelpFormatter):
+    """Text of the width that there is."""
+
+    def __init__(self) -> None:
+        super().__init__(width=min(columns(1) or _USUAL, _WIDEST) - 2)
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs; what is told of an example stands under it where that is too long for one line."""
+        lines = []
+        for line in text.split("\n"):
+            command, gap, comment = line.partition("   ")
+            room = self.width - self.current_indent
+            if gap and command.startswith("ringmain ") and len(line) > room:
+                lines += [command, click.wrap_text(comment.strip(), room, "    ", "    ")]
+            else:
+                lines.append(line)
+        super().write_text("\n".join(lines))
+
+    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write terms and what is told of them."""
+        super().write_dl(rows, col_max if self.width >= _NARROW else col_spacing, col_spacing)
+
+
+class Context(click.Context):
+    """What click makes of a command's arguments."""
+
+    def make_formatter(self) -> click.HelpFormatter:
+        """Return what help is written with."""
+        return _Formatter()
+
+
+class Command(click.Command):
+    """A verb. `--help` shows the options that people need first and names the groups of all others."""
+
+    context_class = Context
+    _help: click.Option | None = None
+
+    @staticmethod
+    def group_of(option: click.Parameter) -> str:
+        """Return the group that an option belongs to."""
+        name = option.name.removeprefix("source_").removeprefix("destination_")
+        return next((group for group, (_, names) in GROUPS.items() if name in names.split()), "main")
+
+    def groups(self) -> dict[str, list[click.Option]]:
+        """Return the groups in the order of help, "main" first, and the options of each in theirs."""
+        groups: dict[str, list[click.Option]] = {name: [] for name in GROUPS}
+        for option in self.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                groups[self.group_of(option)].append(option)
+        for name, (_, names) in GROUPS.items():
+            # Of both ends of a relay: all of one, then all of the other.
+            groups[name].sort(key=lambda it: (it.name.startswith("destination_"), _rank(it, names.split())))
+        return {name: options for name, options in groups.items() if options}
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return --help, which may have the name of a group."""
+        if len(self.groups()) == 1:
+            return super().get_help_option(ctx)
+        if self._help is None:
+            self._help = click.Option(
+                ctx.help_option_names,
+                is_flag=False,
+                flag_value="main",
+                type=click.Choice([*self.groups(), "all"]),
+                metavar="[GROUP]",
+                expose_value=False,
+                is_eager=True,
+                allow_from_autoenv=False,
+                callback=self._show_help,
+                help="Show this, the options of a group, or all.",
+            )
+        return self._help
+
+    def _show_help(self, ctx: click.Context, _: click.Parameter, group: str | None) -> None:
+        if group is None or ctx.resilient_parsing:
+            return
+        formatter = ctx.make_formatter()
+        if group == "main":
+            self.format_help(ctx, formatter)
+        else:
+            self.format_usage(ctx, formatter)
+            if group == "all":
+                self.format_help_text(ctx, formatter)
+            for name, options in self.groups().items():
+                if group in (name, "all"):
+                    self._write(ctx, formatter, name, options)
+        click.echo(formatter.getvalue().rstrip("\n"))
+        ctx.exit()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options that are needed first, and which groups of others there are."""
+        groups = self.groups()
+        self._write(ctx, formatter, "main", groups.pop("main", []))
+        if groups:
+            with formatter.section("More options"):
+                formatter.write_text(f"{ctx.command_path} --help GROUP shows those of a group, --help all every one.")
+                formatter.write_dl([(name, GROUPS[name][0]) for name in groups])
+
+    def _write(
+        self, ctx: click.Context, formatter: click.HelpFormatter, group: str, options: list[click.Option]
+    ) -> None:
+        help_option = self.get_help_option(ctx)
+        shown = [*options, help_option] if group == "main" and help_option is not None else options
+        with formatter.section(TITLES.get(group, group.capitalize())):
+            formatter.write_dl([record for it in shown if (record := it.get_help_record(ctx)) is not None])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; raise click.UsageError."""
+        given = list(args)
+        ctx.allow_extra_args = True  # what is told of them is ours
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            flag = error.option_name.swapcase()
+            if (other := self._by_flag().get(flag)) is None:
+                raise
+            raise click.UsageError(f"{error.message.rstrip('.')}: {flag} is {other.opts[-1]}", ctx) from None
+        finally:
+            for option in self.params:
+                if ctx.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT:
+                    set_by_environment(option.opts[-1], f"{ctx.auto_envvar_prefix}_{option.name.upper()}")
+        if rest and not ctx.resilient_parsing:
+            ctx.fail(f"unexpected argument {rest[-1]!r}{self._meant(given)}")
+        return rest
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[str]]":
+        """Complete what no argument is: flags, and the path of a UNIX socket, which bash cuts at the colon."""
+        arguments = [ctx.params[it.name] for it in self.params if isinstance(it, click.Argument)]
+        words = [word for word in (*arguments, *ctx.args) if word is not None]
+        return file_names(incomplete) if words[-2:] == ["unix", ":"] else super().shell_complete(ctx, incomplete)
+
+    def _by_flag(self) -> dict[str, click.Option]:
+        return {flag: it for it in self.params if isinstance(it, click.Option) for flag in it.opts}
+
+    def _meant(self, given: list[str]) -> str:
+        """Return what to say of a flag that was given a value and takes none: -o, which is not curl's."""
+        flags = self._by_flag()
+        for flag, value in itertools.pairwise(given):
+            option = flags.get(flag)
+            if option is None or not option.is_flag or value.startswith("-") or ":" in value:
+                continue
+            other = flags.get(flag.swapcase())
+            meant = f"; {flag.swapcase()} is {other.opts[-1]}, which does" if other and not other.is_flag else ""
+            return f": {flag} is {option.opts[-1]}, which takes no value{meant}"
+        return ""
+
+
+def _rank(option: click.Option, names: list[str]) -> int:
+    """Return the place of an option in its group; whoever has none of its own is the last."""
+    name = option.name.removeprefix("source_").removeprefix("destination_")
+    return names.index(name) if name in names else len(names)

@@ -1,0 +1,24 @@
+"""How many files this process may open: as many as its connections take."""
+
+import logging
+import resource
+
+log = logging.getLogger("ringmain")
+
+# What a listener has open besides its connections, those of --metrics among it, and some to spare.
+_OTHERS = 64
+
+
+def allow_descriptors(connections: int, each: int) -> None:
+    """Raise the soft limit on descriptors as far as connections need, so many `each`; warn where it stays below."""
+    needed = each * connections + _OTHERS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, OverflowError, ValueError):  # the kernel's own limit is lower, or it counts no further
+        allowed = soft
+    if allowed < needed:
+        log.warning("--max-connections %d: this process may open %d files only; see ulimit -n", connections, allowed)
