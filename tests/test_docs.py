@@ -180,7 +180,7 @@ def keys_of(module: ModuleType) -> set[str]:
 def test_the_reference_has_every_field_of_the_stats_rows_and_every_verdict() -> None:
     words = keys_of(stats) | set(Certificate._fields) | set(Credentials._fields) | set(State) | set(Verdict)
     assert {"stalled_seconds", "exec_exit", "event", "peak", "proxy", "verdict"} <= words
-    assert not missing(words, "docs/reference/stats.md")
+    assert not missing(words - {""}, "docs/reference/stats.md")
 
 
 def heads_of(module: ModuleType) -> set[str]:
