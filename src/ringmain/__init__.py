@@ -32,13 +32,13 @@ from ringmain.errors import (
 
 if TYPE_CHECKING:
     from ringmain._ring import Counters
-    from ringmain.blocking import BlockingRelayer, BlockingSaver
     from ringmain.connection import Connection, connect
     from ringmain.endpoint import Endpoint, LogEndpoint
     from ringmain.engines.nats_loader import LogLoader
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader
+    from ringmain.plain import BlockingRelayer, BlockingSaver
     from ringmain.relayer import Relayer, relay
     from ringmain.saver import Saver, save
     from ringmain.server import Server, serve
@@ -50,8 +50,8 @@ __version__ = "0.1.0"
 
 # Imported when first used: `ringmain --version` needs neither sockets nor an event loop.
 _ROOMS = {
-    "BlockingRelayer": "blocking",
-    "BlockingSaver": "blocking",
+    "BlockingRelayer": "plain",
+    "BlockingSaver": "plain",
     "Connection": "connection",
     "ConnectionOptions": "settings",
     "Counters": "_ring",

@@ -5,27 +5,30 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 from ringmain._ring import Counters
-from ringmain.blocking import Blocking, BlockingRelayer
+from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import ReceiveError, RingmainError, UsageError, reason
 from ringmain.flow import kernel
 from ringmain.flow.blocks import plain_flow
 from ringmain.flow.passage import Passage
 from ringmain.flow.serving import Serving
+from ringmain.keywords import documented
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.net.relay_ends import End, Ends
+from ringmain.net.relay_ends import End, Ends, check_count, check_ends
 from ringmain.outcome import RelayOutcome
-from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, settings_for
+from ringmain.plain import BlockingRelayer
+from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, check_kind, settings_for
 from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
 
 
+@documented(ConnectionOptions)
 def relay(
     source: str,
     destination: str,
@@ -50,29 +53,38 @@ def relay(
         print(relayer.port)
         await relayer.serve()
 
-    Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. `connect` dials the
-    source, `listen` waits for clients at the destination. Where one end listens, each of its clients gets a connection
-    of its own to the other; where neither does, one connection to each is relayed; `listen_once` ends after the first.
-    With `max_connections` that many clients are served at once, each with a connection of its own to the other side:
-    none waits for another, nor for the other's end to be dialled. Where both ends listen, their clients are paired in
-    the order in which they come.
-    A tcps:// end is encrypted, with its own `source_tls` or `destination_tls`.
+    Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. Where one end listens,
+    each of its clients gets a connection of its own to the other; where neither does, one connection to each is
+    relayed. With `max_connections` many clients are served at once: none waits for another, nor for the other's end to
+    be dialled. Where both ends listen, their clients are paired in the order in which they come. A tcps:// end is
+    encrypted. A relayer is opened once.
 
     Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
     one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
-    without close_notify too, is a reset for the other. One that takes nothing makes only its own direction wait, with
-    no more memory than a ring (8 MiB; with many clients 1 MiB each).
+    without close_notify too, is a reset for the other; so is leaving the block. One that takes nothing makes only its
+    own direction wait, with no more memory than a ring (8 MiB; with many clients 1 MiB each). After `idle_timeout`
+    without a byte either way both sides are reset. Raises a `RingmainError` when an endpoint is malformed or cannot be
+    opened, and what becomes of the connection where there is but one. A listener logs a warning and serves the next
+    client.
 
-    `accept_proxy` expects a PROXY protocol header of either version from clients at the source, `send_proxy` sends one
-    to the destination, both before TLS. While data floods in, a byte may wait up to `linger` seconds for others. For
-    the other keywords see `ringmain.ConnectionOptions`; after `idle_timeout` without a byte either way both sides are
-    reset. Raises a `RingmainError` when an endpoint is malformed or cannot be opened, and what becomes of the
-    connection where there is but one. A listener logs a warning and serves the next client.
+    The keywords, with their defaults:
+
+    connect (False): dial the source instead of listening there
+    listen (False): wait for clients at the destination instead of dialling it
+    listen_once (False): end after the first client
+    one_way (False): from the source to the destination only
+    source_tls (None): a `ringmain.TlsSettings` for a tcps:// source; None is one with the defaults
+    destination_tls (None): the same for a tcps:// destination
+    accept_proxy (False): expect a PROXY protocol header of either version from clients at the source, before TLS
+    send_proxy (None): send one of version "v1" or "v2" to the destination, before TLS
+    linger (0.001): seconds that a byte may wait for others while data floods in, which saves much CPU; 0 is off
+    max_connections (1): how many clients are served at once, each with a connection of its own to the other side
     """
-    _check(connect=connect, listen=listen, listen_once=listen_once, send_proxy=send_proxy, accept_proxy=accept_proxy)
-    if max_connections > 1 and (listen_once or (connect and not listen)):
-        what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
-        raise UsageError(what, "there is but one connection", "leave one of them out")
+    check_kind("one_way", one_way, bool)
+    check_kind("source_tls", source_tls, TlsSettings, or_none=True)
+    check_kind("destination_tls", destination_tls, TlsSettings, or_none=True)
+    check_ends(connect=connect, listen=listen, once=listen_once, send_proxy=send_proxy, accept_proxy=accept_proxy)
+    check_count(max_connections, listen_once=listen_once, dials=connect and not listen)
 
     def end(name: str, url: str, tls: TlsSettings | None, listening: bool) -> End:
         settings = settings_for(
@@ -94,23 +106,10 @@ def relay(
     return Relayer(ends, linger, listen_once=listen_once, one_way=one_way)
 
 
-def _check(*, connect: bool, listen: bool, listen_once: bool, send_proxy: str | None, accept_proxy: bool) -> None:
-    if accept_proxy and connect:
-        raise UsageError(
-            "accept_proxy=True with connect=True", "only clients send PROXY headers", "leave one of them out"
-        )
-    if send_proxy is not None and listen:
-        raise UsageError(
-            f"send_proxy={send_proxy} with listen=True", "only servers expect PROXY headers", "leave one of them out"
-        )
-    if send_proxy not in (None, "v1", "v2"):
-        raise UsageError(f"send_proxy={send_proxy!r}", "not known", "choose v1 or v2")
-    if listen_once and connect and not listen:
-        raise UsageError("listen_once=True", "it needs a listener", "leave it out: one connection is relayed")
-
-
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
+
+    _verb = "relay"
 
     def __init__(self, ends: Ends, linger: float, *, listen_once: bool, one_way: bool) -> None:
         self.source, self.destination = ends.source, ends.destination
@@ -123,7 +122,7 @@ class Relayer(Blocking):
         self._flows = None if self._many else (self._new_flow(), self._new_flow())
         self._one_way = one_way
         self._once = listen_once or not ends.listening
-        self._open = self._finished = False
+        self._finished = False
         self._passages: dict[Passage, None] = {}
         self._serving: Serving | None = None
 
@@ -131,7 +130,7 @@ class Relayer(Blocking):
         where = " to ".join(
             as_url((end.addresses or [end.endpoint.address])[0], tls=end.tls) for end in (self.source, self.destination)
         )
-        state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"
+        state = "listening" if self._is_open and self._ends.listening else "open" if self._is_open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
         return self._described(where, state, sizes, len(self._passages))
 
@@ -146,27 +145,29 @@ class Relayer(Blocking):
         self._enter()
         return cast(BlockingRelayer, self)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             await self._ends.open()
         except BaseException:
-            await self.__aexit__()
+            await self._tear_down(None, broken_off=True)
             raise
-        self._open = True
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._open = False
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:  # noqa: ARG002
         try:
             if self._serving is not None:  # in another task, which uses what is closed here
-                self._serving.stopped.set()
-                self._serving.left.set()
+                self._reset_all()
                 await let_go([self._serving.ended])
         finally:
             self._ends.close()
             if self._threads is not None:
                 self._threads.close()
+
+    def _reset_all(self) -> None:
+        self._finished = True
+        if self._serving is not None:
+            self._serving.stopped.set()
+            self._serving.left.set()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -221,7 +222,7 @@ class Relayer(Blocking):
     def serve(self, path: str = PATH) -> Coroutine[Any, Any, None]:
         """Relay for one client after another, or for many at once; to be awaited in `async with`.
 
-        path: "auto", "kernel" or "block", as `--path`.
+        path ("auto"): "kernel" moves bytes inside the kernel or fails, "block" through blocks in memory.
         Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of each present connection.
         """
         return self._awaited_or_done(self._serve(path))
@@ -245,14 +246,14 @@ class Relayer(Blocking):
             passage.stop()
 
     async def _serve(self, path: str) -> None:
-        if not self._open:
+        if not self._is_open:
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
         kernel.may_pump(path, tls=self.source.tls or self.destination.tls)
         self._serving = serving = Serving()
         try:
-            while not self._finished and self._open and not serving.broken:
+            while not self._finished and self._is_open and not serving.broken:
                 await self._serve_next(serving, path)
             await serving.until_all_left()
         finally:

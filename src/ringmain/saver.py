@@ -3,25 +3,26 @@
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
 
 from ringmain._cutter import Cutter
 from ringmain._ring import Counters
-from ringmain.blocking import Blocking, BlockingSaver
+from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
-from ringmain.errors import UsageError
+from ringmain.errors import SendError, UsageError
 from ringmain.flow.blocks import cutter_for
 from ringmain.flow.broadcast import Broadcast
 from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
+from ringmain.keywords import documented
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
 from ringmain.net.gate import listen as open_gate
 from ringmain.net.listening import Listening
 from ringmain.net.redial import Redial
 from ringmain.outcome import Outcome
-from ringmain.settings import Options, Settings, settings_for
+from ringmain.plain import BlockingSaver
+from ringmain.settings import Options, Settings, check_kind, settings_for
 from ringmain.waiting import Turn
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+@documented(Options)
 def save(
     url: str,
     *,
@@ -48,32 +50,43 @@ def save(
         await saver.write(buffer)
 
     The same without `async` and `await`; an event loop that runs in this thread stands still meanwhile. Leaving the
-    block sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged every byte, and
-    until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or an alert, 5 s
-    at most. Leaving it by an exception resets the peer, so that a part never looks like the whole. A listener whose
-    client leaves logs a warning and goes on with the next client where the last one left; with `listen_once`, which
-    implies `listen`, that is an error.
+    block, or `aclose()`, sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged
+    every byte, and until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or
+    an alert, 5 s at most. Leaving it by an exception, or `abort()`, resets the peer, so that a part never looks like
+    the whole; so does leaving it while another task still writes, which raises SendError. A saver is opened once. A
+    listener whose client leaves logs a warning and goes on with the next client where the last one left. Raises a
+    `RingmainError` on malformed arguments, when the endpoint cannot be opened, and when the one connection there is
+    breaks.
 
-    With `max_connections` above 1 a listener serves that many clients at once: each gets all that is written from the
-    first `write` on that begins after it was let in, once and in order. One that is lost costs a warning, which says
-    how much is known not to have reached it: nobody else gets that. A write waits for a client where there is none,
-    and again if all who had a part of it are lost. With `slow="wait"` it returns when the kernel has all for every
-    client, so that a slow one makes all wait. With "drop" it returns when up to `client_buffer` bytes are due to each.
-    A client that has no room for more is reset with a warning as soon as another one has taken all; while everybody is
-    behind, the write waits. What is due is kept once for all: `client_buffer` bytes, or 1 MiB if that is more.
+    Of many clients (`max_connections`) each gets all that is written from the first `write` on that begins after it was
+    let in, once and in order. One that is lost costs a warning, which says how much is known not to have reached it:
+    nobody else gets that. A write waits for a client where there is none, and again if all who had a part of it are
+    lost. With `slow="wait"` it returns when the kernel has all for every client. With "drop" it returns when up to
+    `client_buffer` bytes are due to each. A client that has no room for more is reset with a warning as soon as another
+    one has taken all; while everybody is behind, the write waits. What is due is kept once for all: `client_buffer`
+    bytes, or 1 MiB if that is more.
 
     With `reconnect` a dialled connection that is lost is a warning, and another one is dialled: for ever, after pauses
     that grow from 100 ms to 30 s, or `retry` times in a row where that is given. It begins with what the peer's kernel
     is not known to have acknowledged, so that bytes may come twice and none is left out, but for those that the peer's
-    kernel had and its program did not read. With a `delimiter` (1 to 16 bytes) it begins with a whole record, which may
-    have come in part or whole before. The first connection is dialled as without `reconnect`. A failed handshake ends
-    it, but where the peer is lost within one.
+    kernel had and its program did not read. The first connection is dialled as without `reconnect`. A failed handshake
+    ends it, but where the peer is lost within one.
 
-    For the other keywords see `ringmain.Options`. Raises a `RingmainError` on malformed arguments, when the endpoint
-    cannot be opened, and when the one connection there is breaks.
+    The keywords, with their defaults:
+
+    listen (False): wait for clients at the endpoint instead of dialling it
+    listen_once (False): do that and end after the first client; losing it is an error
+    max_connections (1): how many clients a listener serves at once
+    slow ("wait"): with many clients, a slow one makes all wait; with "drop" it is reset
+    client_buffer (16 MiB): bytes that may be due to a client before "drop" does so
+    reconnect (False): dial again after a loss
+    delimiter (b""): 1 to 16 bytes at which records end: after a loss `reconnect` goes on with a whole one, which may
+        have come in part or whole before
     """
     given = {"max_connections": max_connections, "slow": slow, "client_buffer": client_buffer}
     settings = settings_for(save, Options, options, **given)
+    for name, value in {"listen": listen, "listen_once": listen_once, "reconnect": reconnect}.items():
+        check_kind(name, value, bool)
     if reconnect and (listen or listen_once):
         remedy = "leave out reconnect=True: the next client gets what a lost one never got"
         raise UsageError(
@@ -102,6 +115,8 @@ class Saver(Listening, Blocking):
     `addresses` and `port` tell where it listens. `on_end` is called with what became of each connection. Where many
     are served, what a method does to the peer it does to all who are there, side by side.
     """
+
+    _verb = "save"
 
     def __init__(
         self,
@@ -142,7 +157,7 @@ class Saver(Listening, Blocking):
         self._enter()
         return cast(BlockingSaver, self)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
@@ -150,7 +165,7 @@ class Saver(Listening, Blocking):
         self._redial = Redial(self.endpoint, self.settings) if self.reconnect else None
         if isinstance(self._clients, Broadcast) or self.listening:
             self._clients.open(self._gate, self._context)
-            return self
+            return
         self._clients.open(self._redial, self._context)
         try:
             if self._redial is None:
@@ -160,13 +175,13 @@ class Saver(Listening, Blocking):
         except BaseException:
             self._clients.close()
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:  # noqa: ARG002
         try:
-            if kind is None:
+            if not broken_off:
+                if self._turn.taken:  # also by one that was cancelled and has yet to hear of that
+                    why, remedy = "another task has not ended its write", "await that before the block is left"
+                    raise SendError(f"save to {self.endpoint}", why, remedy)
                 await self._alone(self._clients.finish)
         finally:
             try:
@@ -175,6 +190,9 @@ class Saver(Listening, Blocking):
                 self._gate = self._redial = None  # `on_end` may still ask it
                 if isinstance(self._clients, Broadcast):
                     await self._clients.over()
+
+    def _reset_all(self) -> None:
+        self._clients.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []

@@ -8,7 +8,7 @@ import dataclasses
 import socket
 
 from ringmain.endpoint import Endpoint
-from ringmain.errors import ReceiveError
+from ringmain.errors import ReceiveError, UsageError
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest
 from ringmain.net.gate import listen as open_gate
@@ -16,7 +16,7 @@ from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
-from ringmain.settings import Settings
+from ringmain.settings import Settings, check_kind
 from ringmain.waiting import unless
 
 
@@ -166,3 +166,30 @@ class Ends:
             return Introduced(peer)
 
         return send
+
+
+def check_ends(*, connect: bool, listen: bool, once: bool, send_proxy: str | None, accept_proxy: bool) -> None:
+    """Raise UsageError for keywords of `ringmain.relay` that contradict each other."""
+    given = {"connect": connect, "listen": listen, "listen_once": once, "accept_proxy": accept_proxy}
+    for name, value in given.items():
+        check_kind(name, value, bool)
+    if accept_proxy and connect:
+        raise UsageError(
+            "accept_proxy=True with connect=True", "only clients send PROXY headers", "leave one of them out"
+        )
+    if send_proxy is not None and listen:
+        raise UsageError(
+            f"send_proxy={send_proxy} with listen=True", "only servers expect PROXY headers", "leave one of them out"
+        )
+    if send_proxy not in (None, "v1", "v2"):
+        raise UsageError(f"send_proxy={send_proxy!r}", "not known", "choose v1 or v2")
+    if once and connect and not listen:
+        raise UsageError("listen_once=True", "it needs a listener", "leave it out: one connection is relayed")
+
+
+def check_count(max_connections: int, *, listen_once: bool, dials: bool) -> None:
+    """Raise UsageError where many are to be served, and there is but one."""
+    check_kind("max_connections", max_connections, int)
+    if max_connections > 1 and (listen_once or dials):
+        what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
+        raise UsageError(what, "there is but one connection", "leave one of them out")
