@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import importlib
 import logging
 import random
 import time
@@ -285,6 +286,10 @@ async def _close(client: Any) -> None:
 def _read_credentials(path: str) -> str:
     """Return what a credentials file holds; nats-py would search one without a JWT forever."""
     what, remedy = f"credentials={path}", "give the file that `nsc generate creds` has written"
+    try:
+        importlib.import_module("nkeys")  # which nats-py does when a server asks for a signature
+    except ImportError as error:
+        raise UsageError(what, f"it needs nkeys ({reason(error)})", "pip install 'ringmain[nats]'") from error
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             text = file.read(_LARGEST_CREDENTIALS).decode()
