@@ -70,21 +70,20 @@ def test_the_peer_of_a_loader_hears_which_call_it_was(run: Run, net: Net, call: 
 @pytest.mark.parametrize("call", ["aclose", "abort"])
 def test_a_sender_closed_inside_its_block_is_closed_then(run: Run, net: Net, verb: str, call: str) -> None:
     async def main() -> None:
-        async with witness.serving(net.server(), b"", WITHOUT_END) as (port, servers):
-            with (
-                pytest.raises(ringmain.RingmainError)
-                if (verb, call) == ("connect", "abort")
-                else contextlib.nullcontext()
-            ):
-                async with getattr(ringmain, verb)(net.url(port), **net.dialling) as saver:
-                    await saver.write(FIRST)
-                    closing = getattr(saver, call)()
-                    if closing is not None:
-                        await closing
-                    while not servers or servers[0].end is None:  # noqa: ASYNC110 - before the block is left
-                        await asyncio.sleep(0.001)
-                    with pytest.raises(ringmain.RingmainError):
-                        await saver.write(b"x")
+        async with (
+            witness.serving(net.server(), b"", WITHOUT_END) as (port, servers),
+            getattr(ringmain, verb)(net.url(port), **net.dialling) as saver,
+        ):
+            await saver.write(FIRST)
+            closing = getattr(saver, call)()
+            if closing is not None:
+                await closing
+            while not servers or servers[0].end is None:  # noqa: ASYNC110 - before the block is left
+                await asyncio.sleep(0.001)
+            with pytest.raises(ringmain.RingmainError):
+                await saver.write(b"x")
+            await saver.aclose()
+            saver.abort()
         if call == "aclose":
             assert (servers[0].received, servers[0].end in PROPER) == (FIRST, True)
         else:

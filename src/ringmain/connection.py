@@ -90,7 +90,7 @@ class Connection:
         self._writing = Turn("another task is already writing")
         self._ended = False  # by `write_eof`
         self._torn = False  # what was written has a hole
-        self._left = False
+        self._left = self._aborted = False
 
     def __repr__(self) -> str:
         tls, state = f" {self.tls}" if self.tls else "", "closed" if self._link.closed else "open"
@@ -106,7 +106,7 @@ class Connection:
             return
         finished = False
         try:
-            if kind is None:
+            if kind is None and not self._aborted:
                 if self._writing.taken:  # also by one that was cancelled and has yet to hear of that
                     why, remedy = "another task has not ended its write", "await that before the block is left"
                     raise SendError(f"write to {self.peer}", why, remedy)
@@ -190,16 +190,21 @@ class Connection:
     async def aclose(self) -> None:
         """Do now what leaving the block by its end does; leaving it does nothing more then.
 
-        Does nothing the second time. Cancelling it resets the peer. Raises as leaving does: SendError where the peer
-        does not get every byte.
+        Does nothing the second time. Cancelling it resets the peer. Raises SendError where that does not get all.
         """
         await self.__aexit__(None, None, None)
 
     def abort(self) -> None:
-        """Reset the peer at once: what came can still be read, then reading, writing and `aclose` raise.
+        """Reset the peer at once, as leaving the block by an exception does: it never takes a part for the whole.
 
-        What was not sent is lost.
+        What was not sent is lost. What came can still be read, then reading raises, and writing at once. Leaving the
+        block afterwards raises nothing.
         """
+        self._aborted = True
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Reset the peer, for a server that is left: what came can still be read, then reading and writing raise."""
         self._outflow.abort()
         self._inflow.stop()
 
@@ -262,7 +267,7 @@ class Connection:
         except TimedOutError:
             self._torn = True
             self._link.failure = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-            self.abort()
+            self.break_off()
             raise
         except RingmainError:
             raise
@@ -341,6 +346,5 @@ class _Dialled:
             self._entered = False
 
     def __repr__(self) -> str:
-        tls = self._endpoint.tls or self._settings.tls
-        state = "open" if self._entered else "closed"
-        return f"<connect {as_url(self._endpoint.address, tls=tls)} {state}>"
+        where = as_url(self._endpoint.address, tls=self._endpoint.tls or self._settings.tls)
+        return f"<connect {where} {'open' if self._entered else 'closed'}>"

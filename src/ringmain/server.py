@@ -120,7 +120,7 @@ class Server(Listening):
         self._stop()  # first: a handler may lose its cancellation, as by Python 3.11's asyncio.wait_for
         serving.cancel()
         if self._connection is not None:
-            self._connection.abort()
+            self._connection.break_off()
         try:
             await let_go([serving])
         finally:

@@ -143,6 +143,11 @@ class LogLoader(Iterated, Blocking):
         if self.on_end is not None:
             self.on_end(self._outcome(error))
 
+    def _reset_all(self) -> None:
+        self._finished = True
+        self._hang_up()
+        self._handed.clear()  # none is acknowledged any more
+
     async def _close(self) -> None:
         await self._fresh.close()
         await self._server.close()
