@@ -10,7 +10,7 @@ from ringmain.errors import SendError, UsageError
 from ringmain.keywords import documented
 from ringmain.loader import Loader
 from ringmain.saver import Saver, save
-from ringmain.settings import BUFFER_SIZE, Options, check_kind
+from ringmain.settings import BLOCK_SIZE, BUFFER_SIZE, LINGER, Options, check_kind
 from ringmain.sources import load_connections
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def open(
     *,
     listen: bool = False,
     buffer_size: int = BUFFER_SIZE,
-    block_size: int | None = None,
-    linger: float | None = None,
+    block_size: int = BLOCK_SIZE,
+    linger: float = LINGER,
     **options: Unpack[Options],
 ) -> "Reader | Writer":
     """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.
@@ -66,19 +66,19 @@ def open(
     linger (0.001): for reading, seconds that a byte may wait for others while data floods in, which saves much CPU; 0
         is off
     """
-    flow = {name: value for name, value in (("block_size", block_size), ("linger", linger)) if value is not None}
     check_kind("listen", listen, bool)
     check_kind("buffer_size", buffer_size, int)
     if buffer_size < 1:
         raise UsageError(f"buffer_size={buffer_size}", "it holds nothing", "give at least 1")
     if mode == "rb":
-        loader = load_connections(url, connect=not listen, listen_once=listen, **flow, **options)
-        return Reader(_RawReader(loader), buffer_size)
+        flow = {"block_size": block_size, "linger": linger}
+        return Reader(
+            _RawReader(load_connections(url, connect=not listen, listen_once=listen, **flow, **options)), buffer_size
+        )
     if mode == "wb":
-        if flow:
-            raise UsageError(
-                f"{', '.join(f'{name}=' for name in flow)} with mode 'wb'", "for reading only", "leave it out"
-            )
+        given = {"block_size": block_size != BLOCK_SIZE, "linger": linger != LINGER}
+        if names := [f"{name}=" for name in given if given[name]]:
+            raise UsageError(f"{', '.join(names)} with mode 'wb'", "for reading only", "leave it out")
         return Writer(_RawWriter(save(url, listen_once=listen, **options)), buffer_size)
     raise UsageError(f"mode {mode!r}", "a connection is a stream of bytes in one direction", 'choose "rb" or "wb"')
 
