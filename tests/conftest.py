@@ -1,9 +1,13 @@
 """Fixtures, and what every test is held to: no descriptor leaked, no block lent, no process left."""
 
 import asyncio
+import ctypes
+import fcntl
 import gc
 import os
 import signal
+import socket
+import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -28,6 +32,24 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 
 if TYPE_CHECKING:
     import conforming
+
+_CLONE_NEWNET = 0x40000000  # <linux/sched.h>
+_SIOCSIFFLAGS = 0x8914  # <linux/sockios.h>
+_IFF_UP = 1  # <net/if.h>
+
+
+def _have_a_network_of_our_own() -> None:
+    """Leave the machine's network for one with a loopback only, where we may: root may.
+
+    A port that a test has closed is free: another run of the tests, or another worker of this one, may be given it
+    while who was connected to the first still tries to come back.
+    """
+    if ctypes.CDLL(None).unshare(_CLONE_NEWNET) == 0:
+        with socket.socket() as sock:
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+
+
+_have_a_network_of_our_own()
 
 
 # For tests that forget what they have opened: of the objects in a cycle the collector finalizes whichever it likes

@@ -1,10 +1,13 @@
 """What the tests of the feeds share: their libraries, and a peer that sends."""
 
+import contextlib
 import gc
 import importlib
 import os
+import random
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import peers
 import pytest
 
 import ringmain
+
+MANY: Any = {"max_connections": 8, "block_size": 4096, "ring_size": 65536}
 
 
 def library(name: str) -> Any:
@@ -47,6 +52,33 @@ def send(port: int, *parts: bytes, reset: bool = False) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+@contextlib.contextmanager
+def senders(port: int, *parts: bytes) -> Iterator[list[int]]:
+    """Send each part over a connection of its own, in pieces and all at the same time; yield their ports."""
+    socks = [peers.connect(port) for _ in parts]
+
+    def work(index: int) -> None:
+        chance, view = random.Random(index), memoryview(parts[index])
+        with contextlib.suppress(OSError):  # left by who had enough of it
+            while len(view):
+                size = chance.choice([1, 100, 5000, 20_000])
+                socks[index].sendall(view[:size])
+                view = view[size:]
+            peers.send_no_more(socks[index])
+
+    threads = [threading.Thread(target=work, args=[index]) for index in range(len(parts))]
+    ports = [sock.getsockname()[1] for sock in socks]
+    for thread in threads:
+        thread.start()
+    try:
+        yield ports
+    finally:
+        for sock in socks:
+            sock.close()
+        for thread in threads:
+            thread.join(peers.TIMEOUT)
 
 
 def all_given_back(loader: ringmain.Loader) -> None:

@@ -118,7 +118,7 @@ def test_a_command_that_stops_reading_is_waited_for(bench: peers.Bench, tmp_path
         (tmp_path / "go").touch()
         peers.eventually(lambda: len(rows(stats)) == 1, "the row")
     assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (3, "stopped")
-    assert "the command: it ended with 3 before the stream did" in loader.stderr
+    loader.says("the command: it ended with 3 before the stream did")
 
 
 def test_a_command_that_fails_in_the_end_is_warned_of(bench: peers.Bench, tmp_path: Path) -> None:
@@ -128,6 +128,7 @@ def test_a_command_that_fails_in_the_end_is_warned_of(bench: peers.Bench, tmp_pa
         sock.sendall(b"all of it")
     peers.eventually(lambda: len(rows(stats)) == 1, "the row")
     assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (4, "ended")
+    loader.says("the command: it ended with 4")
     assert loader.stderr.count("the command: it ended with 4") == 1
     assert "before the stream did" not in loader.stderr
 
@@ -166,7 +167,7 @@ def test_a_reset_is_told_although_its_command_is_content(bench: peers.Bench, tmp
     peers.close_with_reset(sock)
     peers.eventually(lambda: len(rows(stats)) == 1, "the row")
     assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (0, "reset")
-    assert "connection reset by peer after 6 bytes" in loader.stderr
+    loader.says("connection reset by peer after 6 bytes")  # a moment after the row
 
 
 def test_a_command_that_never_reads_holds_nobody_else_up(bench: peers.Bench, tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_connection_without_descriptors_for_it_costs_itself_only(bench: peers.
         sock.sendall(b"served")
     peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
     assert (tmp_path / "got").read_bytes() == b"served"
-    assert "start the command: too many open files; see ulimit -n" in loader.stderr
+    loader.says("start the command: too many open files; see ulimit -n")
     assert [row.get("exec_exit") for row in rows(stats)] == [None, 0]
 
 

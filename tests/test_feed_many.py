@@ -3,14 +3,12 @@
 import collections
 import contextlib
 import gc
-import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import peers
 import pytest
-from feeding import all_given_back, library, numbered
+from feeding import MANY, all_given_back, library, numbered, senders
 
 import ringmain
 from ringmain import errors
@@ -22,7 +20,6 @@ arrow = library("ringmain.feeds.arrow")
 msgspec = library("msgspec")
 lines = library("ringmain.feeds.msgspec")
 
-MANY: Any = {"max_connections": 8, "block_size": 4096, "ring_size": 65536}
 SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
 Event = msgspec.defstruct("Event", [("a", int), ("b", str), ("c", list[int | None])])
 
@@ -38,33 +35,6 @@ def arrow_next(loader: ringmain.Loader, **options: Any) -> Callable[[], list[int
 
 
 BOTH = pytest.mark.parametrize("feed", [msgspec_next, arrow_next], ids=["msgspec", "arrow"])
-
-
-@contextlib.contextmanager
-def senders(port: int, *parts: bytes) -> Iterator[list[int]]:
-    """Send each part over a connection of its own, in pieces and all at the same time; yield their ports."""
-    socks = [peers.connect(port) for _ in parts]
-
-    def work(index: int) -> None:
-        chance, view = random.Random(index), memoryview(parts[index])
-        with contextlib.suppress(OSError):  # left by who had enough of it
-            while len(view):
-                size = chance.choice([1, 100, 5000, 20_000])
-                socks[index].sendall(view[:size])
-                view = view[size:]
-            peers.send_no_more(socks[index])
-
-    threads = [threading.Thread(target=work, args=[index]) for index in range(len(parts))]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for thread in threads:
-        thread.start()
-    try:
-        yield ports
-    finally:
-        for sock in socks:
-            sock.close()
-        for thread in threads:
-            thread.join(peers.TIMEOUT)
 
 
 @BOTH
@@ -173,13 +143,11 @@ def test_async_for_gives_the_same(run: Run) -> None:
     gc.collect()
 
 
-@pytest.mark.parametrize("which", ["csv", "ipc", "numpy", "framing"])
+@pytest.mark.parametrize("which", ["csv", "ipc", "framing"])
 def test_what_begins_anew_with_each_connection_is_fed_by_connection(which: str) -> None:
-    numpy = library("ringmain.feeds.numpy")
     feeds: dict[str, Any] = {
         "csv": lambda loader: arrow.batches(loader, "csv", SCHEMA),
         "ipc": lambda loader: arrow.record_batches(loader, "ipc", SCHEMA),
-        "numpy": lambda loader: numpy.records(loader, "<u4"),
         "framing": lambda loader: lines.decode_lines(loader, int),
     }
     options: Any = {"framing": "octet-counting"} if which == "framing" else {}

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress"},
     # Nothing else imports these.
-    "feeds": {"_records", "engines", "errors", "file", "keywords", "loader", "stream"},
+    "feeds": {"_frames", "_records", "engines", "errors", "file", "keywords", "loader", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "flow", "outcome", "settings", "sources"},
     "pytest_plugin": {"testing"},

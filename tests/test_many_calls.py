@@ -76,6 +76,15 @@ def test_the_command_merges_lines_and_tells_of_each_connection(bench: peers.Benc
     assert {row["verdict"] for row in rows} == {"ended"}
 
 
+def test_progress_tells_how_many_clients_there_are(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "--max-connections", 3, "--progress", stdout=subprocess.DEVNULL)
+    with peers.connect(port) as one, peers.connect(port) as other:
+        for sock in (one, other):
+            sock.sendall(b"12345\n")
+        loader.says("2 connected  12 B")
+    loader.says("0 connected  12 B")
+
+
 def test_the_command_takes_another_delimiter(bench: peers.Bench) -> None:
     options = ("--max-connections", 2, "--delimiter", r"\x1e")
     loader, port = bench.listening("load", *options, stdout=subprocess.PIPE)

@@ -1,8 +1,11 @@
 """What is told of the ends of many clients, and who hears what goes wrong with that."""
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import peers
@@ -129,3 +132,34 @@ def test_what_fails_at_the_door_and_is_nobodys_fault_is_told_once_and_the_next_c
             lucky.sock.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_once_all_have_left_still_writes_what_they_brought(bench: peers.Bench, processes: int) -> None:
+    """They were told of a proper end, so that their records are ours to keep; the reader of our output is slow."""
+    outputs = [bench.folder / f"output-{number + 1}" for number in range(processes)]
+    for path in outputs:
+        os.mkfifo(path)
+    readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in outputs]  # or it waits until there is a writer
+    several = ["--processes", processes] if processes > 1 else []
+    output = bench.folder / "output-{process}" if several else outputs[0]
+    loader, port = bench.listening("load", "--max-connections", 8, *several, "--output", output)
+    records = b"".join(b"%07d\n" % number for number in range(100_000))
+
+    def send() -> None:
+        with peers.connect(port) as sock:
+            sock.sendall(records)
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+
+    with ThreadPoolExecutor(4) as pool:
+        for sent in [pool.submit(send) for _ in range(4)]:
+            sent.result(peers.TIMEOUT)
+    loader.signal(signal.SIGTERM)
+    got = b""
+    for fd in readers:
+        os.set_blocking(fd, True)
+        with os.fdopen(fd, "rb") as pipe:
+            got += pipe.read()
+    assert loader.wait() == 143, loader.stderr
+    assert sorted(got.splitlines(keepends=True)) == sorted(4 * records.splitlines(keepends=True))

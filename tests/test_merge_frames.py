@@ -91,7 +91,8 @@ def test_what_comes_of_a_stream_does_not_depend_on_how_it_comes(run: Run, kind: 
             flow = flow_for(delimiter=b"", framing=kind, linger=0.0, long_records=long_records, **sizes)
             assert flow.cutter is not None
             loop = asyncio.get_running_loop()
-            merging = Merger(loop, flow.ring, flow.cutter, MOST, flow.terminator, skips)
+            linger = chance.choice([0.0, 0.001, 3600.0])
+            merging = Merger(loop, flow.ring, flow.cutter, MOST, flow.terminator, skips, linger)
             sent = [stream(kind, chance) for _ in range(3)]
             got = await merge(merging, sent, chance)
             for data, (member, came) in zip(sent, got.items(), strict=True):

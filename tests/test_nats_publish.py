@@ -1,6 +1,7 @@
 """Messages into a stream by the publisher alone: its window, its order, and what it does while the server is away."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,6 +11,7 @@ from brokers import Broker
 from nats.js.api import DiscardPolicy
 
 from ringmain.endpoint import LogEndpoint
+from ringmain.engines import nats_server
 from ringmain.engines.nats_publish import Message, Publisher
 from ringmain.errors import DeniedError, NotFoundError
 from ringmain.settings import Settings
@@ -172,3 +174,27 @@ def test_a_permission_that_is_missing_ends_it_at_once(run: Run, bench: peers.Ben
         assert not stored
 
     run(work())
+
+
+def test_leaving_ends_it_though_the_library_swallows_the_cancellation_while_it_connects(
+    run: Run, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As wait_for does in Python 3.11, where an answer and a cancellation come in the same turn of the loop."""
+    connecting = asyncio.Event()
+    connect = nats_server._Client.connect
+
+    async def connect_late(self: Any, *arguments: Any, **options: Any) -> None:
+        connecting.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(peers.TIMEOUT)
+        await connect(self, *arguments, **options)
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")):
+            monkeypatch.setattr(nats_server._Client, "connect", connect_late)
+            broker.kill()
+            await asyncio.to_thread(broker.start)
+            await connecting.wait()
+
+    run(work())
+    peers.eventually(lambda: peers.established(broker.port) == 0, "a closed connection")

@@ -1,5 +1,6 @@
 """`ringmain save nats://...`: standard input or a file into a stream, as messages of whole records."""
 
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,25 @@ def test_what_a_pipe_brings_is_stored_at_once_and_a_last_record_is_completed(
     assert saver.wait() == 0
     (connection,) = read_log(broker).connections.values()
     assert connection.data == b"one\ntwo\nthree\n"
+
+
+def test_totals_tell_what_is_stored(bench: peers.Bench, broker: Broker) -> None:
+    stats = bench.folder / "stats"
+    options = ("--stats-file", stats, "--stats-interval", "50ms")
+    saver = bench.ringmain("save", *options, broker.url("events"), stdin=subprocess.PIPE)
+    assert saver.process.stdin is not None
+
+    def last(connections: int, size: int) -> bool:
+        rows = [json.loads(line) for line in stats.read_text().splitlines()] if stats.exists() else []
+        found = [(row["connections"], row["accepted"], row["bytes"]) for row in rows if "event" in row]
+        return found[-1:] == [(connections, 1, size)]
+
+    saver.process.stdin.write(b"one\ntwo\nthr")
+    saver.process.stdin.flush()
+    peers.eventually(lambda: last(1, 8), "a row of what is stored")
+    saver.process.stdin.close()
+    assert saver.wait() == 0
+    assert last(0, 12)
 
 
 def test_a_signal_ends_a_pipe_properly_after_what_was_read(bench: peers.Bench, broker: Broker) -> None:

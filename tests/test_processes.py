@@ -216,7 +216,7 @@ def test_progress_is_that_of_all_processes(bench: peers.Bench) -> None:
     with contextlib.ExitStack() as stack:
         for text in ("hello", "world"):
             crew.greet(stack, text)
-        crew.program.says("12 B")
+        crew.program.says("2 connected  12 B")
 
 
 def test_a_failed_handshake_gives_its_place_back(bench: peers.Bench, certificates: Certificates) -> None:

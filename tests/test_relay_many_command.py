@@ -64,7 +64,7 @@ def test_each_passage_has_a_row_and_all_of_them_one_line_of_progress(bench: peer
         with passages(listener, port, 3) as pairs:
             for client, server in pairs:
                 ask(client, server, bytes(1023))
-            relay.says("there 3.00 KiB at")
+            relay.says("3 connected  there 3.00 KiB at")
             relay.says("back 3.00 KiB at")
         peers.eventually(lambda: stats.exists() and stats.read_text().count("\n") == 3, "three rows")
     rows = [json.loads(line) for line in stats.read_text().splitlines()]

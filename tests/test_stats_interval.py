@@ -1,13 +1,16 @@
 """`--stats-interval`: rows of totals between those of the connections, which stay as they are."""
 
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
+from streams import server_at
 
 OFTEN = ["--stats-interval", "50ms"]
 
@@ -110,6 +113,62 @@ def test_totals_of_a_broadcast_count_each_client(bench: peers.Bench, tmp_path: P
     peers.eventually(lambda: last(stats, connections=0, accepted=2, peak=2, bytes=16 << 20), "both have ended")
     saver.signal(signal.SIGTERM)
     assert saver.wait() == 143
+
+
+@pytest.mark.parametrize("one_way", [False, True], ids=["both ways", "one way"])
+def test_a_relay_has_totals_of_both_sides(bench: peers.Bench, tmp_path: Path, one_way: bool) -> None:
+    stats, ways = tmp_path / "stats", ["--one-way"] * one_way
+    with server_at() as listener:
+        there = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        options = ["--max-connections", 2, "--gate", "refuse", "--stats-file", stats, *OFTEN, *ways]
+        relay, port = bench.relaying(there, *options)
+        peers.eventually(lambda: last(stats, connections=0, accepted=0, peak=0), "a row of nobody")
+        with contextlib.ExitStack() as stack:
+            clients = []
+            for text in (b"12345", b"123"):
+                clients.append(stack.enter_context(peers.connect(port)))
+                server = stack.enter_context(listener.accept()[0])
+                clients[-1].sendall(text)
+                assert server.recv(10) == text
+                if not one_way:
+                    server.sendall(text + text)
+                    assert clients[-1].recv(20, socket.MSG_WAITALL) == text + text
+
+            def two() -> bool:
+                answered = one_way or totals(stats)[-1]["destination"]["bytes"] == 16
+                return last(stats, connections=2, accepted=2, peak=2) and sent() == 8 and answered
+
+            def sent() -> int:
+                return int(totals(stats)[-1]["source"]["bytes"])
+
+            peers.eventually(two, "a row of two")
+            peers.eventually(lambda: peers.is_reset(port) and totals(stats)[-1]["refused"] > 0, "one that is refused")
+        peers.eventually(lambda: last(stats, connections=0, accepted=2, peak=2), "a row of those who have left")
+    relay.signal(signal.SIGTERM)
+    assert relay.wait() == 143
+    found = rows(stats)
+    final, passages = found[-1], [row for row in found if "event" not in row]
+    assert (final["event"], final["connections"], final["accepted"], final["peak"]) == ("totals", 0, 2, 2)
+    for side, size in (("source", 8), ("destination", 16)):
+        if side == "destination" and one_way:
+            assert side not in final
+        else:
+            assert final[side]["bytes"] == sum(row[side]["bytes"] for row in passages) == size
+            assert final[side]["reads"] == sum(row[side]["reads"] for row in passages)
+    assert "bytes" not in final
+
+
+def test_a_relay_from_or_to_a_file_has_the_totals_of_save_and_load(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    relay, port = bench.relaying(str(tmp_path / "got"), "-o", "--stats-file", stats, *OFTEN)
+    peers.send_in_thread(port, b"1234").join()
+    assert relay.wait() == 0
+    assert last(stats, connections=0, accepted=1, peak=1, bytes=4)
+    there, port = bench.listening("load", "-o", stdout=subprocess.DEVNULL)
+    assert bench.ringmain("relay", "--stats-file", stats, *OFTEN, tmp_path / "got", f"127.0.0.1:{port}").wait() == 0
+    assert there.wait() == 0
+    assert [(row["accepted"], row["bytes"]) for row in totals(stats)[-1:]] == [(1, 4)]
+    assert len([row for row in rows(stats) if "event" not in row]) == 2
 
 
 def test_a_run_that_is_shorter_than_the_interval_has_totals_at_its_end(bench: peers.Bench, tmp_path: Path) -> None:

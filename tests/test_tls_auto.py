@@ -90,14 +90,12 @@ def test_who_says_too_little_has_the_time_of_a_handshake(
     bench: peers.Bench, certificates: Certificates, start: bytes, tmp_path: Path
 ) -> None:
     got = tmp_path / "got"
-    options = ["--tls-auto", "--certfile", certificates.server, "--handshake-timeout", "300ms", "-O", got]
+    options = ["--tls-auto", "--certfile", certificates.server, "--handshake-timeout", "3s", "-O", got]
     loader, port = bench.listening("load", *options)
     with peers.connect(port) as sock:
         sock.sendall(start)
-        loader.says(
-            "not done within 0.3 s; with --tls-auto a client has to speak first; else raise --handshake-timeout"
-        )
-        peers.ends_in_reset(sock)
+        loader.says("not done within 3 s; with --tls-auto a client has to speak first; else raise --handshake-timeout")
+        assert peers.ends_in_reset(sock) == (len(start) < 2)  # who has begun with TLS takes no end for an answer
     plain_client(port, b"the next one")
     peers.eventually(lambda: got.read_bytes() == b"the next one", "what the next one sends")
 

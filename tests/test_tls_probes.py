@@ -1,5 +1,6 @@
 """Clients of a TLS listener that say nothing: health checks are counted, and nobody is warned of them."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -64,7 +65,8 @@ def test_who_says_nothing_and_stays_has_the_time_of_a_handshake(bench: peers.Ben
     with peers.connect(port) as sock:
         loader.says("not done within 0.2 s; does it speak TLS? else raise --handshake-timeout")
     with peers.connect(port) as sock:
-        sock.sendall(b"\x16")
+        with contextlib.suppress(ConnectionError):  # its time may be over before it says a word
+            sock.sendall(b"\x16")
         peers.eventually(lambda: loader.stderr.count("not done within") == 2, "the second one's end")
 
 

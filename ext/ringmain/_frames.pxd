@@ -8,5 +8,5 @@ from ringmain._cutter cimport Cutter
 
 @cython.final
 cdef class Frames(Cutter):
-    cdef int width                          # bytes of a binary length; 0: decimal digits and a space, or a line
-    cdef bint little                        # the first byte of a length is the lowest
+    cdef readonly int width                 # bytes of a binary length; 0: decimal digits and a space, or a line
+    cdef readonly bint little               # the first byte of a length is the lowest

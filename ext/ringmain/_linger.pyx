@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""How long bytes may wait for others: in the socket, below its low-water mark, or in the ring for `min_block`.
+"""How long bytes may wait for others: in the socket, below its low-water mark, or in the ring until there are enough.
 
 Goal: no byte waits longer than the linger. Cost: a timer that is set once for however many reads.
 Invariants:
@@ -11,11 +11,12 @@ On the kernel path _pump holds bytes back, by the mark alone. The default is in 
 
 from ringmain._low_water import CAP as _CAP
 
-from libc.math cimport fmax, modf
+from libc.math cimport INFINITY, fmax, modf
 from libc.stdint cimport uint64_t
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close, read
 
+from ringmain._blocks cimport Block
 from ringmain._clock cimport monotonic
 from ringmain._low_water cimport LowWater
 from ringmain._ring cimport Ring
@@ -43,21 +44,51 @@ cdef extern from *:
     int timerfd_settime(int fd, int flags, const itimerspec* value, void* old)
 
 
-cdef class Linger:
-    """What may wait on one connection, `seconds` at most; `min_block` is of no use without."""
+cdef class Timer:
+    """A timer for the shortest waits, to be watched as a descriptor."""
 
     def __cinit__(self):
         self.timer_fd = -1
+
+    def __dealloc__(self):
+        self.close_timer()
+
+    cdef void open_timer(self) noexcept:
+        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+
+    cdef bint rang(self) noexcept:
+        """Tell whether it was due, and is set no more; else it was set anew since it was readable."""
+        cdef uint64_t expirations
+        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
+            return False
+        self.timing = False
+        return True
+
+    cdef void close_timer(self) noexcept:
+        """Close the timer, once nobody watches it any more."""
+        if self.timer_fd >= 0:
+            close(self.timer_fd)
+            self.timer_fd = -1
+
+    cdef void set_timer(self, double seconds) noexcept:
+        cdef itimerspec value
+        cdef double whole
+        value.it_interval.tv_sec = value.it_interval.tv_nsec = 0
+        value.it_value.tv_nsec = <long>fmax(modf(seconds, &whole) * 1e9, 1)
+        value.it_value.tv_sec = <long>whole
+        timerfd_settime(self.timer_fd, 0, &value, NULL)
+        self.timing = True
+
+
+cdef class Linger(Timer):
+    """What may wait on one connection, `seconds` at most; `min_block` is of no use without."""
 
     def __init__(self, int fd, Ring ring, double seconds, Py_ssize_t min_block):
         self.ring = ring
         self.low_water = LowWater(fd, seconds, _CAP)
         self.seconds = seconds
         self.min_block = min_block
-        self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
-
-    def __dealloc__(self):
-        self.close_timer()
+        self.open_timer()
 
     cdef bint arrived(self, Py_ssize_t size) noexcept:
         """Account for bytes that are in the ring now; tell whether they should wait for more."""
@@ -87,13 +118,11 @@ cdef class Linger:
 
     cdef bint lapse(self) noexcept:
         """Let go the bytes that wait, once that is due; tell whether those are free that waited in the ring."""
-        cdef uint64_t expirations
         cdef double now, left
         cdef double soonest = 0
         cdef bint freed = False
-        if read(self.timer_fd, &expirations, sizeof(expirations)) < 0:
-            return False  # not due after all: it was set anew meanwhile
-        self.timing = False
+        if not self.rang():
+            return False
         now = monotonic()
         if self.low_water.mark > 1:
             left = self.low_water.due() - now
@@ -111,17 +140,48 @@ cdef class Linger:
             self.set_timer(soonest)
         return freed
 
-    cdef void close_timer(self) noexcept:
-        """Close the timer, once nobody watches it any more."""
-        if self.timer_fd >= 0:
-            close(self.timer_fd)
-            self.timer_fd = -1
 
-    cdef void set_timer(self, double seconds) noexcept:
-        cdef itimerspec value
-        cdef double whole
-        value.it_interval.tv_sec = value.it_interval.tv_nsec = 0
-        value.it_value.tv_nsec = <long>fmax(modf(seconds, &whole) * 1e9, 1)
-        value.it_value.tv_sec = <long>whole
-        timerfd_settime(self.timer_fd, 0, &value, NULL)
-        self.timing = True
+cdef class Hold(Timer):
+    """What may wait in a ring that many share, until a block has `enough`, or `seconds` after the last was released.
+
+    So in a flood blocks are large, of many small writes there is a block in `seconds`, and a lone one waits for none.
+    Whoever fills the ring adds to `stored`, and has all this judged once it has read what there was.
+    """
+
+    def __init__(self, Ring ring, double seconds, Py_ssize_t enough):
+        self.ring = ring
+        self.enough = enough
+        self.last = -INFINITY
+        if seconds > 0:
+            self.open_timer()
+        self.seconds = seconds if self.timer_fd >= 0 else 0  # not to be had on this system, or no descriptor is left
+
+    cdef void taken(self, Py_ssize_t size) noexcept:
+        """Account for bytes that are in the ring no more, the first ones."""
+        self.stored -= size
+        self.released = max(0, self.released - size)
+
+    cdef void release(self) noexcept:
+        """Let all wait no longer."""
+        if self.released < self.stored:
+            self.released = self.stored
+            self.last = monotonic()
+
+    cdef void judge(self) noexcept:
+        """Release blocks that have enough, or all when that is due; else the timer tells when it is."""
+        cdef Block block = self.ring.current
+        cdef Py_ssize_t begun = block.filled - block.start if block is not None else 0
+        cdef double now, left
+        if self.released == self.stored:
+            return
+        now = monotonic()
+        left = self.last + self.seconds - now
+        if begun >= self.enough or left <= 0:
+            self.release()
+            return
+        if self.stored - begun > self.released:  # full blocks, before what is begun
+            self.released = self.stored - begun
+            self.last = now
+            left = self.seconds
+        if self.released < self.stored and not self.timing:
+            self.set_timer(left)

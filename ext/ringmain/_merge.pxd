@@ -24,6 +24,6 @@ cdef class Merger(Sorter):
     cdef int next_round(self) except -1
     cdef Py_ssize_t serve(self, Member member) except? -2
     cdef int await_more(self, Member member) except -1
-    cdef bint listen(self, Member member, int operation, uint32_t events) noexcept
+    cdef bint listen(self, int fd, int operation, uint32_t events) noexcept
     cdef int settle(self, bint stalled) except -1
     cdef int wake(self) except -1

@@ -60,8 +60,9 @@ cdef class Merger(Sorter):
     `cutter` tells where records end. One of more than max_record bytes stops its stream with an OverflowError, or with
     `skips` is left out; what is none with a ValueError of the offset and of what stands there. A last record without an
     end gets `terminator`, or where that is empty is dropped; one that is shorter than its size says makes a proper end
-    "truncated", with an EOFError. Memory: the ring, one record, and for each stream what it has of a record. Raises
-    OSError where there is no descriptor left.
+    "truncated", with an EOFError. A record waits for others until they fill a block, for `linger` seconds at most after
+    the last block was to be had, and for nobody once any stream has ended or all wait for room. Memory: the ring, one
+    record, and for each stream what it has of a record. Raises OSError where there is no descriptor left.
     """
 
     def __cinit__(self):
@@ -69,12 +70,14 @@ cdef class Merger(Sorter):
 
     def __init__(
         self, object loop, Ring ring not None, Cutter cutter not None, Py_ssize_t max_record, bytes terminator=b"",
-        bint skips=False
+        bint skips=False, double linger=0
     ):
-        Sorter.__init__(self, loop, ring, cutter, max_record, terminator, skips)
+        Sorter.__init__(self, loop, ring, cutter, max_record, terminator, skips, linger)
         self.by_fd, self.round, self.queue = {}, [], []
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
+            raise OSError(c_errno, os.strerror(c_errno))
+        if self.hold.timer_fd >= 0 and not self.listen(self.hold.timer_fd, EPOLL_CTL_ADD, EPOLLIN):
             raise OSError(c_errno, os.strerror(c_errno))
         ring.on_release = self.block_released
 
@@ -98,7 +101,7 @@ cdef class Merger(Sorter):
         before = self.by_fd.get(member.fd)
         if before is not None:  # its socket was closed before it was stopped
             self.let_go(before, "stopped", None)
-        if not self.listen(member, EPOLL_CTL_ADD, EPOLLIN):
+        if not self.listen(member.fd, EPOLL_CTL_ADD, EPOLLIN):
             raise OSError(c_errno, os.strerror(c_errno))
         self.members.add(member)
         self.by_fd[member.fd] = member
@@ -127,7 +130,7 @@ cdef class Merger(Sorter):
             raise RuntimeError("another task is already waiting for these streams")
         waiter = self.loop.create_future()
         self.waiter = waiter
-        if self.runs.count or self.news or self.closed:  # since the caller has looked
+        if self.hold.released or self.news or self.closed:  # since the caller has looked
             self.wake()
         return waiter
 
@@ -149,6 +152,8 @@ cdef class Merger(Sorter):
             self.at = 0
             self.runs, self.round, self.queue, self.stuck = Runs(), [], [], None
             self.ring.drop()
+            self.hold.stored = self.hold.released = 0
+            self.hold.close_timer()
             close(self.epoll_fd)
             self.epoll_fd = -1
             if not self.loop.is_closed():
@@ -219,7 +224,9 @@ cdef class Merger(Sorter):
         self.at, self.round, self.queue = 0, self.queue, empty
         for index in range(found):
             member = self.by_fd.get(events[index].data.fd)
-            if member is not None and not member.queued:
+            if member is None:  # it is the timer
+                self.hold.rang()
+            elif not member.queued:
                 self.round.append(member)
         share = self.ring.block_size * self.ring.block_count // max(1, len(self.round))
         self.quantum = min(max(share, LEAST_QUANTUM if self.stalls == self.stalls_then else SLOW_QUANTUM), MOST_QUANTUM)
@@ -232,7 +239,7 @@ cdef class Merger(Sorter):
         if member.verdict is not None:
             return 0
         if member.blocked:
-            self.listen(member, EPOLL_CTL_MOD, EPOLLIN)
+            self.listen(member.fd, EPOLL_CTL_MOD, EPOLLIN)
             member.blocked = False
         size = self.read(member)
         if member.verdict is None and (size != STALLED or self.stuck is not None):
@@ -250,13 +257,13 @@ cdef class Merger(Sorter):
             self.queued += 1
             self.queue.append(member)
         if member.blocked:
-            self.listen(member, EPOLL_CTL_MOD, EPOLLOUT)
+            self.listen(member.fd, EPOLL_CTL_MOD, EPOLLOUT)
         return 0
 
     cdef int let_go(self, Member member, str verdict, object error) except -1:
         if self.by_fd.get(member.fd) is member:
             del self.by_fd[member.fd]
-            self.listen(member, EPOLL_CTL_DEL, 0)
+            self.listen(member.fd, EPOLL_CTL_DEL, 0)
         if member.queued:
             member.queued = False
             self.queued -= 1
@@ -264,6 +271,7 @@ cdef class Merger(Sorter):
 
     cdef int announce(self, Member member) except -1:
         """Have a stream's end told, after all that came of it."""
+        self.hold.release()
         if member.untaken == 0:
             self.members.discard(member)
         if not self.closed:
@@ -285,10 +293,10 @@ cdef class Merger(Sorter):
         finally:
             self.wake()
 
-    cdef bint listen(self, Member member, int operation, uint32_t events) noexcept:
+    cdef bint listen(self, int fd, int operation, uint32_t events) noexcept:
         cdef epoll_event event
-        event.events, event.data.fd = events, member.fd
-        return epoll_ctl(self.epoll_fd, operation, member.fd, &event) == 0
+        event.events, event.data.fd = events, fd
+        return epoll_ctl(self.epoll_fd, operation, fd, &event) == 0
 
     cdef int settle(self, bint stalled) except -1:
         """Have the loop call when there is something to do, and the consumer know of what there is."""
@@ -312,7 +320,11 @@ cdef class Merger(Sorter):
         if self.queued and not self.scheduled and not self.paused:
             self.scheduled = True
             self.loop.call_soon(self.go_on)
-        if self.paused or self.runs.count:
+        if self.paused:
+            self.hold.release()
+        else:
+            self.hold.judge()
+        if self.paused or self.hold.released:
             self.wake()
         return 0
 

@@ -134,6 +134,33 @@ cdef class CsvRecords:
         finally:
             PyBuffer_Release(&buffer)
 
+    def are_lines(self, object data):
+        """Tell whether a record ends where each line of the data does. The data begins with a record."""
+        cdef Py_buffer buffer
+        cdef bint are
+        PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                are = self.end_as_lines(<const char*>buffer.buf, buffer.len)
+        finally:
+            PyBuffer_Release(&buffer)
+        return are
+
+    cdef bint end_as_lines(self, const char* base, Py_ssize_t size) noexcept nogil:
+        cdef const char* newline
+        cdef Py_ssize_t end
+        cdef Py_ssize_t at = 0
+        self.state = AT_FIELD
+        if self.is_plain(base, size):
+            return True
+        while at < size:
+            newline = <const char*>memchr(base + at, NEWLINE, size - at)
+            end = self.next_end(base, at, size)
+            if end < 0 or (newline != NULL and newline - base + 1 < end):
+                return False
+            at = end
+        return True
+
     cdef Py_ssize_t write_ends(self, const char* base, Py_ssize_t size, int64_t* ends) noexcept nogil:
         """Write the offsets where `ends` is not NULL; return their number."""
         cdef Py_ssize_t count = 0

@@ -2,6 +2,7 @@
 # Fields of what streams share that are read into one ring; _sorter.pyx tells what they promise.
 
 from ringmain._cutter cimport Cutter
+from ringmain._linger cimport Hold
 from ringmain._member cimport Host, Member
 from ringmain._runs cimport Runs
 
@@ -19,6 +20,7 @@ cdef class Sorter(Host):
     cdef list gone                      # members of which all was taken after their verdict
     cdef Runs runs                      # whose the bytes are that the ring has
     cdef size_t most_runs
+    cdef Hold hold                      # what of that may be taken
     cdef Member stuck                   # the one that has whole records for which the ring has no room
     cdef Py_ssize_t quantum             # bytes that each is read at most in this round
     cdef Py_ssize_t least               # the smallest window worth a system call

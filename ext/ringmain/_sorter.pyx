@@ -3,7 +3,8 @@
 
 Cost: a search of what is new, and a copy of the rest of a record from the window to the stream's carry and back.
 Invariants:
-- The ring has whole records; `runs` has an entry for every byte that it has and nobody has taken.
+- The ring has whole records; `runs` has an entry for every byte that it has and nobody has taken. Of these a consumer
+  gets what `hold` has released.
 - A carry that has grown `large` is read to by itself, and copied once.
 - One stream at most has whole records for which the ring has no room, `stuck`: nobody is read until it has.
 - Whatever can run Python (an allocation, the loop, a release) or lets go of the GIL comes where the state is whole, and
@@ -16,6 +17,7 @@ from libc.string cimport memcpy, memmove
 
 from ringmain._clock cimport monotonic
 from ringmain._cutter cimport UNTOLD, Cutter
+from ringmain._linger cimport Hold
 from ringmain._member cimport Host, Member
 from ringmain._ring cimport CLAIMED, MALFORMED, Block, Ring
 from ringmain._runs cimport Run, Runs
@@ -33,7 +35,7 @@ cdef class Sorter(Host):
 
     def __init__(
         self, object loop, Ring ring not None, Cutter cutter not None, Py_ssize_t max_record, bytes terminator not None,
-        bint skips
+        bint skips, double linger
     ):
         if ring.cutter is not None:
             raise ValueError("records are cut before they are in the ring, which must not have a delimiter")
@@ -45,6 +47,7 @@ cdef class Sorter(Host):
         self.most_runs = max(1024, ring.block_size * ring.block_count // 256)
         self.least = max(1, ring.block_size // 4)
         self.large = max(1, min(LARGE, ring.block_size // 2))
+        self.hold = Hold(ring, linger, ring.block_size - self.least)
         ring.room = self.least
         ring.grow_for(max_record)
 
@@ -110,6 +113,7 @@ cdef class Sorter(Host):
             if end - at < self.max_record and not member.counted:
                 break
         self.ring.commit_bytes(done)
+        self.hold.stored += done
         member.untaken += done
         member.offset += at
         if not kept or not member.keep(data + at, end - at):
@@ -182,6 +186,7 @@ cdef class Sorter(Host):
         self.stuck = None
         memcpy(self.ring.window, member.data, size)
         self.ring.commit_bytes(size)
+        self.hold.stored += size
         member.untaken += size
         member.whole = 0
         member.drop_front(size)
@@ -213,7 +218,7 @@ cdef class Sorter(Host):
         cdef Block block
         cdef Member member
         cdef Py_ssize_t end
-        while self.loop is not None and self.runs.count:
+        while self.loop is not None and self.hold.released:
             block = <Block>self.ring.ready if self.ring.ready != NULL else self.ring.current
             end = block.filled
             if tagged:
@@ -234,6 +239,7 @@ cdef class Sorter(Host):
         cdef Run* run
         cdef Py_ssize_t part
         cdef bint crowded = self.runs.count >= self.most_runs
+        self.hold.taken(size)
         while size:
             run = self.runs.first()
             member = <Member>run.owner

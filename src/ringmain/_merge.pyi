@@ -17,6 +17,7 @@ class Merger(Sorter):
         max_record: int,
         terminator: bytes = b"",
         skips: bool = False,
+        linger: float = 0,
     ) -> None: ...
     @property
     def fullness(self) -> float: ...

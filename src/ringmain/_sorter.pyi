@@ -16,6 +16,7 @@ class Sorter(Host):
         max_record: int,
         terminator: bytes,
         skips: bool,
+        linger: float,
     ) -> None: ...
     @property
     def closed(self) -> bool: ...

@@ -171,13 +171,13 @@ class Loader(Listening, Iterated, Blocking):
     def stop(self) -> bool:
         """Receive no more: what our kernel has acknowledged can still be taken, then the iteration ends.
 
-        May be called at any time, from any thread. No other client is served. False when there is no connection that
-        may have left something to take.
+        May be called at any time, from any thread. No other client is served. False when nothing can be left to
+        take, of a connection or of many that have ended.
         """
         self._finished = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hang_up)
-        return self._inflow is not None or (self._many is not None and len(self._many.crowd) > 0)
+        return self._inflow is not None or (self._many is not None and self._many.holds)
 
     def _hang_up(self) -> None:
         if self._stopped is not None:

@@ -20,7 +20,7 @@ from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.net.relay_ends import End, Ends, check_count, check_ends
-from ringmain.outcome import RelayOutcome
+from ringmain.outcome import RelayOutcome, total
 from ringmain.plain import BlockingRelayer
 from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, check_kind, settings_for
 from ringmain.waiting import let_go, unless
@@ -132,7 +132,7 @@ class Relayer(Blocking):
         )
         state = "listening" if self._is_open and self._ends.listening else "open" if self._is_open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
-        return self._described(where, state, sizes, len(self._passages))
+        return self._described(where, state, sizes, self.served)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve_all().__await__()
@@ -188,19 +188,18 @@ class Relayer(Blocking):
         return self.source.refused + self.destination.refused
 
     @property
+    def served(self) -> int:
+        """How many clients are served right now."""
+        return len(self._passages)
+
+    @property
     def counters(self) -> list[Counters]:
         """The counters of the present connection: there, and, unless it is one-way, back. Empty between two.
 
-        With `max_connections` the bytes of all present ones together.
+        With `max_connections` the sums of all present ones.
         """
-        if not self._many:
-            return [direction.counters for passage in self._passages for direction in passage.directions]
-        totals = [Counters() for _ in range(2 - self._one_way)] if self._passages else []
-        for passage in self._passages:
-            for total, direction in zip(totals, passage.directions, strict=True):
-                total.bytes_in += direction.counters.bytes_in
-                total.bytes_out += direction.counters.bytes_out
-        return totals
+        ways = zip(*([direction.counters for direction in it.directions] for it in self._passages), strict=True)
+        return [total(way) if self._many else way[0] for way in ways]
 
     @property
     def taken(self) -> list[int]:

@@ -247,13 +247,14 @@ def _run(
     signals: "Signals | None" = None,
     renewal: "Renewal | None" = None,
 ) -> int:
-    from ringmain.cli.stats import Present, figures
+    from ringmain.cli.stats import Present, Side, figures
     from ringmain.outcome import Outcome
     from ringmain.progress import progress_line
 
     def on_end(outcome: Outcome) -> None:
         row = figures(outcome, loader.refused, exits.pop(outcome.counters, None))
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, loader.served)
+        sides = {"": Side.of(outcome)}
+        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, sides, loader.served)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(loader.counters)
@@ -261,9 +262,12 @@ def _run(
 
     def present() -> Present:
         counters = loader.counters
-        return Present(
-            loader.served, loader.refused, loader.probes, counters.bytes_in if counters is not None else 0, counters
-        )
+        side = Side(counters.bytes_in if counters is not None else 0, counters)
+        return Present(loader.served, loader.refused, loader.probes, {"": side})
+
+    def line(*figures: Any) -> str:
+        many = isinstance(loader, ringmain.Loader) and loader.merges
+        return (f"{loader.served} connected  " if many else "") + progress_line(*figures)
 
     loader.on_end = on_end
-    return session.run(work, loader.stop, look, progress_line, present, signals, renewal)
+    return session.run(work, loader.stop, look, line, present, signals, renewal)

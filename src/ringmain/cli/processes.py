@@ -90,7 +90,7 @@ class Processes:
     def run(self) -> int:
         """Serve clients until a signal comes; return the exit code."""
         signals, renewal = _Signals(self._leave), Renewal([self], [self._reopen])
-        return self._session.run(self._work, self._stop, self._look, progress_line, signals=signals, renewal=renewal)
+        return self._session.run(self._work, self._stop, self._look, self._line, signals=signals, renewal=renewal)
 
     def reload_certificates(self) -> None:
         """Let all read them again, unless something is wrong with them: whoever starts later does so anyway."""
@@ -204,7 +204,8 @@ class Processes:
         """Wait, unless something happens meanwhile."""
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._changed.wait()
 
     async def _run_one(self, number: int, memory: int) -> None:
         """Run a process to its end; raise where no other can take its place."""
@@ -263,6 +264,10 @@ class Processes:
         bytes_in = sum(it[0] for it in moved) + self._gone[0]
         bytes_out = sum(it[1] for it in moved) + self._gone[1]
         return bytes_in, bytes_out, max((it[2] for it in moved), default=0.0)
+
+    def _line(self, *figures: Any) -> str:
+        connected = sum(len(it.guests) for it in self._workers.values())
+        return f"{connected} connected  {progress_line(*figures)}"
 
 
 def _check(what: str, template: Template, output: str, session: Session, count: int, options: dict[str, Any]) -> None:

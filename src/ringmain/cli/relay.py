@@ -6,7 +6,7 @@ import click
 
 import ringmain
 from ringmain.cli.load import run_load
-from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, two_ends
+from ringmain.cli.options import TLS_OPTIONS, linger, max_connections, totals, two_ends
 from ringmain.cli.save import run_save
 from ringmain.cli.to_log import log_delimiter, run_relay_to_log, run_save_to_log, take_log_options, to_log
 from ringmain.endpoint import is_log
@@ -26,6 +26,7 @@ _DESCRIPTORS = 8
 @click.option("--accept-proxy", is_flag=True, help="Expect a PROXY protocol header from clients at SOURCE.")
 @click.option("--send-proxy", type=click.Choice(["v1", "v2"]), help="Send a PROXY protocol header to DESTINATION.")
 @linger
+@totals
 @log_delimiter
 @to_log
 @two_ends
@@ -96,7 +97,7 @@ def run_relay(
     """Run `ringmain relay` between two endpoints; return the exit code."""
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import relay_figures
+    from ringmain.cli.stats import Present, Side, relay_figures, relay_sides
     from ringmain.endpoint import Endpoint
     from ringmain.outcome import RelayOutcome
     from ringmain.progress import relay_line
@@ -118,11 +119,22 @@ def run_relay(
     session.check_reloading(*(end.settings for end in ends if end.tls))
 
     def on_end(outcome: RelayOutcome) -> None:
-        session.record(relay_figures(outcome, relayer.refused), outcome.source.size, outcome.destination.size)
+        row, sizes = relay_figures(outcome, relayer.refused), (outcome.source.size, outcome.destination.size)
+        session.record(row, *sizes, relay_sides(outcome), relayer.served)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]
         return session.bytes_in + there, session.bytes_out + back, relayer.fullness
+
+    def present() -> Present:
+        names = ["source", "destination"][: 2 - options["one_way"]]
+        ways = [*map(Side, relayer.taken, relayer.counters)] or [Side(0, None)] * len(names)
+        sides = dict(zip(names, ways, strict=True))
+        return Present(relayer.served, relayer.refused, sum(end.probes for end in ends), sides)
+
+    def line(*figures: Any) -> str:
+        many = relayer.source.settings.max_connections > 1
+        return (f"{relayer.served} connected  " if many else "") + relay_line(*figures)
 
     async def work() -> None:
         relayer.on_end = on_end
@@ -130,4 +142,5 @@ def run_relay(
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)
 
-    return session.run(work, relayer.stop, look, relay_line, renewal=Renewal(ends))
+    renewal, words = Renewal(ends), ("there", "back")
+    return session.run(work, relayer.stop, look, line, present, renewal=renewal, words=words)

@@ -92,7 +92,7 @@ def run_save(
     from ringmain._ring import Counters
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, uses_tls
-    from ringmain.cli.stats import Present, figures
+    from ringmain.cli.stats import Present, Side, figures
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
@@ -111,7 +111,7 @@ def run_save(
 
     def on_end(outcome: Outcome) -> None:
         row, counters = figures(outcome, saver.refused), outcome.counters
-        session.record(row, counters.bytes_in, counters.bytes_out, outcome, saver.connections)
+        session.record(row, counters.bytes_in, counters.bytes_out, {"": Side.of(outcome)}, saver.connections)
 
     def look() -> tuple[int, int, float]:
         bytes_in, bytes_out = session.moved(saver.counters)
@@ -133,7 +133,7 @@ def run_save(
     def present() -> Present:
         counters = saver.counters
         size = counters.bytes_out - saver.unacknowledged_bytes if counters is not None else 0
-        return Present(saver.connections, saver.refused, saver.probes, size, counters)
+        return Present(saver.connections, saver.refused, saver.probes, {"": Side(size, counters)})
 
     def line(*figures: Any) -> str:
         if saver.try_number:

@@ -19,12 +19,11 @@ from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, StatsFile, Totals
+from ringmain.cli.stats import Present, Sides, StatsFile, Totals
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import ReaderLeft
-from ringmain.outcome import Outcome
-from ringmain.progress import Figures, Line, Look, relay_line, show_progress, size_words
+from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
 
 log = logging.getLogger("ringmain")
@@ -96,13 +95,15 @@ class Session:
         present: Callable[[], Present] | None = None,
         signals: Signals | None = None,
         renewal: Renewal | None = None,
+        words: tuple[str, str] = ("in", "out"),
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
         A signal calls `stop`, or cancels the coroutine where nothing moves any more: see `Signals.watch`. What it then
         raises counts no more. `line` words what `look` shows as progress; without it none is shown. `present` tells
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
-        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
+        else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures. `words` say for a service manager what
+        both numbers of bytes are.
         """
         self._present = present
         signals = signals or Signals(self.remove_port_file)
@@ -111,7 +112,7 @@ class Session:
         runner = asyncio.Runner(loop_factory=new_loop)
         # An error leaves the loop as it is: closing it would wait for a name that is still being resolved, in a thread.
         try:
-            runner.run(self._supervise(work, stop, look, line, signals, present, renewal))
+            runner.run(self._supervise(work, stop, look, line, signals, present, renewal, words))
         except RingmainError:
             raise
         except OSError as error:  # nobody above can tell what it was about
@@ -133,6 +134,7 @@ class Session:
         signals: Signals,
         present: Callable[[], Present] | None,
         renewal: Renewal | None,
+        words: tuple[str, str],
     ) -> None:
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -141,7 +143,6 @@ class Session:
         if self.interval is not None and present is not None:
             signals.helpers.append(asyncio.ensure_future(self._tell_totals(self.interval, present)))
         if self._manager.is_there:
-            words = ("there", "back") if line is relay_line else ("in", "out")
             status = functools.partial(self._status, look, words)
             signals.helpers.append(asyncio.ensure_future(self._manager.keep_told(status)))
         if self._reload_interval is not None and renewal is not None:
@@ -221,16 +222,16 @@ class Session:
                 self._totals.see(self._present())
 
     def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
+        self, row: dict[str, Any], bytes_in: int, bytes_out: int, sides: Sides | None = None, others: int = 0
     ) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all.
 
-        The totals have its `outcome`, if that is given, and how many `others` are still there.
+        The totals have what it has brought, if that is given, and how many `others` are still there.
         """
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
-        if outcome is not None:
-            self._totals.ended(outcome, others, row["refused"])
+        if sides is not None:
+            self._totals.ended(sides, others, row["refused"])
         self._append(row)
 
     def _append(self, row: dict[str, Any]) -> None:

@@ -6,11 +6,13 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ringmain.errors import OutputError, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ringmain._ring import Counters
     from ringmain.outcome import Outcome, RelayOutcome
 
@@ -77,14 +79,35 @@ def _side(outcome: "Outcome") -> dict[str, Any]:
     return {**_figures(outcome), "state": outcome.state}
 
 
+class Side(NamedTuple):
+    """What connections have brought: the bytes that they were there for, and their counters, None without any."""
+
+    size: int
+    counters: "Counters | None"
+
+    @classmethod
+    def of(cls, outcome: "Outcome") -> "Side":
+        """Return what one has brought that has ended."""
+        return cls(outcome.size, outcome.counters)
+
+
+# What one or many have brought; of a relay by the end that sent it, "source" or "destination", else under "".
+Sides: TypeAlias = dict[str, Side]
+
+
+def relay_sides(outcome: "RelayOutcome") -> Sides:
+    """Return what a client's way through a relay has brought from each end that sends."""
+    ends = {"source": outcome.source, "destination": outcome.destination}
+    return {name: Side.of(end) for name, end in ends.items() if end.state is not None}
+
+
 class Present(NamedTuple):
-    """What a verb has at the moment: connections, their bytes and counters; how many it refused so far, and probes."""
+    """What a verb has at the moment: connections, and what they brought; how many it refused so far, and probes."""
 
     connections: int
     refused: int
     probes: int
-    size: int
-    counters: "Counters | None"
+    sides: Sides
 
 
 class Totals:
@@ -92,16 +115,13 @@ class Totals:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._count = self._size = self._peak = self._refused = self._probes = 0
-        self._ended: Counters | None = None
+        self._count = self._peak = self._refused = self._probes = 0
+        self._ended: Sides = {}
 
-    def ended(self, outcome: "Outcome", others: int, refused: int) -> None:
+    def ended(self, sides: Sides, others: int, refused: int) -> None:
         """Count one that has just ended: there never were more at once than before some end, or than there are now."""
-        from ringmain.outcome import total
-
         self._count += 1
-        self._size += outcome.size
-        self._ended = total(it for it in (self._ended, outcome.counters) if it is not None)
+        self._ended |= self._with(sides)
         self._see(others + 1, refused)
 
     def see(self, present: Present) -> None:
@@ -111,10 +131,8 @@ class Totals:
 
     def row(self, present: Present) -> dict[str, Any]:
         """Return what the stats file tells of all: `event` is what no other row has."""
-        from ringmain.outcome import total
-
         self.see(present)
-        counters = total(it for it in (self._ended, present.counters) if it is not None)
+        sides = {name: _brought(side) for name, side in self._with(present.sides).items()}
         return {
             "event": "totals",
             "seconds": round(time.monotonic() - self._started, 6),
@@ -123,18 +141,40 @@ class Totals:
             "refused": self._refused,
             "probes": self._probes,
             "peak": self._peak,
-            "bytes": self._size + present.size,
-            "reads": counters.reads,
-            "stalls": counters.stalls,
-            "stalled_seconds": round(counters.stalled_seconds, 6),
-            "skipped_records": counters.skipped_records,
-            "skipped_bytes": counters.skipped_bytes,
-            "dropped_bytes": counters.dropped_bytes,
+            **sides.pop("", {}),
+            **sides,
+        }
+
+    def _with(self, sides: Sides) -> Sides:
+        """Return what these and all that have ended have brought."""
+        return {
+            name: _sum([side, self._ended[name]] if name in self._ended else [side]) for name, side in sides.items()
         }
 
     def _see(self, connections: int, refused: int) -> None:
         self._peak = max(self._peak, connections)
         self._refused = max(self._refused, refused)
+
+
+def _sum(sides: "Iterable[Side]") -> Side:
+    from ringmain.outcome import total
+
+    sizes, counters = zip(*sides, strict=True)
+    return Side(sum(sizes), total(it for it in counters if it is not None))
+
+
+def _brought(side: Side) -> dict[str, Any]:
+    size, counters = side
+    assert counters is not None  # of a sum
+    return {
+        "bytes": size,
+        "reads": counters.reads,
+        "stalls": counters.stalls,
+        "stalled_seconds": round(counters.stalled_seconds, 6),
+        "skipped_records": counters.skipped_records,
+        "skipped_bytes": counters.skipped_bytes,
+        "dropped_bytes": counters.dropped_bytes,
+    }
 
 
 class StatsFile:

@@ -113,7 +113,7 @@ def run_relay_to_log(
     """Run `ringmain relay` into a log; return the exit code."""
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session, allow_descriptors, warn_of_unused
-    from ringmain.cli.stats import relay_figures
+    from ringmain.cli.stats import Present, Side, relay_figures, relay_sides
     from ringmain.endpoint import Endpoint
     from ringmain.engines.nats_relay import relay_to_log
     from ringmain.outcome import RelayOutcome
@@ -143,11 +143,16 @@ def run_relay_to_log(
 
     def on_end(outcome: RelayOutcome) -> None:
         size = outcome.source.size
-        session.record(relay_figures(outcome, relayer.refused), outcome.source.counters.bytes_in, size)
+        row, received = relay_figures(outcome, relayer.refused), outcome.source.counters.bytes_in
+        session.record(row, received, size, relay_sides(outcome), relayer.served)
 
     def look() -> tuple[int, int, float]:
         received, stored = relayer.moved
         return session.bytes_in + received, session.bytes_out + stored, relayer.fullness
+
+    def present() -> Present:
+        side = Side(relayer.moved[1], relayer.counters)
+        return Present(relayer.served, relayer.refused, relayer.source.probes, {"source": side})
 
     async def work() -> None:
         relayer.on_end = on_end
@@ -155,7 +160,7 @@ def run_relay_to_log(
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
 
-    return session.run(work, relayer.stop, look, progress_line, renewal=Renewal([relayer.source]))
+    return session.run(work, relayer.stop, look, progress_line, present, renewal=Renewal([relayer.source]))
 
 
 def run_save_to_log(
@@ -164,7 +169,7 @@ def run_save_to_log(
     """Run `ringmain save` into a log; return the exit code. `option` is what `input_` was given as."""
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
-    from ringmain.cli.stats import figures
+    from ringmain.cli.stats import Present, Side, figures
     from ringmain.engines.nats_save import save_to_log
     from ringmain.flow.descriptor import open_input
     from ringmain.progress import progress_line
@@ -184,7 +189,13 @@ def run_save_to_log(
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness
 
+    over = False
+
+    def present() -> Present:
+        return Present(int(not over), 0, 0, {"": Side(0, None) if over else Side(saver.stored, saver.counters)})
+
     async def work() -> None:
+        nonlocal over
         error: RingmainError | None = None
         try:
             async with saver:
@@ -196,7 +207,8 @@ def run_save_to_log(
                         raise
                     finally:
                         outcome = saver.outcome(error)
-                        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, outcome)
+                        over, sides = True, {"": Side.of(outcome)}
+                        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, sides)
         finally:
             source.close()
 
@@ -204,4 +216,4 @@ def run_save_to_log(
         source.stop()
         return True
 
-    return session.run(work, stop, look, progress_line, renewal=Renewal([]))
+    return session.run(work, stop, look, progress_line, present, renewal=Renewal([]))

@@ -24,6 +24,7 @@ from ringmain.cli.outputs import reopen
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, allow_descriptors, uses_tls
 from ringmain.cli.signals import Signals, terminating
+from ringmain.cli.stats import Sides
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
@@ -31,7 +32,6 @@ from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
-from ringmain.outcome import Outcome
 from ringmain.progress import INTERVAL, Line, Look
 from ringmain.settings import Settings
 
@@ -56,10 +56,10 @@ class _Session(Session):
     door: HandedDoor | None = None
 
     def record(
-        self, row: dict[str, Any], bytes_in: int, bytes_out: int, outcome: Outcome | None = None, others: int = 0
+        self, row: dict[str, Any], bytes_in: int, bytes_out: int, sides: Sides | None = None, others: int = 0
     ) -> None:
         """Tell a connection's figures."""
-        super().record(row, bytes_in, bytes_out, outcome, others)
+        super().record(row, bytes_in, bytes_out, sides, others)
         if self.door is not None:
             self.door.channel.send({"row": row})
 

@@ -23,7 +23,7 @@ from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.relay_ends import End
 from ringmain.net.resets import end_when_closed, reset_when_closed
-from ringmain.outcome import Outcome, RelayOutcome, State, Verdict
+from ringmain.outcome import Outcome, RelayOutcome, State, Verdict, total
 from ringmain.settings import ConnectionOptions, Settings, TlsSettings, settings_for
 from ringmain.waiting import unless
 
@@ -124,6 +124,16 @@ class LogRelayer:
     def refused(self) -> int:
         """How many clients were turned away."""
         return self.source.refused
+
+    @property
+    def served(self) -> int:
+        """How many clients are served right now."""
+        return len(self._present)
+
+    @property
+    def counters(self) -> Counters:
+        """The sums of what the present connections have brought."""
+        return total(inflow.counters for inflow in self._present)
 
     @property
     def moved(self) -> tuple[int, int]:

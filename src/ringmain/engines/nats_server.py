@@ -215,8 +215,13 @@ class NatsServer:
             client.must_encrypt = self.endpoint.tls or self._settings.tls or self._asks_for_tls
             urls = [f"nats://{server}" for server in servers[number:] + servers[:number]]
             connected = False
+            task = asyncio.current_task()
+            cancelled_before = task.cancelling() if task is not None else 0
             try:
                 await client.connect(urls, **options)
+                # wait_for of Python 3.11, of which it is made, may swallow a cancellation where the answer comes then.
+                if task is not None and task.cancelling() > cancelled_before:
+                    raise asyncio.CancelledError
                 connected = True
                 return client
             except Exception as error:

@@ -91,10 +91,21 @@ def _check_fields(data: memoryview) -> None:
 
 
 class Csv:
-    """Rows; the first of each connection names the columns, unless the schema does."""
+    """Rows; the first of each connection names the columns, unless the schema does.
+
+    Where streams are `merged` nobody tells where one ends or begins: there is no header, and no row goes on behind the
+    end of its line, for what comes next may be another's.
+    """
 
     def __init__(
-        self, schema: "pa.Schema | None", header: bool, parse_options: Any, convert_options: Any, max_record: int
+        self,
+        schema: "pa.Schema | None",
+        header: bool,
+        parse_options: Any,
+        convert_options: Any,
+        max_record: int,
+        *,
+        merged: bool,
     ) -> None:
         import pyarrow.csv
 
@@ -106,7 +117,8 @@ class Csv:
         self._convert_options = convert_options or pyarrow.csv.ConvertOptions()
         self._max_record = max_record
         self._records = self._new_records()  # of the stream; each job has one of its own
-        self._names: list[str] | None = None
+        self._merged = merged
+        self._names: list[str] | None = schema.names if merged and schema is not None else None
         self._carried = bytearray()
 
     @property
@@ -114,6 +126,8 @@ class Csv:
         return self.schema is not None and self._names is not None
 
     def admit(self, piece: Piece) -> Job | Bad | None:
+        if self._merged:
+            return Job(piece.block, piece.offset, self._names)
         if piece.is_first:  # what the connection before left may have been given up
             self._records.reset()
             self._carried = bytearray()
@@ -144,7 +158,8 @@ class Csv:
             if job.names is None:
                 return Outcome([])
             self._names = job.names
-        return Search(job, self.schema, self._given, self._parse, self._new_records().ends, most).outcome()
+        ends = line_ends if self._merged else self._new_records().ends
+        return Search(job, self.schema, self._given, self._parse, ends, most).outcome()
 
     def _header_of(self, job: Job) -> Job | Bad:
         """Return what is behind the first record, with the names in that; without names if all of it is blank."""
@@ -175,8 +190,12 @@ class Csv:
         if schema is not None:
             convert = copy.copy(convert)
             convert.column_types, convert.include_columns = schema, schema.names
-        marked = job.offset > 0 and job.data[: len(MARK)] == MARK
-        return self._read(MARK + job.data if marked else job.data, job.names, convert)
+        marked = job.data[: len(MARK)] == MARK
+        if self._merged:
+            rows = job.data[len(MARK) :] if marked and job.offset == 0 else job.data
+            if not self._new_records().are_lines(rows):
+                raise pa.ArrowInvalid("a quoted field does not end in its line")
+        return self._read(MARK + job.data if marked and job.offset > 0 else job.data, job.names, convert)
 
     def _read(self, data: Any, names: list[str] | None, convert: Any) -> "pa.Table":
         return self._csv.read_csv(

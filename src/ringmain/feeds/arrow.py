@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Source, check_lines, check_single, check_whole
+from ringmain.feeds._feed import Source, check_lines, check_whole
 from ringmain.feeds._refusal import OnError
 from ringmain.keywords import documented
+from ringmain.stream import Stream
 
 try:
     import pyarrow as pa
@@ -88,7 +89,8 @@ def batches(
         there and is text or broken further on
     threads (None): of ndjson and csv, how many threads parse blocks; None is all cores
     unexpected_fields ("error"): of ndjson, what becomes of fields that the schema does not have; "ignore" drops them
-    header (True): of csv, whether connections begin with the names of their columns; False needs a schema
+    header (True): of csv, whether connections begin with the names of their columns; False needs a schema, and takes a
+        loader of many connections too, of which a line is a row: a quoted field that does not end in it is refused
     parse_options (None): of csv, a pyarrow.csv.ParseOptions; newlines in quotes are understood in any case, in records
         of up to `max_record` bytes
     convert_options (None): of csv, a pyarrow.csv.ConvertOptions
@@ -123,10 +125,15 @@ def batches(
     if format == "ndjson":
         parser = Ndjson(schema, unexpected_fields)
     else:
-        check_single(source)
+        merged = not isinstance(source, Stream) and source.merges
+        if merged and header:
+            why = "each connection begins with the names of its columns"
+            remedy = "give header=False and a schema, or feed each stream of loader.connections() by itself"
+            raise UsageError("csv of many connections", why, remedy)
         if schema is None and not header:
             raise UsageError("csv without header", "its columns have no names", "give a schema")
-        parser = Csv(schema, header, parse_options, convert_options, source.ring.max_record)
+        limit = source.ring.max_record
+        parser = Csv(schema, header, parse_options, convert_options, limit, merged=merged)
     return Batches(source, parser, threads or pa.cpu_count(), on_error)
 
 

@@ -9,9 +9,11 @@ with ringmain.load("tcp://127.0.0.1:8000") as loader:
 
 from typing import Any
 
+from ringmain._frames import Frames
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import BlockFeed, Cursor, Piece, broke, check_whole
+from ringmain.feeds._feed import BlockFeed, Cursor, Piece, Pieces, broke, check_whole
+from ringmain.feeds._merged import Merged
 from ringmain.feeds._refusal import Bad
 from ringmain.loader import Loader
 from ringmain.stream import Stream
@@ -33,23 +35,30 @@ def records(source: Loader | Stream, dtype: Any) -> "Records":
     numpy allows for; `block_size` a multiple of the record's size does not prevent that, since blocks are cut where the
     network cut them. Byte order is the dtype's.
 
-    Raises UsageError for a dtype without a size or with objects and for a source with `long_records="skip"`, ParseError
-    when a connection ends within a record.
+    Of a loader of many connections each array has records of one of them. Its `framing` has to be a length, as
+    "length:2be", and a record is a whole frame: the dtype begins with the length, as ("length", ">u2"). A connection
+    that sends a frame of another size is reset.
+
+    Raises UsageError for a dtype without a size or with objects, for a source with `long_records="skip"`, unless that
+    is of many, and for one of many without such a framing; ParseError when a connection ends within a record, or sends
+    a frame of another size.
     """
-    check_whole(source)
     kind = np.dtype(dtype)
     if kind.itemsize == 0 or kind.hasobject:
         raise UsageError(
             f"dtype {kind}", "its records have no fixed size", "choose one made of numbers and fixed bytes"
         )
-    return Records(source, kind)
+    if isinstance(source, Loader) and source.merges:
+        return FixedFrames(source, kind)
+    check_whole(source)
+    return Records(Cursor(source), kind)
 
 
 class Records(BlockFeed["np.ndarray[Any, Any]"]):
     """What `records` returns: an iterator of arrays, plain or asynchronous."""
 
-    def __init__(self, source: Loader | Stream, dtype: "np.dtype[Any]") -> None:
-        super().__init__(Cursor(source))
+    def __init__(self, pieces: Pieces, dtype: "np.dtype[Any]") -> None:
+        super().__init__(pieces)
         self._dtype = dtype
         self._carried = bytearray()
 
@@ -74,6 +83,35 @@ class Records(BlockFeed["np.ndarray[Any, Any]"]):
         if carried and not broke(piece.stream):  # or else the connection has an error of its own
             why = f"the stream ended {len(carried)} bytes into a record of {self._dtype.itemsize}"
             self._refuse(piece.stream, Bad(piece.offset - len(carried), memoryview(carried), None, why))
+
+
+class FixedFrames(Records):
+    """The same for frames of many connections, all of one size: a block of whole ones is an array of them."""
+
+    def __init__(self, source: Loader, dtype: "np.dtype[Any]") -> None:
+        super().__init__(Merged(source), dtype)
+        cutter = source.flow.cutter
+        if not isinstance(cutter, Frames) or cutter.width not in (1, 2, 4, 8):
+            why = "its records do not begin with their length"
+            raise UsageError("a loader of many connections", why, 'give it framing="length:4be" or the like')
+        self._width, self._order = cutter.width, "<" if cutter.little else ">"
+        if dtype.itemsize < self._width:
+            raise UsageError(f"dtype {dtype}", "it is shorter than the length alone", "begin it with the length")
+
+    def _turn(self, piece: Piece) -> None:
+        size, width = self._dtype.itemsize, self._width
+        count, rest = divmod(len(piece.block), size)
+        head = np.dtype({"names": ["length"], "formats": [f"{self._order}u{width}"], "itemsize": size})
+        lengths = np.frombuffer(piece.block, head, count)["length"] if count else np.empty(0, np.uint8)
+        wrong = np.flatnonzero(lengths != size - width)
+        good = int(wrong[0]) if len(wrong) else count
+        if good:
+            self._ready.append(np.frombuffer(piece.block, self._dtype, good))
+        if good < count or rest:
+            bad = piece.block[good * size :]
+            length = int.from_bytes(bad[:width], "little" if self._order == "<" else "big")
+            why = f"a frame has {width + length} bytes, and a record of the dtype {size}"
+            self._refuse(piece.stream, Bad(piece.offset + good * size, bad[: width + length], None, why))
 
 
 def line_offsets(block: memoryview) -> "np.ndarray[Any, np.dtype[np.int64]]":

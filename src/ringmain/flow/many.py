@@ -42,13 +42,20 @@ class Many:
         assert flow.cutter is not None
         self.crowd = crowd
         self._flow = flow
-        self._merger = Merger(crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips)
+        self._merger = Merger(
+            crowd.loop, flow.ring, flow.cutter, flow.ring.max_record, flow.terminator, flow.skips, flow.linger
+        )
         self._admitting: asyncio.Task[None] | None = None
         self._apart: bool | None = None  # which of the two; None until that is settled
         self._closed = False
         self._failure: Exception | None = None  # what `on_end` has raised, and nobody was told of
         self._waiter: asyncio.Future[None] | None = None
         self._turn = Turn("another task is already waiting for this loader")
+
+    @property
+    def holds(self) -> bool:
+        """Whether somebody is there, or has left and his records are not all done with."""
+        return len(self.crowd) > 0 or self._merger.ring.fullness > 0
 
     def take(self) -> memoryview | None:
         """Return the next block of whole records if there is one already."""
