@@ -35,8 +35,8 @@ CLASSES = [
 # What is for a log only, and refused elsewhere whatever it is.
 OF_A_LOG: dict[str, set[str]] = {
     "load": {"from_sequence", "until_sequence"},
-    **dict.fromkeys(("relay", "save"), {"framing", "long_records", "message_size", "max_in_flight"}),
-    **dict.fromkeys(("connect", "open", "serve"), set()),
+    **{key: {"framing", "long_records", "message_size", "max_in_flight"} for key in ("relay", "save")},
+    **{key: set() for key in ("connect", "open", "serve")},
 }
 CALL_OF: dict[str, Callable[[dict[str, Any]], object]] = {
     "connect": lambda options: ringmain.connect("127.0.0.1:1", **options),
