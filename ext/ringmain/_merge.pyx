@@ -60,9 +60,9 @@ cdef class Merger(Sorter):
     `cutter` tells where records end. One of more than max_record bytes stops its stream with an OverflowError, or with
     `skips` is left out; what is none with a ValueError of the offset and of what stands there. A last record without an
     end gets `terminator`, or where that is empty is dropped; one that is shorter than its size says makes a proper end
-    "truncated", with an EOFError. A record waits for others until they fill a block, for `linger` seconds at most after
-    the last block was to be had, and for nobody once any stream has ended or all wait for room. Memory: the ring, one
-    record, and for each stream what it has of a record. Raises OSError where there is no descriptor left.
+    "truncated", with an EOFError. A record waits for others until they fill half a block, for `linger` seconds at most
+    after the last block was to be had, and for nobody once any stream has ended or all wait for room. Memory: the ring,
+    one record, and for each stream what it has of a record. Raises OSError where there is no descriptor left.
     """
 
     def __cinit__(self):

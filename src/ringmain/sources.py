@@ -84,8 +84,8 @@ def load(url: str, **options: Any) -> "Loader | LogLoader":
 
     While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
     switches that off. A block has at least `min_block` bytes, unless `linger` passes or the connection ends. Merged
-    records are handed out once they fill a block (three quarters of it, or more), or `linger` seconds after the block
-    before was to be had, or once any connection has ended: one that comes alone is handed out at once.
+    records are handed out once they fill half a block, or `linger` seconds after the block before was to be had, or
+    once any connection has ended: one that comes alone is handed out at once.
 
     Leaving the block ends a connection properly (close_notify under TLS, FIN); left by an exception it resets the peer.
     `loader.stop()` ends the iteration.
