@@ -93,8 +93,8 @@ def load(url: str, **options: Any) -> "Loader | LogLoader":
     All blocks, those that you keep included, never have more than `ring_size` bytes, and with a `delimiter` or
     `framing` `max_record` more. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for` keeps
     its last block while it waits: release it before (`with block:`) where two records may be longer than that. Merged
-    records are handed out once they fill a block (three quarters of it, or more), or `linger` seconds after the block
-    before was to be had, or once any connection has ended: one that comes alone is handed out at once.
+    records are handed out once they fill half a block, or `linger` seconds after the block before was to be had, or
+    once any connection has ended: one that comes alone is handed out at once.
 
     A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'); commas
     stand between several servers, user:password@ or token@ before the first. Each message is one block, which is
