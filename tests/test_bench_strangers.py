@@ -483,6 +483,17 @@ SIDES: dict[str, Any] = {
     "sizes of lists": {**SIDE, "totals": [[1 << 20]]},
     "other sizes": {**SIDE, "totals": [1]},
     "sizes of 401 digits": {**SIDE, "sizes": [10**400]},
+    "what the kernel tells of two streams": {**SIDE, "tcp": [None, None]},
+    "what it tells, as an object": {**SIDE, "tcp": {"0": None}},
+    "a list for what it tells of a stream": {**SIDE, "tcp": [[]]},
+    "retransmits below zero": {**SIDE, "tcp": [{"retransmits": -1, "max_snd_cwnd": 1}]},
+    "retransmits of 401 digits": {**SIDE, "tcp": [{"retransmits": 10**400, "max_snd_cwnd": 1}]},
+    "a truth for a window": {**SIDE, "tcp": [{"retransmits": 1, "max_snd_cwnd": True}]},
+    "a figure of its own": {**SIDE, "tcp": [{"retransmits": 1, "max_snd_cwnd": 1, "secret": 1}]},
+    "one round trip of three": {**SIDE, "tcp": [{"retransmits": 1, "max_snd_cwnd": 1, "mean_rtt": 1}]},
+    "a congestion control with escapes": {**SIDE, "congestion": "\x1b[2J"},
+    "a congestion control that is a number": {**SIDE, "congestion": 5},
+    "a congestion control of a line": {**SIDE, "congestion": "x" * 17},
 }
 
 

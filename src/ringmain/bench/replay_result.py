@@ -6,6 +6,7 @@ from ringmain._ring import Counters
 from ringmain.bench.meter import Meter
 from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
 from ringmain.bench.streams import OnInterval
+from ringmain.bench.tcp_info import congestion
 from ringmain.errors import RingmainError
 from ringmain.net.link import Link
 from ringmain.outcome import Verdict
@@ -27,6 +28,7 @@ class Test:
         self.acknowledged_records: int | None = None
         self._about = about()
         self._stream = described(link)
+        self._congestion = congestion(link.sock)
         self._on_interval = on_interval
 
     def measured(self, counters: Counters, interval: float, *, sending: bool) -> Meter:
@@ -34,6 +36,7 @@ class Test:
         self._sending = sending
         self._meter = Meter(interval, 0.0, sending=sending)
         self._meter.counters.append(counters)
+        self._meter.socks = [self.link.sock] if sending else []
         self._meter.on_interval = lambda it: self._on_interval(interval_of(it, sending))
         self._meter.start(1)
         return self._meter
@@ -52,9 +55,12 @@ class Test:
             return {**span(0, seconds, size, self._sending), "records": records, "records_per_second": per_second}
 
         sums = {"sum_sent" if self._sending else "sum_received": total(size, self.records)}
+        if self._sending:
+            sums["sum_sent"] |= side["tcp"][0] or {}
         if self._sending and self.acknowledged is not None and self.acknowledged_records is not None:
             sums["sum_received"] = total(self.acknowledged, self.acknowledged_records)
         host = work_of(side)
+        whose = "sender" if self._sending else "receiver"
         return {
             "start": {
                 **self._about,
@@ -70,6 +76,7 @@ class Test:
                     for kind in ("total", "user", "system")
                 },
                 "host": host,
+                **({f"{whose}_tcp_congestion": self._congestion} if self._congestion is not None else {}),
             },
             "verdict": self.verdict,
             **({} if self.error is None else {"error": str(self.error)}),

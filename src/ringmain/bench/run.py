@@ -122,16 +122,16 @@ class Run:
             return {**self.results[""], **verdict}
         return {"start": self._about, "tests": self.results, **verdict}
 
-    def text(self) -> str:
-        """Return everything as it is read."""
+    def text(self, width: int) -> str:
+        """Return everything as it is read, in lines of so many columns."""
         parts = []
         if "" in self.results:
-            parts.append(result_table(self.results[""]))
+            parts.append(result_table(self.results[""], width))
         else:
-            parts.append(f"{self._about['system_info']}\n\n{tests_table(self.results)}")
+            parts.append(f"{self._about['system_info']}\n\n{tests_table(self.results, width)}")
         comparisons = {name: it["comparison"] for name, it in self.results.items() if "comparison" in it}
         if comparisons:
-            parts.append(f"{comparison_table(comparisons)}\n\nverdict: {self.verdict}")
+            parts.append(f"{comparison_table(comparisons, width)}\n\nverdict: {self.verdict}")
         return "\n\n".join(parts)
 
     @property

@@ -9,7 +9,7 @@ import socket
 import ssl
 from typing import Any, NoReturn, Self
 
-from ringmain.bench.meter import FIGURES
+from ringmain.bench.meter import FIGURES, OF_TCP
 from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.streams import End
 from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
@@ -151,7 +151,7 @@ class Server:
         peer = wire.link.peer
         try:
             side = await self._measure(wire)
-            await wire.send({"side": {name: side[name] for name in FIGURES}})
+            await wire.send({"side": {name: side[name] for name in (*FIGURES, *OF_TCP)}})
             log.info("%s: measured %d streams for %.1f s", peer, len(side["sizes"]), side["seconds"])
             if self.listen_once:
                 finish(self._over)

@@ -16,6 +16,7 @@ from ringmain.bench import engines, reference
 from ringmain.bench.meter import Meter, joined, joined_interval
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import described
+from ringmain.bench.tcp_info import congestion
 from ringmain.errors import ReceiveError, RingmainError, reason
 from ringmain.net.dial import shake_hands
 from ringmain.net.failures import failure_of
@@ -67,6 +68,7 @@ class End:
         try:
             await together([self._connect(sock, links) for sock in socks])
             streams = [described(link) for link in links]
+            algorithm = congestion(links[0].sock)
             await ready()
             side = await self._move(links, on_interval)
         except OSError as error:
@@ -76,7 +78,7 @@ class End:
                 link.close()
             for sock in socks:
                 sock.close()
-        return {**side, "streams": streams}
+        return {**side, "streams": streams, "congestion": algorithm}
 
     def _broken(self, error: OSError) -> RingmainError:
         what = f"bench with {self.peer}"
@@ -85,6 +87,8 @@ class End:
     async def _move(self, links: list[Link], on_interval: OnInterval) -> dict[str, Any]:
         meter = Meter(self.plan.interval, self.plan.omit, sending=self.sending)
         meter.on_interval = on_interval
+        if self.sending:
+            meter.socks = [link.sock for link in links]
         engine = reference if self.plan.engine == "reference" else engines
         move = engine.send if self.sending else engine.receive
         # All streams send the same bytes: many long messages of a stranger's choice would fill the memory.

@@ -122,7 +122,7 @@ def _test(
     where = measured_at(endpoint)
     tls = uses_tls(where, options)
     settings = Settings(**options)
-    teller = Teller(as_events=json_stream, show=session.shows_progress)
+    teller = Teller(as_json=json_, as_events=json_stream, show=session.shows_progress, seconds=True)
     tests: list[Test] = []
 
     async def run() -> None:
@@ -134,16 +134,13 @@ def _test(
             teller.event("start", about())
             await work(tests[0], settings.idle_timeout)
 
-    try:
-        code = session.run(run)
-    finally:
-        teller.line()
+    code = teller.run(session, run)
     if not tests:  # nobody came before the signal
         raise click.exceptions.Exit(code)
     whole = tests[0].whole(**told)
     if code:
         whole["error"] = "interrupted"
-    teller.result(whole, replay_table(whole), as_json=json_)
+    teller.result(whole, lambda width: replay_table(whole, width))
     error = tests[0].error
     if error is not None:
         log.error("%s", error)
