@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import mmap
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +68,33 @@ class Recording:
 
 
 @contextlib.asynccontextmanager
-async def connected(
+async def connections(
     endpoint: Endpoint, settings: Settings, *, listening: bool, announced: Callable[[Any], Any]
-) -> AsyncIterator[Link]:
-    """Yield the one connection that is tested; `announced` is entered while it is waited for."""
+) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
+    """Yield what returns the next connection to test, once the one before it is closed.
+
+    `announced` is entered for as long as clients may come.
+    """
     context: ssl.SSLContext | None = None
     if endpoint.tls or settings.tls:
         from ringmain.net.tls import client_context, server_context
 
         context = (server_context if listening else client_context)(settings)
     if not listening:
-        yield await dial(endpoint, settings, context)
+        yield functools.partial(dial, endpoint, settings, context)
         return
     gate = await listen(endpoint, settings)
+    served: list[Link] = []
+
+    async def next_one() -> Link:
+        while served:
+            gate.done(served.pop())
+        served.append(await gate.next_connection(context))
+        return served[0]
+
     try:
         with announced(gate):
-            link = await gate.next_connection(context)
-        yield link
+            yield next_one
     finally:
         gate.close()
 

@@ -5,6 +5,7 @@ from typing import Any
 from ringmain._ring import Counters
 from ringmain.bench.meter import Meter
 from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
+from ringmain.bench.rounds import figures_from
 from ringmain.bench.streams import OnInterval
 from ringmain.bench.tcp_info import congestion
 from ringmain.errors import RingmainError
@@ -44,6 +45,13 @@ class Test:
     def fail(self, error: RingmainError) -> None:
         """Note how the test has failed."""
         self.verdict, self.error = Verdict.of(error), error
+
+    def figures(self) -> dict[str, float]:
+        """Return what is compared with a baseline."""
+        side = self._meter.side()
+        size = sum(side["sizes"])
+        received = self.acknowledged if self._sending and self.acknowledged is not None else size
+        return figures_from(received, side["seconds"], side["user"] + side["system"], size)
 
     def whole(self, **options: Any) -> dict[str, Any]:
         """Return everything as one object; `options` are those of the test."""

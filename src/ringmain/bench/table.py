@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ringmain.bench.rounds import overall
 from ringmain.endpoint import host_and_port
 from ringmain.errors import printable
 
@@ -54,15 +55,15 @@ def replay_table(result: dict[str, Any], width: int) -> str:
     return "\n".join([f"{_peer_words(result)}: {result['verdict']}", aligned(rows, width), work, *kernel_words(end)])
 
 
-def comparison_table(comparisons: dict[str, dict[str, Any]], width: int) -> str:
-    """Return a row for each test and figure: how it compares with the baseline, and the verdict."""
+def verdict_table(comparisons: dict[str, dict[str, Any]], width: int) -> str:
+    """Return a row for each test and figure: how it compares with the baseline; and the worst of the verdicts."""
     rows: list[tuple[str, ...]] = [("", "", "ratio to\nbaseline", "interval", "verdict")]
     words = {"gb_per_second": "GB/s", "cpu_seconds_per_gb": "CPU s/GB"}
     for name, it in comparisons.items():
         for key, row in it["figures"].items():
             low, high = figure(row["low"]), figure(row["high"])
             rows.append((name, words[key], figure(row["ratio"]), f"{low} to {high}", row["verdict"]))
-    return aligned(rows, width)
+    return f"{aligned(rows, width)}\n\nverdict: {overall(it['verdict'] for it in comparisons.values())}"
 
 
 def kernel_words(end: dict[str, Any]) -> list[str]:

@@ -5,25 +5,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringmain.bench.plan import MAX_PARALLEL, Plan
+from ringmain.cli.bench_gate import BASELINES, OTHERS, ROUND_SECONDS, gate, gate_of
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.values import DURATION, Duration, Linger, Percentage, Size
+from ringmain.cli.values import DURATION, Duration, Linger, Size
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
-    from ringmain.bench.run import Rounds
+    from ringmain.bench.gate import Gate
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
 _PORT = 5201
-# How long a measurement takes on loopback, and in rounds; what is left out at its beginning: in seconds.
-_LOOPBACK_SECONDS, _ROUND_SECONDS = 2.0, 0.5
+# How long a measurement takes on loopback; what is left out at its beginning: in seconds.
+_LOOPBACK_SECONDS = 2.0
 _WARM_UP = 0.25
 # A limited sender writes this often at least, so that its rate is a steady one.
 _WRITES_A_SECOND = 20
 _MEASURING = ("reverse", "time", "bytes", "omit", "parallel", "processes", "message_size", "limit")
-_REPORTING = ("json", "json_stream", "report", "save_baseline", "baseline")
-_GATING = ("rounds", "noise_threshold", "fail_on_regression", "force")
+_REPORTING = ("json", "json_stream", "report", *BASELINES)
 
 
 class _Bench(JsonCommand):
@@ -51,7 +51,7 @@ class _Bench(JsonCommand):
     "--time",
     type=DURATION,
     help=f"How long to measure: {Duration.words(Plan.seconds)}; on loopback {Duration.words(_LOOPBACK_SECONDS)}, "
-    f"in rounds {Duration.words(_ROUND_SECONDS)}.",
+    f"in rounds {Duration.words(ROUND_SECONDS)}.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
@@ -77,14 +77,7 @@ class _Bench(JsonCommand):
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
 @forms
 @click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
-@click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with.")
-@click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those.")
-@click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both.")
-@click.option(
-    "--noise-threshold", type=Percentage(), default="5%", show_default=True, help="How much worse is not worse."
-)
-@click.option("--fail-on-regression", is_flag=True, help="Exit with 1 for a regression, with 75 if inconclusive.")
-@click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or of other options.")
+@gate
 @endpoint_of_bench(required=False)
 @click.pass_context
 def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
@@ -96,7 +89,7 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     ringmain bench tcp://10.0.0.5:5201 -P 4 --reverse    on the other
     ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
     ringmain bench --save-baseline before.json           then, after a change:
-    ringmain bench --baseline before.json --fail-on-regression
+    ringmain bench --baseline before.json --fail-on regression
 
     \b
     ringmain bench save ENDPOINT --input FILE            load-test someone else's receiver
@@ -105,11 +98,9 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
-    from ringmain.bench.run import Rounds
-
     if server:
-        _refuse(given, (*_MEASURING, *_REPORTING, *_GATING), "with --server", "give it to the client")
-        for name in (*_MEASURING, *_REPORTING, *_GATING):
+        _refuse(given, (*_MEASURING, *_REPORTING, *OTHERS), "with --server", "give it to the client")
+        for name in (*_MEASURING, *_REPORTING, *OTHERS):
             del options[name]
         return run_server(endpoint or f"tcp://:{_PORT}", **options)
     if endpoint is None:
@@ -118,12 +109,9 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
         raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
-    if options["fail_on_regression"] and options["baseline"] is None:
-        raise UsageError("--fail-on-regression", "there is nothing to compare with", "add --baseline FILE")
     for name in ("listen_once", "port_file"):
         del options[name]
-    gate = Rounds(**{name: options.pop(name) for name in ("save_baseline", "baseline", *_GATING)})
-    return run_bench(endpoint, json_=options.pop("json"), gate=gate, **options)
+    return run_bench(endpoint, json_=options.pop("json"), gate=gate_of(options), **options)
 
 
 def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) -> None:
@@ -134,7 +122,7 @@ def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) ->
 
 
 def run_bench(
-    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: "Rounds", **options: Any
+    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: "Gate", **options: Any
 ) -> int:
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     from ringmain.bench.files import try_to_write, write
@@ -143,7 +131,7 @@ def run_bench(
     from ringmain.cli.session import Session, measured_at, uses_tls
     from ringmain.settings import Settings
 
-    plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
+    plan = _plan(options, ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
     session = Session(options)
     if endpoint is not None:
         uses_tls(measured_at(endpoint), options)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.bench.seconds import Seconds
-from ringmain.bench.table import figure
 from ringmain.cli.flags import as_flags
 from ringmain.errors import RingmainError, UsageError, printable
 
@@ -65,6 +63,8 @@ class Teller:
     """
 
     def __init__(self, *, as_json: bool, as_events: bool, show: bool, seconds: bool) -> None:
+        from ringmain.bench.seconds import Seconds
+
         self._as_json = as_json
         self._as_events = as_events
         self._width = shutil.get_terminal_size().columns  # COLUMNS, or the terminal's, or 80
@@ -108,9 +108,11 @@ class Teller:
         if self._seconds is not None:
             for line in self._seconds.add(interval):
                 self._write(line)
+        from ringmain.bench.table import rates_of
+
         total = interval["sum"]
         words = "  (warm-up)" if total["omitted"] else ""
-        self.line(f"{total['end']:.1f} s  {figure(total['bits_per_second'] / 8e9)} GB/s{words}")
+        self.line(f"{total['end']:.1f} s  {rates_of(total['bits_per_second'])[0]} GB/s{words}")
 
     def line(self, text: str = "") -> None:
         """Write over the line, if it is wanted."""
