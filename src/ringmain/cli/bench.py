@@ -70,7 +70,11 @@ class _Bench(JsonCommand):
     show_default=True,
     help="Streams at once.",
 )
-@click.option("--processes", is_flag=True, help="Each stream in a process of its own, at both ends.")
+@click.option(
+    "--processes",
+    is_flag=True,
+    help="Each stream in a process of its own, at both ends; else they share as many as there are cores, evenly.",
+)
 @click.option(
     "-l", "--message-size", type=Size(), help=f"What the sender writes at once: {Size.words(Plan.message_size)}."
 )
@@ -86,7 +90,7 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     \b
     ringmain bench                                       this machine with itself, plain and TLS: 20 s
     ringmain bench --server                              on one host
-    ringmain bench tcp://10.0.0.5:5201 -P 4 --reverse    on the other
+    ringmain bench 10.0.0.5 -P 4 --reverse               on the other
     ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
     ringmain bench --save-baseline before.json           then, after a change:
     ringmain bench --baseline before.json --fail-on regression
@@ -134,7 +138,7 @@ def run_bench(
     plan = _plan(options, ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
     session = Session(options)
     if endpoint is not None:
-        uses_tls(measured_at(endpoint), options)
+        uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
     told = endpoint is not None and not gate.wanted  # several tests, and rounds, would have too many lines
     teller = Teller(as_json=json_, as_events=json_stream, show=session.shows_progress, seconds=told)
@@ -144,7 +148,7 @@ def run_bench(
         if endpoint is None:
             await run.of_loopback(plan)
         else:
-            await run.of_endpoint(measured_at(endpoint), settings, plan)
+            await run.of_endpoint(measured_at(endpoint, _PORT), settings, plan)
 
     if report is not None:
         try_to_write(report, "--report")
@@ -180,9 +184,9 @@ def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
     from ringmain.settings import Settings
 
     session = Session(options)
-    uses_tls(measured_at(endpoint), options)
+    uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
-    server = Server(measured_at(endpoint), settings, listen_once=listen_once)
+    server = Server(measured_at(endpoint, _PORT), settings, listen_once=listen_once)
 
     async def work() -> None:
         async with server:

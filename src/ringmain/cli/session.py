@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import logging
+import re
 import signal
 import sys
 import time
@@ -262,8 +263,14 @@ def _set_up_log(quiet: bool, verbose: bool) -> None:
     log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
 
 
-def measured_at(text: str) -> Endpoint:
-    """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
+def measured_at(text: str, port: int | None = None) -> Endpoint:
+    """Return an endpoint that is to be measured, at `port` where it names none and that is given.
+
+    Raises UsageError, for a UNIX socket too, of which TCP has no figures.
+    """
+    host = re.fullmatch(r"(?:tcps?://)?(\[[^\[\]]*\]|[^:/\[\]]+)/?", text) if port is not None else None
+    if host is not None and not host[1].isdigit():  # that would be a port, or a mistake
+        text = f"{text.rstrip('/')}:{port}"
     endpoint = Endpoint.parse(text)
     if endpoint.path or endpoint.handed_over:
         why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"

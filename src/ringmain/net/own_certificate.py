@@ -92,20 +92,34 @@ def load_self_signed(context: ssl.SSLContext, settings: Settings, *, silently: b
     They are the same whenever this process asks: who has verified the fingerprint is to find it again.
     """
     try:
-        pem, fingerprint = _self_signed()
+        fingerprint = _self_signed()[1]
     except ImportError as error:
         what = f"{settings.prefix}self_signed=True"
         raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
-    # OpenSSL reads key and certificate from files only: an anonymous one in memory is a file that nobody else sees.
-    fd = os.memfd_create("ringmain-certificate")
+    fd = self_signed_file()
     try:
-        os.write(fd, pem)
         context.load_cert_chain(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
     if not silently:
         # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
         log.warning("self-signed certificate, SHA-256 fingerprint %s", fingerprint)
+
+
+def self_signed_file() -> int:
+    """Return a descriptor, which the caller closes, of a file with the certificate and key of `load_self_signed`.
+
+    OpenSSL reads those from files only. This one is in memory, and nobody else's: but a process that inherits it may
+    use them too.
+    """
+    fd = os.memfd_create("ringmain-certificate")
+    try:
+        os.fchmod(fd, 0o600)
+        os.write(fd, _self_signed()[0])
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @functools.cache
