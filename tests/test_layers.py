@@ -39,7 +39,7 @@ MAY_IMPORT = {
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
     "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress", "engines"},
     # Nothing else imports these.
     "feeds": {"_records", "engines", "errors", "file", "loader", "stream"},
     # pytest is imported by the plugin only.

@@ -6,10 +6,12 @@ import click
 
 from ringmain.bench.plan import MAX_PARALLEL, Plan
 from ringmain.cli.bench_gate import BASELINES, OTHERS, ROUND_SECONDS, gate, gate_of
+from ringmain.cli.bench_log import MESSAGE_SIZE, OF_LOG, SHARED, SIZE, log_options, run_bench_log
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
 from ringmain.cli.values import DURATION, Duration, Linger, Size
+from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class _Bench(JsonCommand):
 @forms
 @click.option("--report", metavar="FILE", help="Write a page with plots here, for the browser: out.html.")
 @gate
+@log_options
 @endpoint_of_bench(required=False)
 @click.pass_context
 def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
@@ -98,13 +101,15 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     \b
     ringmain bench save ENDPOINT --input FILE            load-test someone else's receiver
     ringmain bench load ENDPOINT                         or sender; see their --help
+    ringmain bench nats://HOST:PORT/SUBJECT              what a NATS stream stores and hands out: 1 GiB, which stays
     """
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
     if server:
-        _refuse(given, (*_MEASURING, *_REPORTING, *OTHERS), "with --server", "give it to the client")
-        for name in (*_MEASURING, *_REPORTING, *OTHERS):
+        ours = (*_MEASURING, *_REPORTING, *OTHERS, *OF_LOG)
+        _refuse(given, ours, "with --server", "give it to the client")
+        for name in ours:
             del options[name]
         return run_server(endpoint or f"tcp://:{_PORT}", **options)
     if endpoint is None:
@@ -113,6 +118,11 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
         raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
+    if endpoint is not None and is_log(endpoint):
+        return _run_log(endpoint, given, options)
+    _refuse(given, OF_LOG, "without nats://HOST:PORT/SUBJECT", "leave it out")
+    for name in OF_LOG:
+        del options[name]
     for name in ("listen_once", "port_file"):
         del options[name]
     return run_bench(endpoint, json_=options.pop("json"), gate=gate_of(options), **options)
@@ -123,6 +133,23 @@ def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) ->
     for name in names:
         if name in given:
             raise UsageError(f"--{name.replace('_', '-')} {where}", "it makes no sense there", remedy)
+
+
+def _run_log(endpoint: str, given: set[str], options: dict[str, Any]) -> int:
+    """Run `ringmain bench nats://...`; return the exit code."""
+    kept = {*SHARED, *OF_LOG, *TLS_OPTIONS, "quiet", "verbose", "progress"}
+    _refuse(
+        given,
+        tuple(name for name in options if name not in kept),
+        f"with {endpoint.partition(':')[0]}://",
+        "leave it out",
+    )
+    options = {name: value for name, value in options.items() if name in kept}
+    size = options["bytes"] if options["time"] is not None else options["bytes"] or SIZE
+    message_size = options.pop("message_size") or MESSAGE_SIZE
+    plan = Plan(seconds=options.pop("time"), size=size, rate=options.pop("limit"), message_size=message_size)
+    del options["bytes"]
+    return run_bench_log(endpoint, plan, {**options, "family": 0})
 
 
 def run_bench(

@@ -114,6 +114,14 @@ class Teller:
         words = "  (warm-up)" if total["omitted"] else ""
         self.line(f"{total['end']:.1f} s  {rates_of(total['bits_per_second'])[0]} GB/s{words}")
 
+    def heading(self, text: str) -> None:
+        """Begin other lines."""
+        if self._seconds is not None:
+            from ringmain.bench.seconds import Seconds
+
+            self._write("\n".join([*self._seconds.rest(), *([""] if self._told else []), text]))
+            self._seconds = Seconds(self._width)
+
     def line(self, text: str = "") -> None:
         """Write over the line, if it is wanted."""
         if self._show:
