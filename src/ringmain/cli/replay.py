@@ -191,8 +191,8 @@ def _test(
         return "\n".join([replay_table(whole, width), *judgement])
 
     teller.result(whole, text)
-    error = tests[-1].error
-    if error is not None:
-        log.error("%s", error)
+    failure = tests[-1].error
+    if failure is not None:
+        log.error("%s", failure)
     verdict = judged["comparison"]["verdict"] if "comparison" in judged else None
-    return code or (gate.exit_code(verdict) if error is None else error.exit_code)
+    return code or (gate.exit_code(verdict) if failure is None else failure.exit_code)
