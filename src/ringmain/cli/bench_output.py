@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
@@ -63,6 +62,8 @@ class Teller:
     """
 
     def __init__(self, *, as_json: bool, as_events: bool, show: bool, seconds: bool) -> None:
+        import shutil
+
         from ringmain.bench.seconds import Seconds
 
         self._as_json = as_json

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import gc
 import logging
 import re
 import signal
@@ -105,6 +106,8 @@ class Session:
         what the totals need besides what `record` was given. `signals` is what signals do, where that is something
         else. With a `renewal` SIGHUP does that, and SIGUSR1 tells the figures.
         """
+        gc.freeze()  # what was imported stays
+        gc.enable()
         self._present = present
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:
