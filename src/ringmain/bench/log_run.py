@@ -4,7 +4,9 @@ What is published stays there: nobody but the stream's owner can tell what else 
 """
 
 import asyncio
+import logging
 import os
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +18,15 @@ from ringmain.bench.replay_result import Figures
 from ringmain.bench.table import replay_table
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_consumer import Wanted
+from ringmain.engines.nats_message import Message as Pulled
 from ringmain.engines.nats_publish import Message, Publisher
 from ringmain.engines.nats_pull import Puller
 from ringmain.engines.nats_server import NatsServer
-from ringmain.errors import ReceiveError, TimedOutError, UsageError
+from ringmain.errors import ReceiveError, RingmainError, TimedOutError, UsageError
 from ringmain.outcome import Verdict
 from ringmain.settings import MAX_IN_FLIGHT, RING_SIZE, Settings
+
+log = logging.getLogger("ringmain")
 
 _PLACE = "Ringmain-Offset"
 
@@ -80,15 +85,19 @@ class LogRun:
         wanted = Wanted(
             stream=stream, consumer=consumer, from_sequence=info.state.last_seq + 1, filter=self._endpoint.name
         )
-        puller = Puller(self._server, wanted, RING_SIZE)
+        puller, opened = Puller(self._server, wanted, RING_SIZE), False
         try:
             await puller.open()
+            opened = True
             self.on_test("pull")
             await self._pull(puller, count)
         finally:
             await puller.close()
-            if self._server.failure is None:
-                await self._server.ask(jetstream.delete_consumer(stream, consumer), what)
+            if opened:
+                try:
+                    await self._server.ask(jetstream.delete_consumer(stream, consumer), what)
+                except RingmainError as error:
+                    log.warning("the consumer %s is left there: %s", consumer, error)
 
     async def _publish(self, publisher: Publisher) -> int:
         """Publish as the plan says; return how many messages that were, once all are stored."""
@@ -139,8 +148,7 @@ class LogRun:
                     raise ReceiveError(
                         puller.what, f"it has {left} messages of {count} not", "are others deleting them?"
                     )
-                if message.headers.get("Ringmain-Connection") == self._name:
-                    place = int(message.headers[_PLACE])
+                if (place := self._place_of(message, count)) is not None:
                     left -= missing[place]
                     counters.bytes_in += len(message.data) * missing[place]
                     missing[place] = 0
@@ -149,6 +157,12 @@ class LogRun:
         finally:
             meter.end(0)
         self._end(test, "pull", count)
+
+    def _place_of(self, message: Pulled, count: int) -> int | None:
+        """Return which of `count` messages of ours it is; None if it is somebody else's."""
+        place = message.headers.get(_PLACE, "")
+        ours = message.headers.get("Ringmain-Connection") == self._name and re.fullmatch("[0-9]{1,18}", place)
+        return int(place) if ours and int(place) < count else None
 
     def _test(self) -> Figures:
         """Return a test over the connection to the server."""

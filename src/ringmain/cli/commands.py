@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+import ringmain.cli.values  # noqa: F401 - what a click that is too old fails at, before anything else is done
 from ringmain import __version__
 from ringmain.cli.flags import as_flags
 from ringmain.errors import OutputError, RingmainError, printable, reason
