@@ -43,7 +43,7 @@ MAY_IMPORT = {
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
     "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress", "terminal"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress", "engines", "terminal"},
     # Nothing else imports these.
     "feeds": {"_frames", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.

@@ -339,6 +339,21 @@ def test_what_waits_here_is_bounded_by_bytes(broker: brokers.Broker, run: Run) -
     run(work())
 
 
+def test_no_more_is_asked_for_at_once_however_many_messages_have_come(broker: brokers.Broker, run: Run) -> None:
+    count = 100
+    broker.publish("events.a", *[bytes(256 << 10)] * count)
+
+    async def main() -> None:
+        async with ringmain.load(broker.url("EVENTS"), consumer="all") as loader:
+            assert loader._puller is not None
+            asked = loader._puller._share
+            for _ in range(count):
+                assert len(await anext(loader)) == 256 << 10
+            assert loader._puller._share == asked
+
+    run(main())
+
+
 def test_an_arrow_feed_reads_messages_and_acknowledges_none_before_its_time(broker: brokers.Broker) -> None:
     feeding.library("pyarrow")
     from ringmain.feeds import arrow
