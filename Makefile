@@ -99,10 +99,10 @@ bench: $(VENV)/installed $(VENV)/benching
 	$(BIN)/python -m pytest -q --benchmark-columns=min,median,iqr,rounds benchmarks/test_micro.py
 	$(BIN)/python -m benchmarks run --json benchmarks/results.json $(BENCH_ARGS)
 
-# UPDATE=1 makes the baseline anew.
+# UPDATE=1 makes the baseline anew, BASELINE is another one, OPERATIONS are some instead of all.
 bench-instructions: $(VENV)/installed $(VENV)/benching
 	@missing=; $(call bring,valgrind,valgrind)
-	$(BIN)/python -m benchmarks.instructions $(if $(UPDATE),--update)
+	$(BIN)/python -m benchmarks.instructions $(OPERATIONS) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(UPDATE),--update)
 
 .PHONY: docs wheel release-check
 # What the reference of Python needs is that of the tests: the libraries behind the feeds.

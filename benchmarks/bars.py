@@ -175,6 +175,13 @@ BARS = [
         "x",
         _median_ratio("start", "ringmain", "import asyncio", "ms"),
     ),
+    Bar(
+        "ringmain --version / import click",
+        "below",
+        1.2,
+        "x",
+        _median_ratio("start", "ringmain --version", "import click", "ms"),
+    ),
     Bar("peak memory while 32 GB pass", "below", 64, " MiB", _figure("growth", "ringmain 32 GB", "peak MiB", max)),
     # How many of the ring's 8 MiB are ever touched is chance; more than that would be a leak.
     Bar("peak memory, 32 GB more than 1 GB", "at most", 8, " MiB", _growing_memory),

@@ -274,12 +274,16 @@ RELAY_LATENCY = Bench(
 
 START = Bench(
     "start",
-    "From the start of the process to its listening socket",
+    "From the start of the process to its listening socket, or to its end",
     "import asyncio",
     Shape(),
     [
         Contender("import asyncio", "{python} -c __import__('asyncio')", 0),
         Contender("ringmain", "{ringmain} load tcp://127.0.0.1:{port}", 0),
+        Contender("import click", "{python} -c __import__('click')", 0),
+        Contender("ringmain --version", "{ringmain} --version", 0),
+        Contender("python", "{python} -c pass", 0),
+        Contender("import ringmain", "{python} -c __import__('ringmain')", 0),
     ],
     rounds=15,
     measure=others.start_up,

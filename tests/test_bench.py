@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
@@ -23,7 +25,9 @@ from ringmain.bench.meter import split
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import Measurement
 from ringmain.bench.server import Server
+from ringmain.bench.streams import evenly
 from ringmain.bench.wire import CONTROL
+from ringmain.cli.session import measured_at
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.settings import Settings
@@ -171,18 +175,22 @@ def test_ipv6_is_written_as_it_is_read(bench: peers.Bench) -> None:
     _, port = bench.serving_measurements(host="[::1]")
     command = [*peers.RINGMAIN, "bench", f"tcp://[::1]:{port}", "-n", "1M"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.startswith(f"[::1]:{port}, plain, 1 stream\n")
+    assert f"\n[::1]:{port}, plain, 1 stream\n" in done.stdout
 
 
 def test_people_get_a_table(bench: peers.Bench) -> None:
     command = [*peers.RINGMAIN, "bench", serving(bench), "-n", "10M"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert done.stderr == ""
-    head, columns, sent, received = done.stdout.splitlines()
+    seconds, result = (part.splitlines() for part in done.stdout.split("\n\n"))
+    assert seconds[0].split() == ["seconds", "bytes", "GB/s", "Gbit/s", "retransmits", "RTT", "ms"]
+    assert len(seconds) >= 2
+    head, _, columns, sent, received, kernel = result
     assert head.endswith("plain, 1 stream")
-    assert columns.split()[:3] == ["seconds", "bytes", "GB/s"]
-    assert sent.split()[:1] + sent.split()[2:4] == ["sent", "10.00", "MiB"]
-    assert received.split()[:1] + received.split()[2:4] == ["received", "10.00", "MiB"]
+    assert columns.split()[:3] == ["time", "bytes", "GB/s"]
+    assert sent.split()[:1] + sent.split()[3:5] == ["sent", "10.0", "MiB"]
+    assert received.split()[:1] + received.split()[3:5] == ["received", "10.0", "MiB"]
+    assert re.fullmatch(r"\d+ retransmits, RTT \S+ ms \(\S+ to \S+\), window up to \S+ \w+, \w+", kernel)
 
 
 BAD = [
@@ -203,6 +211,9 @@ BAD = [
     (["tcp://127.0.0.1:1", "-t", "1000h"], 2, "seconds 3600000: out of range; give 0.001 to 86400 seconds"),
     (["tcp://127.0.0.1:1"], 7, "connection refused"),
     (["non sense"], 2, "non sense"),
+    (["http://nonsense"], 2, "http://nonsense"),
+    (["8010"], 2, "'8010'"),
+    (["tcp://"], 2, "'tcp://'"),
     (["--baseline", "/nonexistent"], 26, "make one with --save-baseline"),
 ]
 
@@ -226,6 +237,101 @@ def test_one_form_of_output_at_a_time(command: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("ringmain: --json with --json-stream: ")
     assert "--json with --json-stream" in json.loads(done.stdout.splitlines()[-1])["data"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        ("localhost", "localhost:5201"),
+        ("127.0.0.1", "127.0.0.1:5201"),
+        ("tcp://10.0.0.5/", "tcp://10.0.0.5:5201"),
+        ("tcps://bench.example.org", "tcps://bench.example.org:5201"),
+        ("[::1]", "[::1]:5201"),
+        ("tcp://[fe80::1%eth0]", "tcp://[fe80::1%eth0]:5201"),
+        ("localhost:80", "localhost:80"),
+        ("tcp://localhost:http", "tcp://localhost:http"),
+        ("[::1]:80", "[::1]:80"),
+    ],
+)
+def test_a_host_alone_stands_for_iperf3s_port(given: str, endpoint: str) -> None:
+    assert measured_at(given, 5201) == Endpoint.parse(endpoint)
+
+
+def test_a_client_and_a_server_need_no_port(bench: peers.Bench) -> None:
+    host = f"127.{os.getpid() % 250}.{random.randrange(250)}.{random.randrange(1, 250)}"  # others have theirs
+    port_file = bench.folder / "port"
+    bench.ringmain("bench", "--server", host, "--port-file", port_file)
+    assert peers.eventually(lambda: port_file.exists() and port_file.read_text(), "the port file") == "5201\n"
+    assert measured(host, "-n", "1M")["start"]["connecting_to"] == {"host": host, "port": 5201}
+
+
+def test_a_load_test_needs_a_port() -> None:
+    assert "'localhost'" in measured("load", "--connect", "localhost", code=2)["error"]
+
+
+# --- several streams ---
+
+
+def test_streams_are_divided_evenly_between_processes() -> None:
+    for streams in range(1, 129):
+        for most in (1, 2, 4, 6, 64):
+            count = evenly(streams, most)
+            assert 1 <= count <= min(streams, most)
+            assert streams % count == 0
+            assert not any(streams % more == 0 for more in range(count + 1, min(streams, most) + 1))
+    assert evenly(4, 0) == 1
+
+
+@given(
+    size=st.integers(128, 1 << 40),
+    parallel=st.integers(1, 128),
+    data=st.data(),
+)
+def test_shares_of_a_plan_add_up(size: int, parallel: int, data: st.DataObject) -> None:
+    plan = Plan(seconds=None, size=size, rate=size, parallel=parallel)
+    count = data.draw(st.sampled_from([it for it in range(1, parallel + 1) if parallel % it == 0]))
+    shares = [plan.share(at * (parallel // count), parallel // count) for at in range(count)]
+    assert sum(it.size or 0 for it in shares) == sum(it.rate or 0 for it in shares) == size
+    assert sum(it.parallel for it in shares) == parallel
+    singles = [it.share(at).size or 0 for it in shares for at in range(it.parallel)]
+    assert sum(singles) == size
+    assert max(singles) - min(singles) <= 1
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tcps"])
+@pytest.mark.parametrize("way", [(), ("--reverse",), ("--processes",)], ids=["forth", "back", "processes"])
+def test_both_ends_mean_the_same_stream(
+    bench: peers.Bench, certificates: Certificates, scheme: str, way: tuple[str, ...]
+) -> None:
+    tls = ["--certfile", certificates.server] if scheme == "tcps" else []
+    trust = ["--cafile", certificates.ca, "--server-name", "localhost"] if scheme == "tcps" else []
+    end = measured(serving(bench, *tls, scheme=scheme), "-t", "300ms", "-O", "0", "-P", "6", *way, *trust)["end"]
+    # Each sends for a time, so that hardly two of them send as much.
+    assert [it["sender"]["bytes"] for it in end["streams"]] == [it["receiver"]["bytes"] for it in end["streams"]]
+
+
+@pytest.mark.parametrize("options", [(), ("-P", "4"), ("-P", "3", "--processes")], ids=" ".join)
+@pytest.mark.parametrize("reverse", [(), ("--reverse",)], ids=["forth", "back"])
+def test_every_stream_has_the_certificate_whose_fingerprint_was_printed(
+    bench: peers.Bench, options: tuple[str, ...], reverse: tuple[str, ...]
+) -> None:
+    server, port = bench.serving_measurements("--self-signed", scheme="tcps")
+    [shown] = re.findall(r"SHA-256 fingerprint ([0-9A-F:]{95})\n", server.stderr)
+    endpoint = f"tcps://127.0.0.1:{port}"
+    result = measured(endpoint, "-n", "8M", "--fingerprint", shown, *options, *reverse)
+    assert result["end"]["sum_received"]["bytes"] == 8 << 20
+    other = shown[:-1] + ("0" if shown[-1] != "0" else "1")
+    assert "fingerprint" in measured(endpoint, "-n", "8M", "--fingerprint", other, *options, code=60)["error"]
+    assert server.stderr.count("fingerprint") == 1
+
+
+def test_streams_warn_of_nothing_that_was_told(bench: peers.Bench) -> None:
+    _, port = bench.serving_measurements("--self-signed", scheme="tcps")
+    for options in ((), ("-P", "3"), ("-P", "4")):
+        command = [*peers.RINGMAIN, "bench", f"tcps://127.0.0.1:{port}", "-n", "1M", "--insecure", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        assert len(done.stderr.splitlines()) == 1
+        assert "--insecure" in done.stderr
 
 
 def test_an_untrusted_server_is_refused(bench: peers.Bench, certificates: Certificates) -> None:
@@ -313,8 +419,8 @@ def test_a_server_that_dies_under_the_reference_is_an_error_of_ours(
 def test_bad_peers_do_not_stop_a_server(bench: peers.Bench, certificates: Certificates) -> None:
     for scheme, tls in (("tcp", ()), ("tcps", ("--certfile", certificates.server))):
         server, port = bench.serving_measurements("--handshake-timeout", "5s", *tls, scheme=scheme)
-        control = b"ringmain bench 1 " + CONTROL.encode() + b"\n"
-        stranger = b"ringmain bench 1 " + b"f" * 32 + b"\n"
+        control = b"ringmain bench 2 " + CONTROL.encode() + b"\n"
+        stranger = b"ringmain bench 2 " + b"f" * 32 + b"\n"
         for words in (
             b"GET / HTTP/1.0\r\n\r\n",
             b"ringmain",

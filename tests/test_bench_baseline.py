@@ -2,13 +2,19 @@
 
 import json
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
-from measuring import measured, serving
+from conftest import Certificates
+from measuring import checked, measured, serving
+from streams import server_at
 
+from ringmain.bench.gate import Gate
+from ringmain.bench.loopback import loopback
+from ringmain.bench.plan import Plan
 from ringmain.bench.rounds import compare
 
 QUICK = ("-t", "100ms", "-O", "50ms", "--rounds", "3")
@@ -60,10 +66,11 @@ def test_figures_that_are_all_over_the_place_are_inconclusive(bench: peers.Bench
         for figure in it["ringmain"]:
             it["ringmain"][figure] *= (0.01, 1, 100)[number]
     path.write_text(json.dumps(baseline))
-    arguments = ("--baseline", path, "--fail-on-regression")
+    arguments = ("--baseline", path, "--fail-on", "inconclusive")
     assert measured(endpoint, *arguments, *QUICK, code=75)["verdict"] == "inconclusive"
     # It only counts where that was asked for.
-    assert measured(endpoint, "--baseline", path, *QUICK)["verdict"] == "inconclusive"
+    arguments = ("--baseline", path, "--fail-on", "regression")
+    assert measured(endpoint, *arguments, *QUICK)["verdict"] == "inconclusive"
 
 
 def test_a_baseline_of_another_machine_or_of_other_options_is_refused_unless_forced(
@@ -158,3 +165,139 @@ def test_a_machine_that_is_slower_today_is_no_regression() -> None:
 def test_unchanged_noise_is_never_called_a_regression() -> None:
     verdicts = [compare(rounds(4.0, 0.1, 0.05, seed), rounds(4.0, 0.1, 0.05, seed + 100), 0.05) for seed in range(30)]
     assert [it["verdict"] for it in verdicts].count("regression") == 0
+
+
+@pytest.mark.parametrize("way", ["send plain from", "send TLS from", "receive plain to", "receive TLS to"])
+def test_what_rounds_are_compared_with_moves_bytes_to_the_end(run: Any, way: str) -> None:
+    async def main() -> None:
+        async with loopback(Plan(seconds=0.1, engine="reference")) as tests:
+            plan, measure = tests[f"{way} blocks"]
+            result = await measure(plan)
+        assert sum(result.sender["totals"]) == sum(result.receiver["totals"]) > 0
+        assert result.local["reads" if way.startswith("receive") else "writes"] > 0
+
+    run(main())
+
+
+# --- load tests of other people's programs ---
+
+ROUNDS = ("--rounds", "3")
+LINES = b"".join(b"%d %s\n" % (number, b"x" * (number % 97)) for number in range(3000))
+
+
+def receiving(bench: peers.Bench) -> str:
+    """Start a receiver that serves one client after another; return where."""
+    _, port = bench.listening("load", "--output", "/dev/null")
+    return f"tcp://127.0.0.1:{port}"
+
+
+def better(path: Path, factor: float) -> None:
+    """Let the throughput of a baseline be so many times what it was."""
+    baseline = json.loads(path.read_text())
+    [test] = baseline["tests"].values()
+    for it in test["rounds"]:
+        it["ringmain"]["gb_per_second"] *= factor
+    path.write_text(json.dumps(baseline))
+
+
+def test_a_receiver_that_has_not_changed_is_no_regression_and_a_slower_one_is(
+    bench: peers.Bench, tmp_path: Path
+) -> None:
+    path, endpoint = tmp_path / "baseline.json", receiving(bench)
+    test = ("save", endpoint, "--input", bench.file(LINES), "-t", "100ms", *ROUNDS)
+    kept = measured(*test, "--save-baseline", path)
+    assert len(kept["rounds"]) == 3
+    assert "comparison" not in kept
+    assert kept["verdict"] == "ended"
+    assert list(json.loads(path.read_text())["tests"]) == ["save"]
+    compared = ("--baseline", path, "--noise-threshold", "95%", "--fail-on", "inconclusive")
+    comparison = measured(*test, *compared)["comparison"]
+    assert comparison["verdict"] == "ok"
+    assert list(comparison["figures"]) == ["gb_per_second"]
+    assert comparison["baseline_rounds"] == kept["rounds"]
+    better(path, 10_000)
+    assert measured(*test, *compared, code=1)["comparison"]["verdict"] == "regression"
+    assert measured(*test, *compared[:-2])["comparison"]["verdict"] == "regression"  # nobody asked for a failure
+    text = subprocess.run([*peers.RINGMAIN, "bench", *map(str, (*test, *compared))], capture_output=True, text=True)
+    assert text.returncode == 1
+    assert text.stdout.endswith("\n\nverdict: regression\n")
+
+
+@pytest.mark.parametrize("way", ["listen", "connect"])
+def test_a_sender_is_tested_in_rounds_too(bench: peers.Bench, tmp_path: Path, way: str) -> None:
+    path = tmp_path / "baseline.json"
+    options = ("--save-baseline", path, *ROUNDS, "--json")
+    if way == "connect":
+        _, port = bench.listening("save", "--listen", "--input", str(bench.file(LINES * 100)))
+        result = measured("load", "--connect", f"127.0.0.1:{port}", *options[:-1])
+    else:
+        program, port = bench._listening("bench", "load", *options, "127.0.0.1:0", stdout=subprocess.PIPE)
+        for _ in range(3):  # the sender comes again for each of them
+            with peers.connect(port) as sock:
+                sock.sendall(LINES * 100)
+        assert program.wait() == 0
+        assert program.process.stdout is not None
+        result = checked(program.process.stdout.read().decode())
+    assert result["end"]["sum_received"]["bytes"] == len(LINES) * 100
+    assert len(result["rounds"]) == len(json.loads(path.read_text())["tests"]["load"]["rounds"]) == 3
+
+
+def test_a_load_test_over_tls_is_compared_with_tls(
+    bench: peers.Bench, tmp_path: Path, certificates: Certificates
+) -> None:
+    _, port = bench.listening("load", "--output", "/dev/null", "--tls", "--certfile", certificates.server)
+    path = tmp_path / "baseline.json"
+    test = ("save", f"tcps://127.0.0.1:{port}", "--cafile", certificates.ca, "--server-name", "localhost")
+    result = measured(*test, "--input", bench.file(LINES), "-t", "50ms", *ROUNDS, "--save-baseline", path)
+    assert result["start"]["tls"]["version"] == "TLSv1.3"
+    assert json.loads(path.read_text())["tests"]["save"]["settings"]["tls"] is True
+
+
+def test_a_baseline_of_another_load_test_is_refused(bench: peers.Bench, tmp_path: Path) -> None:
+    path, endpoint = tmp_path / "baseline.json", receiving(bench)
+    test = ("save", endpoint, "--input", bench.file(LINES), *ROUNDS)
+    measured(*test, "-t", "50ms", "--save-baseline", path)
+    longer = measured(*test, "-t", "60ms", "--baseline", path, code=2)["error"]
+    assert "duration 0.05 there, 0.06 here" in longer
+    other = ("save", endpoint, "--input", bench.file(LINES[:-9], "other"), "-t", "50ms", *ROUNDS, "--baseline", path)
+    assert f"input {len(LINES)} there, {len(LINES) - 9} here" in measured(*other, code=2)["error"]
+    error = measured("load", "127.0.0.1:0", *ROUNDS, "--baseline", path, code=26)["error"]
+    assert "it has not what these options measure" in error
+
+
+def test_a_round_that_fails_ends_a_load_test_with_its_figures(bench: peers.Bench, tmp_path: Path) -> None:
+    port, path = peers.free_port(), tmp_path / "baseline.json"
+    bench.start([peers.need("socat"), "-u", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr", "OPEN:/dev/null"])
+    peers.wait_for_port(port)
+    options = ("--input", bench.file(LINES), "-t", "50ms", *ROUNDS, "--save-baseline", path)
+    # It serves one client only, so that nobody is there for the second round.
+    assert "connection refused" in measured("save", f"127.0.0.1:{port}", *options, code=7)["error"]
+    with server_at() as listener:
+        program = bench.ringmain(
+            *("bench", "save", f"127.0.0.1:{listener.getsockname()[1]}", *options, "--json"), stdout=subprocess.PIPE
+        )
+        peers.close_with_reset(listener.accept()[0])
+        assert program.wait() == 55
+    assert program.process.stdout is not None
+    assert checked(program.process.stdout.read().decode(), 55)["verdict"] == "reset"
+    assert not path.exists()
+
+
+def test_a_verdict_fails_a_run_only_where_that_was_asked_for() -> None:
+    codes = {
+        fail_on: [gate(fail_on).exit_code(verdict) for verdict in (None, "ok", "inconclusive", "regression")]
+        for fail_on in (None, "regression", "inconclusive")
+    }
+    assert codes == {None: [0, 0, 0, 0], "regression": [0, 0, 0, 1], "inconclusive": [0, 0, 75, 1]}
+
+
+def gate(fail_on: str | None) -> Gate:
+    return Gate(rounds=3, save_baseline=None, baseline="b", noise_threshold=0.05, fail_on=fail_on, force=False)
+
+
+@pytest.mark.parametrize("command", [(), ("save", "--input", __file__), ("load",)], ids=["", "save", "load"])
+@pytest.mark.parametrize("option", [("--fail-on", "regression"), ("--fail-on-regression",)], ids=" ".join)
+def test_to_fail_on_a_verdict_needs_a_baseline(command: tuple[str, ...], option: tuple[str, ...]) -> None:
+    error = measured(*command, "tcp://127.0.0.1:1", *option, code=2)["error"]
+    assert error.startswith(f"{option[0]}: ")
+    assert "add --baseline" in error

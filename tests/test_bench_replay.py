@@ -286,8 +286,10 @@ def test_people_and_event_readers_get_theirs(bench: peers.Bench, lines: Path) ->
             assert [json.loads(row)["event"] for row in (rows[0], rows[-1])] == ["start", "result"]
             checked(json.dumps(json.loads(rows[-1])["data"]))
         else:
-            assert rows[0].endswith("plain: ended")
-            assert [row.split()[0] for row in rows[2:]] == ["sent", "acknowledged"]
+            head = next(at for at, row in enumerate(rows) if row.endswith("plain: ended"))
+            assert rows[head - 1] == ""
+            assert [row.split()[0] for row in rows[head + 2 : head + 5]] == ["sent", "acknowledged", "CPU"]
+            assert " retransmits, RTT " in rows[head + 5]
 
 
 def test_records_are_found_behind_each_other() -> None:

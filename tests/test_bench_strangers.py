@@ -25,13 +25,13 @@ from ringmain.bench.meter import FIGURES, joined_interval
 from ringmain.bench.plan import Plan
 from ringmain.bench.server import Server
 from ringmain.bench.streams import _Intervals
-from ringmain.bench.wire import CONTROL
+from ringmain.bench.wire import CONTROL, numbered
 from ringmain.cli import log_handler
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, TimedOutError
 from ringmain.settings import Settings
 
-HELLO = b"ringmain bench 1 "
+HELLO = b"ringmain bench 2 "
 GOOD = {**Plan(seconds=None, size=1 << 20).message()}
 FLEEING = struct.pack("ii", 1, 0)
 
@@ -353,7 +353,7 @@ def test_a_client_that_leaves_makes_room_at_once(run: Any, monkeypatch: pytest.M
     async def main() -> None:
         async with served() as it:
             control, token = await asyncio.to_thread(asked, it.port, parallel=2)
-            kept = [await asyncio.to_thread(introduced, it.port, token) for _ in range(streams)]
+            kept = [await asyncio.to_thread(introduced, it.port, numbered(token, at)) for at in range(streams)]
             control.close()
             await asyncio.to_thread(peers.eventually, lambda: it._present is None, "room for another")
             for sock in kept:
@@ -387,7 +387,7 @@ def test_a_pause_of_days_between_two_messages_can_be_broken_off(run: Any, engine
 
 def test_intervals_go_on_when_one_of_several_processes_has_ended() -> None:
     told: list[dict[str, Any]] = []
-    intervals = _Intervals(2, told.append)
+    intervals = _Intervals([1, 1], told.append)
     one = {"start": 0.0, "end": 1.0, "omitted": False, "sizes": [5]}
     intervals.add(0, one)
     assert told == []
@@ -483,6 +483,17 @@ SIDES: dict[str, Any] = {
     "sizes of lists": {**SIDE, "totals": [[1 << 20]]},
     "other sizes": {**SIDE, "totals": [1]},
     "sizes of 401 digits": {**SIDE, "sizes": [10**400]},
+    "what the kernel tells of two streams": {**SIDE, "tcp": [None, None]},
+    "what it tells, as an object": {**SIDE, "tcp": {"0": None}},
+    "a list for what it tells of a stream": {**SIDE, "tcp": [[]]},
+    "retransmits below zero": {**SIDE, "tcp": [{"retransmits": -1, "max_snd_cwnd": 1}]},
+    "retransmits of 401 digits": {**SIDE, "tcp": [{"retransmits": 10**400, "max_snd_cwnd": 1}]},
+    "a truth for a window": {**SIDE, "tcp": [{"retransmits": 1, "max_snd_cwnd": True}]},
+    "a figure of its own": {**SIDE, "tcp": [{"retransmits": 1, "max_snd_cwnd": 1, "secret": 1}]},
+    "one round trip of three": {**SIDE, "tcp": [{"retransmits": 1, "max_snd_cwnd": 1, "mean_rtt": 1}]},
+    "a congestion control with escapes": {**SIDE, "congestion": "\x1b[2J"},
+    "a congestion control that is a number": {**SIDE, "congestion": 5},
+    "a congestion control of a line": {**SIDE, "congestion": "x" * 17},
 }
 
 

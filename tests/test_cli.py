@@ -363,6 +363,49 @@ def test_version_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     assert result.stdout.startswith(("ringmain 0.", "Usage: ringmain"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [
+        (["--version"], []),
+        (["bench", "--help"], ["bench"]),
+        (["load", "--help"], ["load"]),
+        (["relay", "--help"], ["load", "relay", "save"]),  # what it does where one end is a file
+        (["save", "--help"], ["save"]),
+    ],
+)
+def test_no_command_imports_what_it_has_no_use_for(arguments: list[str], imported: list[str]) -> None:
+    code = (
+        "import sys\nsys.argv[0] = 'ringmain'\n"
+        "from ringmain.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print([it for it in ('bench', 'load', 'nics', 'relay', 'save') if f'ringmain.cli.{it}' in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == str(imported)
+
+
+def test_a_run_collects_garbage_as_any_other_program() -> None:
+    code = (
+        "import gc, os, sys\nsys.argv = ['ringmain', 'load', 'tcp://127.0.0.1:0']\n"
+        "import ringmain.net.gate as gate\nlisten = gate.listen\n"
+        "async def told(*given):\n    os.write(1, str(gc.isenabled()).encode())\n    os._exit(0)\n"
+        "gate.listen = told\n"
+        "from ringmain.__main__ import main\nmain()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "True", result.stderr
+
+
+def test_all_commands_are_listed_and_others_are_refused(bench: peers.Bench) -> None:
+    shown = subprocess.run([*peers.RINGMAIN, "--help"], capture_output=True, text=True, check=True).stdout
+    commands = [line.split()[0] for line in shown.partition("Commands:\n")[2].splitlines()]
+    assert commands == ["bench", "load", "nics", "relay", "save"]
+    other = subprocess.run([*peers.RINGMAIN, "laod"], capture_output=True, text=True)
+    assert other.returncode == 2
+    assert "laod" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+
+
 def test_a_plain_run_imports_neither_psutil_nor_cryptography(bench: peers.Bench) -> None:
     loader, port = bench.listening("load", "-o")
     maps = Path(f"/proc/{loader.process.pid}/maps").read_text()

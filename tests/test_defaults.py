@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_overloads
 
 import click
 import pytest
@@ -15,7 +15,7 @@ from ringmain.cli.replay import bench_load, bench_save
 from ringmain.settings import Settings
 
 PACKAGE = Path(ringmain.__file__).parent
-VERBS = [ringmain.load, ringmain.save, ringmain.relay, ringmain.open, ringmain.Relayer.serve]
+VERBS = [*get_overloads(ringmain.load), ringmain.save, ringmain.relay, ringmain.open, ringmain.Relayer.serve]
 COMMANDS = [*(cli.commands[name] for name in ("load", "save", "relay", "bench")), bench_load, bench_save]
 
 
@@ -55,7 +55,7 @@ def test_no_option_of_a_keyword_and_no_signature_has_a_default_written_out() -> 
                 if known.keys() & {word.lstrip("-").replace("-", "_") for word in words}:
                     for it in node.keywords:
                         look_at(it.value if it.arg == "default" else None, int, float, str)
-    for name in ("loader", "saver", "relayer", "file"):
+    for name in ("connection", "file", "relayer", "saver", "server", "sources"):
         for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 for default in (*node.args.defaults, *node.args.kw_defaults):

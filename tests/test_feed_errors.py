@@ -260,7 +260,7 @@ def test_a_peer_of_a_feed_is_told_that_its_record_was_bad(certificates: Certific
 
         thread = threading.Thread(target=work)
         thread.start()
-        iterator = lines.decode_lines(loader) if feed == "msgspec" else arrow.parsed(loader, feed, None)
+        iterator = lines.decode_lines(loader) if feed == "msgspec" else arrow.batches(loader, feed)
         assert list(iterator) == []
         thread.join()
     assert answers == [ALERT] * 20

@@ -1,7 +1,9 @@
 """Data frames and relations: Polars, Pandas and DuckDB by way of Arrow; and what to install if a library is missing."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,23 +88,38 @@ def test_a_duckdb_query_tells_of_a_bad_record_and_the_next_connection_is_read() 
     thread.join()
 
 
-@pytest.mark.parametrize("extra", ["arrow", "duckdb", "fsspec", "msgspec", "numpy", "pandas", "polars"])
-def test_a_missing_library_is_named_with_its_extra(extra: str) -> None:
+@pytest.mark.parametrize(
+    ("extra", "lacking"),
+    [
+        *((name, name) for name in ("duckdb", "fsspec", "msgspec", "numpy", "pandas", "polars")),
+        *((name, "pyarrow") for name in ("arrow", "duckdb", "pandas", "polars")),
+    ],
+)
+def test_a_missing_library_is_named_with_the_extra_of_the_feed_that_was_asked_for(extra: str, lacking: str) -> None:
     code = f"""
 import sys
-for name in ("duckdb", "fsspec", "msgspec", "numpy", "pandas", "polars", "pyarrow"):
-    if {extra!r} not in ("pandas", "polars", "duckdb") or name == {extra!r}:
-        sys.modules[name] = None
+sys.modules[{lacking!r}] = None
 import ringmain.feeds
-try:
-    ringmain.feeds.{extra}
-except ImportError as error:
-    print(error)
+for _ in range(2):
+    try:
+        ringmain.feeds.{extra}
+    except ImportError as error:
+        print(error)
 """
     library("pyarrow")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    name = {"arrow": "pyarrow"}.get(extra, extra)
-    assert result.stdout == f"ringmain.feeds.{extra} needs {name}: pip install 'ringmain[{extra}]'\n"
+    assert result.stdout == f"ringmain.feeds.{extra} needs {lacking}: pip install 'ringmain[{extra}]'\n" * 2
+
+
+@pytest.mark.parametrize("broken", ["import no_such_module", "raise ImportError('its library is broken')"])
+def test_a_library_that_is_there_but_broken_tells_so_itself(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "msgspec.py").write_text(broken)
+    code = "import ringmain.feeds.msgspec"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    last = result.stderr.splitlines()[-1]
+    said = "ringmain.feeds.msgspec needs no_such_module: pip install 'ringmain[msgspec]'"
+    assert last == (f"ImportError: {said}" if "no_such" in broken else "ImportError: its library is broken")
 
 
 def test_ringmain_itself_imports_none_of_the_libraries() -> None:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import peers
 import pytest
@@ -160,3 +161,27 @@ def test_a_reset_is_an_error_of_the_read() -> None:
         peers.close_with_reset(sock)
         with pytest.raises(errors.ReceiveError, match="after 3 bytes"):
             file.read()
+
+
+def test_blocks_and_linger_are_those_of_the_loader_behind_it(serve: Serve) -> None:
+    for options, expected in (({}, (1 << 20, 0.001)), ({"block_size": 4096, "linger": 0.5}, (4096, 0.5))):
+        with ringmain.open(serve(b"some"), **options) as file:  # type: ignore[call-overload]
+            flow = file.raw.loader.flow
+            assert (flow.ring.block_size, flow.linger) == expected
+            assert file.read() == b"some"
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "said"),
+    [
+        ("wb", {"linger": 0}, "linger= with mode 'wb': for reading only; leave it out"),
+        ("wb", {"block_size": 1}, "block_size= with mode 'wb': for reading only"),
+        ("rb", {"block_size": 0}, "block_size: 0 bytes; give at least 1"),
+        ("rb", {"linger": -1}, "linger=-1: not a number of seconds"),
+        ("rb", {"buffer_size": 0}, "buffer_size=0: it holds nothing"),
+    ],
+)
+def test_what_a_file_cannot_have_is_refused_before_it_dials(mode: Any, options: Any, said: str) -> None:
+    with pytest.raises(ringmain.UsageError) as caught:
+        ringmain.open(f"127.0.0.1:{peers.free_port()}", mode, **options)
+    assert str(caught.value).startswith(said)

@@ -65,6 +65,16 @@ def test_a_change_that_needs_more_fails(baseline: Path, tmp_path: Path) -> None:
     assert [done.stdout.splitlines()[1].split()[place] for place in (0, -1)] == [NAME, "MORE"]
 
 
+def test_an_operation_that_the_baseline_lacks_is_told_and_not_judged(baseline: Path, tmp_path: Path) -> None:
+    other = json.loads(baseline.read_text())
+    other["instructions"] = {"something_else": 1.0}
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(other))
+    done = gate(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split(maxsplit=4)[4] == "new: renew the baseline"
+
+
 def test_a_baseline_of_other_tools_or_none_is_refused(baseline: Path, tmp_path: Path) -> None:
     other = json.loads(baseline.read_text())
     other["tools"]["compiler"] = "tcc"

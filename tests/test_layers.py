@@ -10,7 +10,7 @@ import ringmain
 
 PACKAGE = Path(ringmain.__file__).parent
 # Rooms, from what knows least to what knows most, and what each may import besides its own modules.
-WORDS = {"errors", "endpoint", "log", "outcome", "settings", "waiting"}
+WORDS = {"errors", "endpoint", "keywords", "log", "outcome", "settings", "waiting"}
 COMPILED = {path.stem for path in (Path(__file__).parent.parent / "ext" / "ringmain").glob("*.pyx")}
 # Of the sources: declarations only.
 DECLARED = {"_clock", "_epoll", "_splice", "_unraisable"}
@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "errors": set(),
     "outcome": {"_ring", "errors"},
     "log": {"outcome"},
-    "settings": {"errors"},
+    "keywords": set(),
+    "settings": {"errors", "keywords"},
     "endpoint": {"errors"},
     "waiting": set(),
     "interfaces": {"errors"},
@@ -28,35 +29,36 @@ MAY_IMPORT = {
     "flow": WORDS | COMPILED | {"net"},
     "stream": {"_ring", "errors", "flow"},
     "iterators": {"stream", "flow"},
-    "blocking": {"_ring", "endpoint", "errors", "outcome", "settings"},
+    "blocking": {"errors"},
+    "plain": {"_ring", "endpoint", "outcome", "settings"},
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
-    "saver": WORDS | COMPILED | {"net", "flow", "blocking"},
-    "relayer": WORDS | COMPILED | {"net", "flow", "blocking"},
-    "sources": {"endpoint", "engines", "loader", "settings"},
-    "destinations": {"endpoint", "engines", "relayer", "saver", "settings"},
-    "file": {"errors", "loader", "saver", "settings"},
+    "saver": WORDS | COMPILED | {"net", "flow", "blocking", "plain"},
+    "relayer": WORDS | COMPILED | {"net", "flow", "blocking", "plain"},
+    "sources": {"endpoint", "engines", "flow", "keywords", "loader", "settings"},
+    "destinations": {"endpoint", "engines", "keywords", "relayer", "saver", "settings"},
+    "file": {"errors", "keywords", "loader", "saver", "settings", "sources"},
     "connection": WORDS | COMPILED | {"net", "flow"},
     "server": WORDS | {"net", "flow", "connection"},
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
     "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
-    "bench": WORDS | COMPILED | {"net", "flow", "progress", "terminal"},
+    "bench": WORDS | COMPILED | {"net", "flow", "progress", "engines", "terminal"},
     # Nothing else imports these.
-    "feeds": {"_frames", "_records", "engines", "errors", "file", "loader", "settings", "stream"},
+    "feeds": {"_frames", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
-    "testing": {"net", "endpoint", "errors", "loader", "flow", "outcome", "settings"},
+    "testing": {"net", "endpoint", "errors", "flow", "outcome", "settings", "sources"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS
     | {
         "_ring",
-        "blocking",
         "connection",
         "destinations",
         "engines",
         "file",
         "interfaces",
         "loader",
+        "plain",
         "relayer",
         "saver",
         "server",

@@ -111,6 +111,39 @@ def test_a_consumer_that_holds_every_block_is_told(run: Run, monkeypatch: pytest
     run(main())
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+@pytest.mark.parametrize("count", [1, 2], ids=["one", "many"])
+def test_what_it_is_told_is_a_short_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch, plain: bool, count: int
+) -> None:
+    import ringmain.flow.inflow
+
+    monkeypatch.setattr(ringmain.flow.inflow, "_HELD_TIMEOUT", 0.2)
+    options: Any = {"ring_size": 4096, "block_size": 1024, "max_connections": count, "delimiter": b"\n"}
+
+    def hold(loader: ringmain.Loader) -> None:
+        with peers.connect(loader.port) as sock:
+            sock.sendall(b"x\n" * 50_000)
+            list(loader)
+
+    async def main() -> None:
+        async with ringmain.load("127.0.0.1:0", **options) as loader:
+            with peers.connect(loader.port) as sock:
+                sock.sendall(b"x\n" * 50_000)
+                _ = [block async for block in loader]
+
+    with pytest.raises(errors.BlocksHeldError) as caught:
+        if plain:
+            with ringmain.load("127.0.0.1:0", **options) as loader:
+                hold(loader)
+        else:
+            run(main())
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    ours = [entry for entry in caught.traceback if "/ringmain/" in str(entry.path)]
+    assert len(ours) <= 4
+    del caught
+
+
 def test_an_endless_record_is_an_error_with_its_offset(run: Run) -> None:
     async def main() -> None:
         options = {"delimiter": b"\n", "ring_size": 4096, "block_size": 1024, "max_record": 8192, "listen_once": True}

@@ -195,6 +195,19 @@ def test_without_nats_py_one_line_says_what_to_install(bench: peers.Bench) -> No
     assert line.endswith("pip install 'ringmain[nats]'")
 
 
+def test_without_what_credentials_are_read_by_one_line_says_what_to_install(bench: peers.Bench) -> None:
+    path = bench.file(b"", "creds")
+    code = (
+        "import sys; sys.modules['nkeys'] = None; sys.argv = ['ringmain', 'load', '--consumer', 'c', '--credentials', "
+        f"{str(path)!r}, 'nats://127.0.0.1:1/EVENTS']; from ringmain.__main__ import main; main()"
+    )
+    program = bench.start([sys.executable, "-c", code])
+    assert program.wait() == 2
+    (line,) = program.stderr.splitlines()
+    assert "needs nkeys" in line
+    assert line.endswith("pip install 'ringmain[nats]'")
+
+
 def test_a_credentials_file_lets_its_user_in(bench: peers.Bench, tmp_path: Path) -> None:
     broker = brokers.Broker(bench, config=operators.configuration(), jetstream=False)
     for seed, expected in (

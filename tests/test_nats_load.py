@@ -106,6 +106,35 @@ def test_what_was_not_asked_past_comes_again_after_an_exception(broker: brokers.
     assert digest(sorted(run(rest()))) == digest(sorted(sent[1:]))
 
 
+def test_what_was_not_asked_past_comes_again_after_an_abort_and_none_is_opened_twice(
+    broker: brokers.Broker, run: Run
+) -> None:
+    sent = messages(4)
+    broker.publish("events.a", *sent)
+
+    async def leave() -> None:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+            with pytest.raises(errors.UsageError, match="open already"):
+                await loader.__aenter__()
+            await anext(loader)
+            await anext(loader)
+            loader.abort()
+            with pytest.raises(StopAsyncIteration):
+                await anext(loader)
+        with pytest.raises(errors.UsageError, match="open before"):
+            await loader.__aenter__()
+
+    async def rest() -> list[bytes]:
+        async with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=4) as loader:
+            got = [bytes(block) async for block in loader]
+            await loader.aclose()
+            return got
+
+    run(leave())
+    assert digest(sorted(run(rest()))) == digest(sorted(sent[1:]))
+    assert acknowledged(broker, "c") == 4
+
+
 def test_who_is_cancelled_while_waiting_loses_nothing(broker: brokers.Broker, run: Run) -> None:
     async def work() -> bytes:
         async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
@@ -308,6 +337,21 @@ def test_what_waits_here_is_bounded_by_bytes(broker: brokers.Broker, run: Run) -
                     return
 
     run(work())
+
+
+def test_no_more_is_asked_for_at_once_however_many_messages_have_come(broker: brokers.Broker, run: Run) -> None:
+    count = 100
+    broker.publish("events.a", *[bytes(256 << 10)] * count)
+
+    async def main() -> None:
+        async with ringmain.load(broker.url("EVENTS"), consumer="all") as loader:
+            assert loader._puller is not None
+            asked = loader._puller._share
+            for _ in range(count):
+                assert len(await anext(loader)) == 256 << 10
+            assert loader._puller._share == asked
+
+    run(main())
 
 
 def test_an_arrow_feed_reads_messages_and_acknowledges_none_before_its_time(broker: brokers.Broker) -> None:

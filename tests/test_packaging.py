@@ -88,6 +88,15 @@ def test_the_wheel_holds_modules_stubs_their_marker_the_schema_and_man_pages_onl
     assert "Requires-Python: >=3.11" in metadata
 
 
+def test_what_is_installed_is_below_3_mb() -> None:
+    """Without the bytecode that Python writes beside it. Debug symbols, which some Pythons ask for, were 5 MB more."""
+    if any(os.environ.get(f"RINGMAIN_{it}", "0") not in ("", "0") for it in ("DEBUG", "SANITIZE", "COVERAGE")):
+        pytest.skip("this is a build for developers")
+    files = [it for it in Path(ringmain.__file__).parent.rglob("*") if it.is_file() and it.suffix != ".pyc"]
+    assert any(it.suffix == ".so" for it in files)
+    assert sum(it.stat().st_size for it in files) < 3_000_000
+
+
 Install = Callable[[str], Path]
 
 # The library at work: TLS from one thread to another, then what it needs more for than uvloop.

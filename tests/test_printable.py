@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from streams import server_at
 
 import ringmain
-from ringmain.bench.table import comparison_table
+from ringmain.bench.table import verdict_table
 from ringmain.errors import printable
 
 # Colours, a title, a line of another program, C1's own escape, a next line, a text turned round, lines of Unicode.
@@ -100,7 +100,7 @@ def test_nothing_of_a_bench_clients_question_reaches_the_terminal_as_it_is(bench
     server, port = bench.serving_measurements("-v")
     for question in (HOSTILE.encode(), json.dumps({HOSTILE: HOSTILE, "time": HOSTILE}).encode()):
         with peers.connect(port) as sock:
-            sock.sendall(b"ringmain bench 1 " + b"0" * 32 + b"\n" + question.replace(b"\n", b"") + b"\n")
+            sock.sendall(b"ringmain bench 2 " + b"0" * 32 + b"\n" + question.replace(b"\n", b"") + b"\n")
             peers.send_no_more(sock)
             peers.read_all(sock)
     with peers.connect(port) as sock:
@@ -112,9 +112,10 @@ def test_nothing_of_a_bench_clients_question_reaches_the_terminal_as_it_is(bench
 
 def test_a_cell_of_a_table_is_printable() -> None:
     row = {"ratio": 1.0, "low": 1.0, "high": 1.0, "verdict": HOSTILE}
-    table = comparison_table({HOSTILE: {"figures": {"gb_per_second": row, "cpu_seconds_per_gb": row}}})
+    figures = {"gb_per_second": row, "cpu_seconds_per_gb": row}
+    table = verdict_table({HOSTILE: {"figures": figures, "verdict": "ok"}}, 1000)
     assert is_clean(table)
-    assert table.count("\n") == 2
+    assert table.count("\n") == 5  # a head of two lines, two rows, and the verdict behind an empty line
 
 
 def certificate(folder: Path, name: str) -> Path:

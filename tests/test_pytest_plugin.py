@@ -39,6 +39,32 @@ def test_receiver(ringmain_throughput):
     ringmain_throughput.receive(receive, size=1_000_000, rounds=2)
 """
 
+SHARING = """
+import pytest
+
+
+@pytest.fixture(scope="{scope}")
+def peer(ringmain_{scope}_peer):
+    return ringmain_{scope}_peer.loader()
+"""
+SHARED = """
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("size", range(1, 7))
+def test_a_peer_that_others_use_too(peer, size):
+    with socket.create_connection((peer.host, peer.port)) as sock:
+        sock.sendall(b"x" * size)
+    assert peer.wait().size == size
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    with Path({log!r}).open("a") as log:
+        log.write(f"{{worker}} {{peer.port}} {{peer._process.pid}}\\n")
+"""
+
 
 def dialled(peer: Peer) -> socket.socket:
     """Connect as someone's own program would."""
@@ -310,3 +336,35 @@ def test_tls_without_trustme_says_what_to_install(pytester: pytest.Pytester) -> 
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*UsageError: a peer with TLS: it needs trustme; pip install 'ringmain[[]pytest]'"])
+
+
+@pytest.mark.parametrize("scope", ["module", "session"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_peers_are_shared_by_a_module_or_a_run_and_by_no_two_workers(
+    pytester: pytest.Pytester, scope: str, workers: int
+) -> None:
+    log = pytester.path / "log"
+    code = SHARED.format(log=str(log))
+    pytester.makeconftest(SHARING.format(scope=scope))
+    pytester.makepyfile(test_one=code, test_two=code)
+    result = pytester.runpytest_subprocess("-p", "no:benchmark", "-p", "no:randomly", "-n", str(workers))
+    result.assert_outcomes(passed=12)
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert len(lines) == 12
+    by_worker = {worker: {pid for name, _, pid in lines if name == worker} for worker, _, _ in lines}
+    assert len(set.union(*by_worker.values())) == sum(map(len, by_worker.values()))  # none is of two workers
+    assert all(len(pids) <= (2 if scope == "module" else 1) for pids in by_worker.values())
+    if not workers:
+        assert [len(pids) for pids in by_worker.values()] == [2 if scope == "module" else 1]
+    for pid in set.union(*by_worker.values()):  # all have ended with the run
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+
+
+def test_a_peer_that_was_asked_for_twice_is_one_of_several(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "def test_scopes(ringmain_peer, ringmain_module_peer, ringmain_session_peer):\n"
+        "    made = [it.loader() for it in (ringmain_peer, ringmain_module_peer, ringmain_session_peer)]\n"
+        "    assert len({peer.port for peer in made}) == 3\n"
+    )
+    pytester.runpytest_subprocess("-p", "no:benchmark").assert_outcomes(passed=1)

@@ -449,7 +449,7 @@ def test_an_end_that_was_cancelled_is_told_when_the_saver_is_left(run: Run) -> N
 
 def test_a_write_that_waits_hears_that_the_saver_was_left(run: Run) -> None:
     async def main(listener: socket.socket) -> None:
-        with pytest.raises(RuntimeError, match="another task is already writing"):
+        with pytest.raises(errors.SendError, match="another task has not ended its write"):
             async with ringmain.save(f"127.0.0.1:{listener.getsockname()[1]}") as saver:
                 sock, _ = listener.accept()
                 writing = asyncio.ensure_future(saver.write(b"x" * 8_000_000))

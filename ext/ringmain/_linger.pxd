@@ -37,6 +37,7 @@ cdef class Hold(Timer):
     cdef Py_ssize_t released            # how many of them, the first ones, need not wait
     cdef double last                    # when some were released last
 
+    cdef bint waits(self) noexcept
     cdef void taken(self, Py_ssize_t size) noexcept
     cdef void release(self) noexcept
     cdef void judge(self) noexcept

@@ -156,6 +156,10 @@ cdef class Hold(Timer):
             self.open_timer()
         self.seconds = seconds if self.timer_fd >= 0 else 0  # not to be had on this system, or no descriptor is left
 
+    cdef bint waits(self) noexcept:
+        """Tell whether there is something, and nothing of it may be taken."""
+        return self.stored > 0 and self.released == 0
+
     cdef void taken(self, Py_ssize_t size) noexcept:
         """Account for bytes that are in the ring no more, the first ones."""
         self.stored -= size

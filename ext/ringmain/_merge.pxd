@@ -21,7 +21,7 @@ cdef class Merger(Sorter):
     cdef Py_ssize_t queued              # how many of those there are, in the round too
 
     cdef int turn(self) except -1
-    cdef int next_round(self) except -1
+    cdef bint next_round(self) except -1
     cdef Py_ssize_t serve(self, Member member) except? -2
     cdef int await_more(self, Member member) except -1
     cdef bint listen(self, int fd, int operation, uint32_t events) noexcept

@@ -60,9 +60,9 @@ cdef class Merger(Sorter):
     `cutter` tells where records end. One of more than max_record bytes stops its stream with an OverflowError, or with
     `skips` is left out; what is none with a ValueError of the offset and of what stands there. A last record without an
     end gets `terminator`, or where that is empty is dropped; one that is shorter than its size says makes a proper end
-    "truncated", with an EOFError. A record waits for others until they fill a block, for `linger` seconds at most after
-    the last block was to be had, and for nobody once any stream has ended or all wait for room. Memory: the ring, one
-    record, and for each stream what it has of a record. Raises OSError where there is no descriptor left.
+    "truncated", with an EOFError. A record waits for others until they fill half a block, for `linger` seconds at most
+    after the last block was to be had, and for nobody once any stream has ended or all wait for room. Memory: the ring,
+    one record, and for each stream what it has of a record. Raises OSError where there is no descriptor left.
     """
 
     def __cinit__(self):
@@ -184,7 +184,10 @@ cdef class Merger(Sorter):
             self.turn()
 
     cdef int turn(self) except -1:
-        """Go on with the round, or begin one, until it is over, the ring is full, or it is others' turn."""
+        """Go on with the round, or begin one, until there is something to take, or nothing to read, or no room.
+
+        To look again at once costs less than to come back for what has come meanwhile.
+        """
         cdef Py_ssize_t left = TURN
         cdef Py_ssize_t size, at
         cdef bint stalled = False
@@ -193,9 +196,7 @@ cdef class Merger(Sorter):
         try:
             if self.stuck is not None:
                 stalled = not self.wind_up(self.stuck)
-            if not stalled and self.at == len(self.round):
-                self.next_round()
-            while not stalled and left > 0 and self.at < len(self.round):
+            while not stalled and left > 0 and (self.at < len(self.round) or self.next_round()):
                 at = self.at
                 self.at += 1
                 size = self.serve(self.round[at])
@@ -204,15 +205,18 @@ cdef class Merger(Sorter):
                     stalled = True
                     if self.stuck is None and not self.closed:  # it was not read
                         self.at = at
-            if self.at == len(self.round):
-                self.at = 0
-                self.round.clear()
+                elif self.at == len(self.round):
+                    self.at = 0
+                    self.round.clear()
+                    self.hold.judge()
+                    if not self.hold.waits():
+                        break
         finally:
             self.settle(stalled)
         return 0
 
-    cdef int next_round(self) except -1:
-        """Find who is ready."""
+    cdef bint next_round(self) except -1:
+        """Find who is ready; False if nobody is."""
         cdef epoll_event[EVENTS] events
         cdef int found, index
         cdef Member member
@@ -220,7 +224,7 @@ cdef class Merger(Sorter):
         with nogil:
             found = epoll_wait(self.epoll_fd, events, EVENTS, 0)
         if self.closed:
-            return 0
+            return False
         self.at, self.round, self.queue = 0, self.queue, empty
         for index in range(found):
             member = self.by_fd.get(events[index].data.fd)
@@ -231,7 +235,7 @@ cdef class Merger(Sorter):
         share = self.ring.block_size * self.ring.block_count // max(1, len(self.round))
         self.quantum = min(max(share, LEAST_QUANTUM if self.stalls == self.stalls_then else SLOW_QUANTUM), MOST_QUANTUM)
         self.stalls_then = self.stalls
-        return 0
+        return len(self.round) > 0
 
     cdef Py_ssize_t serve(self, Member member) except? -2:
         """Read once from a stream; return what that cost, in bytes, or STALLED."""

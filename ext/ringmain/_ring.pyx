@@ -37,7 +37,19 @@ cdef extern from *:
 
 
 cdef class Counters:
-    """Count what one stream did. Plain fields, written by whoever moves the bytes, read at leisure."""
+    """Count what one stream did. Plain fields, written by whoever moves the bytes, read at leisure.
+
+    Bytes, reads, writes and blocks; stalls, and how long they took; records that were skipped, and bytes that were
+    dropped. `stalled_seconds` are seconds; `started` and `ended` those of the monotonic clock, 0 until it happened.
+    """
+
+    def __repr__(self):
+        counts = ("bytes_in", "reads", "bytes_out", "writes", "blocks", "stalls", "stalled_seconds", "skipped_records",
+                  "skipped_bytes", "dropped_bytes")
+        told = [f"{name}={value:g}" if name == "stalled_seconds" else f"{name}={value}"
+                for name in counts if (value := getattr(self, name))]
+        state = "ended" if self.ended else "running" if self.started else "not begun"
+        return f"<Counters {', '.join([state, *told])}>"
 
 
 @cython.final
@@ -68,6 +80,9 @@ cdef class Ring(BlockPool):
         if self.cutter is not None:
             self.counted = self.cutter.counted
             self.grow_for(max_record)
+
+    def __repr__(self):
+        return f"<Ring {self.block_count} blocks of {self.block_size} bytes, {self.lent} lent>"
 
     def reserve(self, Py_ssize_t at_least=1):
         """Return a writable view of at least that many bytes, or None when no block is free.

@@ -47,8 +47,9 @@ cdef class Sorter(Host):
         self.most_runs = max(1024, ring.block_size * ring.block_count // 256)
         self.least = max(1, ring.block_size // 4)
         self.large = max(1, min(LARGE, ring.block_size // 2))
-        self.hold = Hold(ring, linger, ring.block_size - self.least)
-        ring.room = self.least
+        self.hold = Hold(ring, linger, max(1, ring.block_size // 2))
+        # Behind half a block another one is begun: whole ones, of which a consumer often keeps one, are in no cache.
+        ring.room = self.least if linger <= 0 else ring.block_size - self.hold.enough + 1
         ring.grow_for(max_record)
 
     cdef Py_ssize_t read(self, Member member) except? -2:

@@ -32,7 +32,6 @@ from ringmain.errors import (
 
 if TYPE_CHECKING:
     from ringmain._ring import Counters
-    from ringmain.blocking import BlockingRelayer, BlockingSaver
     from ringmain.connection import Connection, connect
     from ringmain.destinations import relay, save
     from ringmain.endpoint import Endpoint, LogEndpoint
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from ringmain.file import Reader, Writer, open
     from ringmain.interfaces import Nic, nics
     from ringmain.loader import Loader
+    from ringmain.plain import BlockingRelayer, BlockingSaver
     from ringmain.relayer import Relayer
     from ringmain.saver import Saver
     from ringmain.server import Server, serve
@@ -53,8 +53,8 @@ __version__ = "0.1.0"
 
 # Imported when first used: `ringmain --version` needs neither sockets nor an event loop.
 _ROOMS = {
-    "BlockingRelayer": "blocking",
-    "BlockingSaver": "blocking",
+    "BlockingRelayer": "plain",
+    "BlockingSaver": "plain",
     "Connection": "connection",
     "ConnectionOptions": "settings",
     "Counters": "_ring",

@@ -1,6 +1,7 @@
 """Start the command line. What is imported before the signals are set is kept to a minimum."""
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -23,6 +24,7 @@ def hold_standard_descriptors() -> None:
 
 def main() -> None:
     """Run the command line; it exits the process."""
+    gc.disable()  # imports leave no garbage, and looking for it takes a tenth of them; `cli.session` enables it again
     # Until the event loop takes over there is nothing to save: a signal ends the process without a traceback.
     later = heeded()
     for number in terminating():

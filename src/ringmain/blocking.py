@@ -8,41 +8,105 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
-from ringmain._ring import Counters
-from ringmain.endpoint import Endpoint
-from ringmain.errors import UsageError
-from ringmain.outcome import Outcome, RelayOutcome
-from ringmain.settings import Settings
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from ringmain.errors import RingmainError, UsageError
 
 Result = TypeVar("Result")
 
 
+# A loop that does not turn for so many seconds, in which this process runs, waits for the very thread that asks it.
+_STANDSTILL = 30
+
+
 class Blocking:
-    """Give an asynchronous context manager the plain `with` too. Between two calls nothing moves.
+    """Open and close a verb, once: by `async with`, or by a plain `with`, between two calls of which nothing moves.
 
-    The loop runs in the thread that calls. Only where another loop is running there already, as in a notebook, it runs
-    on a thread that lasts as long as the call, and the other loop stands still meanwhile.
+    The loop of a plain `with` runs in the thread that calls. Only where another loop is running there already, as in a
+    notebook, it runs on a thread that lasts as long as the call, and the other loop stands still meanwhile.
 
-    Who inherits defines `__enter__` as a call of `_enter`, with the type that the plain form has.
+    Who inherits defines `_verb`, `_set_up`, `_tear_down` and `stop`, and `__enter__` as a call of `_enter`, with the
+    type that the plain form has.
     """
 
+    _verb: str  # what makes one
     _runner: asyncio.Runner | None = None
     _loop: asyncio.AbstractEventLoop | None = None
+    _entered = False
+    _is_open = False
+    _left = False
+    _aborted = False
+
+    async def _set_up(self) -> None:
+        """Open what there is to open; if that fails, leave nothing open."""
+        raise NotImplementedError
+
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:
+        """Close all, however it is cancelled; reset whoever is there if that is `broken_off`, by an error or not."""
+        raise NotImplementedError
+
+    def stop(self) -> bool:
+        """Serve nobody else."""
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
-        raise NotImplementedError
+        self._check_new()
+        self._entered = True
+        try:
+            await self._set_up()
+        except BaseException:
+            self._entered = False
+            raise
+        self._is_open = True
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        raise NotImplementedError
+        if self._is_open:
+            self._is_open, self._left = False, True
+            await self._tear_down(error, broken_off=kind is not None or self._aborted)
+
+    async def aclose(self) -> None:
+        """Do now what leaving the `async with` by its end does; leaving it does nothing more then.
+
+        Does nothing the second time. May be cancelled, which leaves nothing open, and resets those whose end is waited
+        for. In a plain `with` call `close`.
+        """
+        if self._runner is not None:
+            raise UsageError(self._what, "it was opened by a plain `with`", "call close()")
+        await self.__aexit__(None, None, None)
+
+    def close(self) -> None:
+        """Do now what leaving the plain `with` by its end does. In `async with` await `aclose`."""
+        if self._is_open and self._runner is None:
+            raise UsageError(self._what, "it was opened by `async with`", "await aclose()")
+        self.__exit__(None, None, None)
+
+    def abort(self) -> None:
+        """Reset all peers at once, as leaving the block by an exception does: none takes a part for the whole.
+
+        What was not taken, or not sent, is lost. Nothing is waited for; whoever waits for this meanwhile is raised an
+        error, or ends. Leaving the block afterwards raises nothing. To be called in the loop's thread.
+        """
+        if self._is_open and not self._aborted:
+            self._aborted = True
+            if self._runner is None:
+                self._reset_all()
+            else:
+                self.close()
+
+    def _reset_all(self) -> None:
+        """Reset whoever is there; `_tear_down` follows, now or later."""
+        self.stop()
+
+    def _check_new(self) -> None:
+        if self._entered:
+            why = "it was open before" if self._left else "it is open already"
+            raise UsageError(self._what, why, f"call ringmain.{self._verb} for each")
 
     def _enter(self) -> None:
+        self._check_new()
         self._runner = asyncio.Runner(loop_factory=new_loop)
         try:
             self.run(self.__aenter__())
@@ -53,6 +117,8 @@ class Blocking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._runner is None:
+            return
         try:
             self.run(self.__aexit__(kind, error, traceback))
         finally:
@@ -78,18 +144,55 @@ class Blocking:
         """Return what closes the things that are open now. It is called in the loop's thread, or on a closed loop."""
         return []
 
+    @property
+    def in_loop(self) -> bool:
+        """Whether it was opened by `async with`: other threads must leave to its loop whatever touches it."""
+        return self._is_open and self._runner is None
+
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run the private loop until the work is done."""
-        if self._runner is None:
-            work.close()
-            raise UsageError(f"a {type(self).__name__.lower()}", "it is not open", "use it inside `with`")
-        if self._runner.get_loop().is_running():
-            work.close()
-            raise UsageError(f"a {type(self).__name__.lower()}", "another thread is using it", "use it in one thread")
+        """Run the private loop until the work is done; in a thread beside an `async with` let that one's loop do it."""
+        if self.in_loop:
+            return self._run_there(work)
         try:
+            if self._runner is None:
+                raise UsageError(self._what, "it is not open", "use it inside `with`")
+            if self._runner.get_loop().is_running():
+                raise UsageError(self._what, "another thread is using it", "use it in one thread")
             return _run_apart(self._runner, work) if _in_a_loop() else self._runner.run(work)
+        except RingmainError as error:
+            raise error.with_traceback(None)  # noqa: B904 - the way through an event loop is of no interest
         finally:
             work.close()  # an interrupt may come before it has begun
+
+    def _run_there(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Let the loop of an `async with`, which runs in another thread, do the work."""
+        loop, begun = self._loop, threading.Event()
+        assert loop is not None
+        try:
+            if _in_a_loop() and asyncio.get_running_loop() is loop:
+                why = "a plain call would stop the event loop that it was opened in"
+                raise UsageError(self._what, why, "use `async for`, or call it by `await asyncio.to_thread(...)`")
+            loop.call_soon_threadsafe(begun.set)
+            future = asyncio.run_coroutine_threadsafe(work, loop)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            if not any(begun.wait(1) for _ in range(_STANDSTILL)):
+                why = f"its event loop has stood still for {_STANDSTILL} s"
+                raise UsageError(self._what, why, "call what waits for it by `await asyncio.to_thread(...)`")
+            return future.result()
+        except RingmainError as error:
+            raise error.with_traceback(None)  # noqa: B904 - as above
+        finally:
+            future.cancel()
+            if not self._is_open:  # what has come so far must not look like the whole
+                why = "it was left while another thread was using it"
+                raise RingmainError(self._what, why, "await that before the block is left")
+
+    @property
+    def _what(self) -> str:
+        return f"a {type(self).__name__.lower()}"
 
     def _described(self, where: str, state: str, sizes: Sequence[int], count: int = 1) -> str:
         """Return what `repr` tells; `sizes` are the bytes of the present connections, each way, if there are any."""
@@ -109,109 +212,6 @@ class Blocking:
                 _call_apart(runner.close, lambda: None)
             else:
                 runner.close()
-
-
-class BlockingSaver(Protocol):
-    """A saver in a plain `with`: the same, without `await`."""
-
-    endpoint: Endpoint
-    settings: Settings
-    listening: bool
-    listen_once: bool
-    on_end: Callable[[Outcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at; empty when dialled."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
-
-    @property
-    def connections(self) -> int:
-        """How many connections are being served."""
-
-    @property
-    def try_number(self) -> int:
-        """Which try to connect again is under way or comes next; 0 while there is a connection, or is to be none."""
-
-    @property
-    def counters(self) -> Counters | None:
-        """The counters of the connection being served, or None between two; of many the bytes of all together."""
-
-    @property
-    def unacknowledged_bytes(self) -> int:
-        """How many of the bytes sent are not known to be with the present peer's kernel yet."""
-
-    @property
-    def fullness(self) -> float:
-        """The part of the kernel's send buffer that the peer has yet to take, from 0 to 1."""
-
-    def write(self, buffer: "Buffer") -> None:
-        """Send all of a buffer; return when the kernel has it."""
-
-    def wait_for_peer(self) -> None:
-        """Return once there is a peer to write to that has what a lost one never got."""
-
-    def end_connection(self) -> None:
-        """End the connection being served properly."""
-
-    def break_off(self, *, at_once: bool = False) -> None:
-        """Reset the peer, if there is one, once it has all that was written, or `at_once`."""
-
-    def reload_certificates(self) -> None:
-        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
-
-    def stop(self) -> bool:
-        """Serve no other client. False when there is no connection."""
-
-
-class BlockingRelayer(Protocol):
-    """A relayer in a plain `with`: the same, without `await`."""
-
-    on_end: Callable[[RelayOutcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at, those of the source first."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at, the source's where both ends listen."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
-
-    @property
-    def counters(self) -> list[Counters]:
-        """The counters of the present connection, or of all: there, and, unless it is one-way, back. Else empty."""
-
-    @property
-    def taken(self) -> list[int]:
-        """How many bytes of the present connections were acknowledged: there, and, unless it is one-way, back."""
-
-    @property
-    def fullness(self) -> float:
-        """The part of what lies between the peers that is filled, from 0 to 1, in the fullest direction."""
-
-    @property
-    def waiting_for(self) -> list[tuple[str, int]]:
-        """The addresses that `reconnect` has no connection to at the moment, each with the number of the next try."""
-
-    def serve(self, path: str = "auto") -> None:
-        """Relay for one client after another, or many at once, until none is to come. path: auto, kernel, block."""
-
-    def reload_certificates(self) -> None:
-        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
-
-    def stop(self) -> bool:
-        """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from ringmain._ring import Counters
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, SendError, TimedOutError, UsageError
 from ringmain.flow.blocks import Flow, flow_for
 from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
+from ringmain.keywords import documented
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import failure_of, has_hole, was_alerted
 from ringmain.net.link import Link
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+@documented(Options)
 def connect(
     url: str,
     *,
@@ -48,15 +50,20 @@ def connect(
         async for block in connection:
             parse(block)
 
-    In a running event loop only: there is no plain `with`. Leaving the block sends FIN (and close_notify under TLS),
-    drops what was not read and what still comes, and waits as `ringmain.save` does: until the peer's kernel has
-    acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving it by an
-    exception, after a write that left a hole, or while another task still writes, resets the peer.
+    In a running event loop only: there is no plain `with`. Leaving the block, or `aclose()`, sends FIN (and
+    close_notify under TLS), drops what was not read and what still comes, and waits as `ringmain.save` does: until the
+    peer's kernel has acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving
+    it by an exception, after a write that left a hole, or while another task still writes, resets the peer; so does
+    `abort()`. A call that waits while for `idle_timeout` seconds nothing moves either way resets the peer and raises
+    TimedOutError. Raises a `RingmainError` on malformed arguments, and when the endpoint cannot be reached.
 
-    `delimiter`, `ring_size`, `block_size`, `max_record` and `linger` are those of `ringmain.load`, for what is read;
-    for the other keywords see `ringmain.Options`. A call that waits while for `idle_timeout` seconds nothing moves
-    either way resets the peer and raises TimedOutError. Raises a `RingmainError` on malformed arguments, and when the
-    endpoint cannot be reached.
+    The keywords, with their defaults:
+
+    delimiter (b""): 1 to 16 bytes at which every block that is read ends, except the last
+    ring_size (8 MiB, or 8 blocks): bytes that wait to be read at most; then the peer waits
+    block_size (1 MiB): bytes of a block
+    max_record (64 MiB): bytes of the longest record, its delimiter included
+    linger (0.001): seconds that a byte may wait for others while data floods in, which saves much CPU; 0 is off
     """
     settings = settings_for(connect, Options, options)
     flow = flow_for(
@@ -83,7 +90,7 @@ class Connection:
         self._writing = Turn("another task is already writing")
         self._ended = False  # by `write_eof`
         self._torn = False  # what was written has a hole
-        self._left = False
+        self._left = self._aborted = False
 
     def __repr__(self) -> str:
         tls, state = f" {self.tls}" if self.tls else "", "closed" if self._link.closed else "open"
@@ -99,7 +106,7 @@ class Connection:
             return
         finished = False
         try:
-            if kind is None:
+            if kind is None and not self._aborted:
                 if self._writing.taken:  # also by one that was cancelled and has yet to hear of that
                     why, remedy = "another task has not ended its write", "await that before the block is left"
                     raise SendError(f"write to {self.peer}", why, remedy)
@@ -177,8 +184,24 @@ class Connection:
         return self.counters.bytes_out == 0 and self._inflow.is_silent()
 
     def turn_away(self, seconds: float) -> None:
-        """End it for a listener's client that was silent for so long while others waited: reading raises."""
+        """End it for a listener's client that was silent for so many seconds while others waited: reading raises."""
         self._inflow.turn_away(seconds)
+
+    async def aclose(self) -> None:
+        """Do now what leaving the block by its end does; leaving it does nothing more then.
+
+        Does nothing the second time. Cancelling it resets the peer. Raises SendError where that does not get all.
+        """
+        await self.__aexit__(None, None, None)
+
+    def abort(self) -> None:
+        """Reset the peer at once, as leaving the block by an exception does: it never takes a part for the whole.
+
+        What was not sent is lost. What came can still be read, then reading raises, and writing at once. Leaving the
+        block afterwards raises nothing.
+        """
+        self._aborted = True
+        self.break_off()
 
     def break_off(self) -> None:
         """Reset the peer, for a server that is left: what came can still be read, then reading and writing raise."""
@@ -321,3 +344,7 @@ class _Dialled:
             await self._connection.__aexit__(*error)
         finally:
             self._entered = False
+
+    def __repr__(self) -> str:
+        where = as_url(self._endpoint.address, tls=self._endpoint.tls or self._settings.tls)
+        return f"<connect {where} {'open' if self._entered else 'closed'}>"

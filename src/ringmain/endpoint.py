@@ -3,7 +3,6 @@
 import os
 import re
 from dataclasses import dataclass, field
-from urllib.parse import unquote
 
 from ringmain.errors import UsageError
 
@@ -152,6 +151,8 @@ class LogEndpoint:
     @classmethod
     def parse(cls, text: str) -> "LogEndpoint":
         """Read an endpoint as users of NATS write it, names after the last server; raise UsageError with the remedy."""
+        from urllib.parse import unquote  # which nothing else here needs
+
         what = f"endpoint {_without_secrets(text)!r}"
         match = _LOG_SHAPE.fullmatch(text)
         if match is None:

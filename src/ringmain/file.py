@@ -1,14 +1,17 @@
 """`ringmain.open`: a connection as a binary file, read through blocks or written through a saver."""
 
+import errno
 import io
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, Unpack, overload
 
 from ringmain.errors import SendError, UsageError
-from ringmain.loader import Loader, load
+from ringmain.keywords import documented
+from ringmain.loader import Loader
 from ringmain.saver import Saver, save
-from ringmain.settings import BUFFER_SIZE, Options
+from ringmain.settings import BLOCK_SIZE, BUFFER_SIZE, LINGER, Options, check_kind
+from ringmain.sources import load_connections
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -16,42 +19,72 @@ if TYPE_CHECKING:
 
 @overload
 def open(
-    url: str, mode: Literal["rb"] = "rb", *, listen: bool = False, buffer_size: int = ..., **options: Unpack[Options]
+    url: str,
+    mode: Literal["rb"] = "rb",
+    *,
+    listen: bool = False,
+    buffer_size: int = ...,
+    block_size: int = ...,
+    linger: float = ...,
+    **options: Unpack[Options],
 ) -> "Reader": ...
 @overload
 def open(
     url: str, mode: Literal["wb"], *, listen: bool = False, buffer_size: int = ..., **options: Unpack[Options]
 ) -> "Writer": ...
+@documented(Options)
 def open(
     url: str,
     mode: Literal["rb", "wb"] = "rb",
     *,
     listen: bool = False,
     buffer_size: int = BUFFER_SIZE,
+    block_size: int = BLOCK_SIZE,
+    linger: float = LINGER,
     **options: Unpack[Options],
 ) -> "Reader | Writer":
     """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.
 
-    "rb" returns a `Reader` (an `io.BufferedReader`) that ends where the peer's stream ends, "wb" a `Writer` (an
-    `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. An event loop that runs in this
-    thread stands still while it waits. Close it, best by `with`: left by an exception that resets the peer, which
-    `close` alone never does to one that is well. There is no seeking, `tell`, or descriptor in it. For the other
-    keywords see `ringmain.Options`. Raises a `RingmainError` as `load` and `save` do, from reads and writes too.
+    The `mode` "rb" returns a `Reader` (an `io.BufferedReader`) that ends where the peer's stream ends, "wb" a `Writer`
+    (an `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. An event loop that runs in
+    this thread stands still while it waits. Close it, best by `with`: left by an exception that resets the peer, and so
+    does `abort`, but never `close` one that is well. There is no seeking, `tell`, or descriptor in it. Raises a
+    `RingmainError` as `load` and `save` do, from reads and writes too.
 
     with ringmain.open("tcp://127.0.0.1:8000", "wb") as file:
         text = io.TextIOWrapper(file, write_through=True)
 
     What is put on top gets no `with` of its own: left by an exception it would only call `close`, and what was written
     so far would look like the whole.
+
+    The keywords, with their defaults:
+
+    listen (False): wait for one client at the endpoint instead of dialling it
+    buffer_size (64 KiB): bytes of the file's own buffer
+    block_size (1 MiB): for reading, bytes of the blocks that are received into; eight of them, or 8 MiB if that is
+        more, may wait, then the peer does
+    linger (0.001): for reading, seconds that a byte may wait for others while data floods in, which saves much CPU; 0
+        is off
     """
+    check_kind("listen", listen, bool)
+    check_kind("buffer_size", buffer_size, int)
+    if buffer_size < 1:
+        raise UsageError(f"buffer_size={buffer_size}", "it holds nothing", "give at least 1")
     if mode == "rb":
-        return Reader(_RawReader(load(url, connect=not listen, listen_once=listen, **options)), buffer_size)
+        flow = {"block_size": block_size, "linger": linger}
+        return Reader(
+            _RawReader(load_connections(url, connect=not listen, listen_once=listen, **flow, **options)), buffer_size
+        )
     if mode == "wb":
+        given = {"block_size": block_size != BLOCK_SIZE, "linger": linger != LINGER}
+        if names := [f"{name}=" for name in given if given[name]]:
+            raise UsageError(f"{', '.join(names)} with mode 'wb'", "for reading only", "leave it out")
         return Writer(_RawWriter(save(url, listen_once=listen, **options)), buffer_size)
     raise UsageError(f"mode {mode!r}", "a connection is a stream of bytes in one direction", 'choose "rb" or "wb"')
 
 
 def _no_position(*_: object) -> NoReturn:
+    """Raise io.UnsupportedOperation: a connection has no position."""
     raise io.UnsupportedOperation("a connection has no position: read or write it from beginning to end")
 
 
@@ -113,6 +146,12 @@ class Reader(io.BufferedReader):
         """Close it; if the block was left by an exception, reset the peer."""
         if not self.closed:
             self.raw.failure = error
+        self.close()
+
+    def abort(self) -> None:
+        """Reset the peer and close: what was not read is lost, and the peer hears that it was."""
+        if not self.closed:
+            self.raw.loader.abort()
         self.close()
 
     @property
@@ -183,6 +222,12 @@ class Writer(io.BufferedWriter):
     """What a peer is sent, as a file; `close` returns once the peer's kernel has every byte. `port` as for `Reader`."""
 
     raw: _RawWriter
+
+    def abort(self) -> None:
+        """Reset the peer and close: what was not sent is lost, and what was never looks like the whole."""
+        if not self.closed:
+            self.raw.failure = self.raw.failure or ConnectionAbortedError(errno.ECONNABORTED, "it was aborted")
+        self.close()
 
     @property
     def port(self) -> int:

@@ -78,6 +78,9 @@ class Items(Generic[Item]):
     def __init__(self, loader: Runs) -> None:
         self._loader = loader
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._loader!r}>"
+
     async def _next(self) -> Item | None:
         raise NotImplementedError
 

@@ -5,14 +5,13 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from types import TracebackType
-from typing import Literal, Self, Unpack
+from typing import Self
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError
-from ringmain.flow.blocks import Flow, flow_for
+from ringmain.flow.blocks import Flow
 from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
@@ -22,47 +21,11 @@ from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
 from ringmain.outcome import Outcome
-from ringmain.settings import BLOCK_SIZE, LINGER, LONG_RECORDS, Framing, Options, Settings, settings_for
+from ringmain.settings import Settings
 from ringmain.stream import Stream
 from ringmain.waiting import Turn, unless
 
 log = logging.getLogger("ringmain")
-
-
-def load(
-    url: str,
-    *,
-    connect: bool = False,
-    listen_once: bool = False,
-    delimiter: bytes = b"",
-    framing: Framing | None = None,
-    ring_size: int | None = None,
-    block_size: int = BLOCK_SIZE,
-    max_record: int | None = None,
-    long_records: Literal["raise", "skip"] = LONG_RECORDS,
-    min_block: int = 1,
-    linger: float = LINGER,
-    copy: bool = False,
-    max_connections: int = 1,
-    receive_buffer: int | None = None,
-    **options: Unpack[Options],
-) -> "Loader":
-    """Do what `ringmain.load` does for an endpoint of TCP; its docstring tells what the keywords are."""
-    settings = settings_for(load, Options, options, max_connections=max_connections, receive_buffer=receive_buffer)
-    settings.check_count(connect=connect, listen_once=listen_once)
-    new_flow = functools.partial(
-        flow_for,
-        delimiter=delimiter,
-        framing=framing,
-        ring_size=ring_size,
-        block_size=block_size,
-        max_record=max_record,
-        linger=linger,
-        long_records=long_records,
-        min_block=min_block,
-        copy=copy,
-    )
-    return Loader(Endpoint.parse(url), settings, new_flow, connect=connect, listen_once=listen_once)
 
 
 class Loader(Listening, Iterated, Blocking):
@@ -71,6 +34,7 @@ class Loader(Listening, Iterated, Blocking):
     `addresses` and `port` tell where it listens. `on_end` hears of each connection; what it raises, the iteration does.
     """
 
+    _verb = "load"
     _inflow: Inflow | None = None  # of the connection that is served, where that is one at a time
     _many: Many | None = None  # those that are served, where that is many at once
     _stopped: asyncio.Event | None = None  # while it dials
@@ -95,14 +59,11 @@ class Loader(Listening, Iterated, Blocking):
         state = "listening" if self._gate is not None else "closed" if self._inflow is None else "connected"
         return self._described(where, state, [self.counters.bytes_in] if self.counters is not None else [], self.served)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
-            self._gate = await self._listen(self.endpoint, self.settings)
-            if self.merges:
-                hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
-                self._many = Many(Crowd(self._gate, self._context, self.settings, hear), self.flow)
+            await self._open_gate()
         elif not self._finished:
             self._stopped = asyncio.Event()
             dialling = dial(self.endpoint, self.settings, self._context)
@@ -110,25 +71,42 @@ class Loader(Listening, Iterated, Blocking):
                 self._begin(link)
         if self._finished:
             self._hang_up()
-        return self
+
+    async def _open_gate(self) -> None:
+        self._gate = gate = await self._listen(self.endpoint, self.settings)
+        if self.merges:
+            hear = weakref.WeakMethod(self._one_ended)  # the crowd's tasks must not keep a forgotten loader
+            try:
+                self._many = Many(Crowd(gate, self._context, self.settings, hear), self.flow)
+            except BaseException:
+                self._gate = None
+                gate.close()
+                raise
 
     def __enter__(self) -> Self:
         self._enter()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:  # noqa: ARG002
         self._finished = True
         try:
             if self._inflow is not None:
-                self._release(self._inflow, broken_off=kind is not None)
+                self._release(self._inflow, broken_off=broken_off)
             if self._many is not None:
-                await self._many.close(broken_off=kind is not None)
+                await self._many.close(broken_off=broken_off)
         finally:  # what `on_end` raises keeps nothing open
             gate, self._gate = self._gate, None
             if gate is not None:
                 gate.close()
+
+    def _reset_all(self) -> None:
+        self._finished = True
+        if self._gate is not None:
+            self._gate.stop()
+        if self._inflow is not None:
+            self._release(self._inflow, broken_off=True)
+        if self._many is not None:
+            self._many.crowd.close(broken_off=True)
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [it.abandon for it in (self._inflow, self._many) if it is not None]
@@ -153,7 +131,7 @@ class Loader(Listening, Iterated, Blocking):
 
     def __next__(self) -> memoryview:
         inflow = self._inflow
-        if inflow is not None and (block := inflow.take()) is not None:
+        if inflow is not None and not self.in_loop and (block := inflow.take()) is not None:
             return block
         try:
             return self.run(self.__anext__())
@@ -269,7 +247,13 @@ class Loader(Listening, Iterated, Blocking):
         return inflow
 
     def _begin(self, link: Link) -> Inflow:
-        self._inflow = Inflow(link, self.flow, self.settings.idle_timeout)
+        try:
+            self._inflow = Inflow(link, self.flow, self.settings.idle_timeout)
+        except BaseException:
+            link.reset()
+            if self._gate is not None:
+                self._gate.done(link)
+            raise
         return self._inflow
 
     def end(self, inflow: Inflow) -> None:
@@ -284,7 +268,7 @@ class Loader(Listening, Iterated, Blocking):
             log.warning("%s", error)
 
     def break_off(self, inflow: Inflow, error: RingmainError) -> None:
-        """Reset an inflow whose bytes have nowhere to go; raise why where there is but one connection, else warn."""
+        """Reset an inflow whose bytes have nowhere to go; raise the error if there is but one connection, else warn."""
         if self._many is not None:
             self._many.crowd.break_off(inflow, error)
             return

@@ -1,4 +1,4 @@
-"""The fixtures `ringmain_peer` and `ringmain_throughput` for pytest, which finds them by itself.
+"""The fixtures `ringmain_peer`, wider ones of the same kind, and `ringmain_throughput`; pytest finds them by itself.
 
 pip install 'ringmain[pytest]'
 
@@ -29,6 +29,26 @@ def ringmain_peer() -> "Iterator[Peers]":
 
     All are ended after the test. See `ringmain.testing.Peers`.
     """
+    yield from _peers()
+
+
+@pytest.fixture(scope="module")
+def ringmain_module_peer() -> "Iterator[Peers]":
+    """Peers as of `ringmain_peer` that all tests of a module share: they are ended after the last of them.
+
+    Make the peer in a fixture of your own of that scope. Its `wait` tells of one connection after another, whichever
+    test has made it, so let each test wait for its own. Of pytest-xdist each worker has peers of its own.
+    """
+    yield from _peers()
+
+
+@pytest.fixture(scope="session")
+def ringmain_session_peer() -> "Iterator[Peers]":
+    """Peers that all tests of a run share, or of a worker of pytest-xdist. See `ringmain_module_peer`."""
+    yield from _peers()
+
+
+def _peers() -> "Iterator[Peers]":
     from ringmain.testing import Peers
 
     peers = Peers()

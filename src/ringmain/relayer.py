@@ -5,11 +5,11 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 from ringmain._cutter import Cutter
 from ringmain._ring import Counters
-from ringmain.blocking import Blocking, BlockingRelayer
+from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import ReceiveError, RingmainError, UsageError, reason
 from ringmain.flow import kernel
@@ -22,7 +22,8 @@ from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.net.relay_ends import End, Ends, check_options
 from ringmain.outcome import RelayOutcome, total
-from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, settings_for
+from ringmain.plain import BlockingRelayer
+from ringmain.settings import LINGER, PATH, ConnectionOptions, TlsSettings, check_kind, settings_for
 from ringmain.waiting import let_go, unless
 
 log = logging.getLogger("ringmain")
@@ -49,6 +50,8 @@ def relay(
     **options: Unpack[ConnectionOptions],
 ) -> "Relayer":
     """Return what `ringmain.relay` does between two endpoints; its docstring tells what the keywords are."""
+    check_kind("source_tls", source_tls, TlsSettings, or_none=True)
+    check_kind("destination_tls", destination_tls, TlsSettings, or_none=True)
     check_options(
         *(connect, listen, listen_once, one_way, max_connections),
         accept_proxy=accept_proxy,
@@ -81,6 +84,8 @@ def relay(
 class Relayer(Blocking):
     """What `relay` returns: to be awaited, or a context manager, plain or asynchronous, with `serve`."""
 
+    _verb = "relay"
+
     def __init__(
         self, ends: Ends, linger: float, *, listen_once: bool, one_way: bool, cutter: Cutter | None = None
     ) -> None:
@@ -95,7 +100,7 @@ class Relayer(Blocking):
         self._one_way = one_way
         self._cutter = cutter
         self._once = listen_once or not (ends.listening or ends.reconnect)
-        self._open = self._finished = False
+        self._finished = False
         self._passages: dict[Way, None] = {}
         self._serving: Serving | None = None
 
@@ -103,7 +108,7 @@ class Relayer(Blocking):
         where = " to ".join(
             as_url((end.addresses or [end.endpoint.address])[0], tls=end.tls) for end in (self.source, self.destination)
         )
-        state = "listening" if self._open and self._ends.listening else "open" if self._open else "closed"
+        state = "listening" if self._is_open and self._ends.listening else "open" if self._is_open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
         return self._described(where, state, sizes, self.served)
 
@@ -118,27 +123,29 @@ class Relayer(Blocking):
         self._enter()
         return cast(BlockingRelayer, self)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             await self._ends.open()
         except BaseException:
-            await self.__aexit__()
+            await self._tear_down(None, broken_off=True)
             raise
-        self._open = True
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._open = False
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:  # noqa: ARG002
         try:
             if self._serving is not None:  # in another task, which uses what is closed here
-                self._serving.stopped.set()
-                self._serving.left.set()
+                self._reset_all()
                 await let_go([self._serving.ended])
         finally:
             self._ends.close()
             if self._threads is not None:
                 self._threads.close()
+
+    def _reset_all(self) -> None:
+        self._finished = True
+        if self._serving is not None:
+            self._serving.stopped.set()
+            self._serving.left.set()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -197,7 +204,7 @@ class Relayer(Blocking):
     def serve(self, path: str = PATH) -> Coroutine[Any, Any, None]:
         """Relay for one client after another, or for many at once; to be awaited in `async with`.
 
-        path: "auto", "kernel" or "block", as `--path`.
+        path ("auto"): "kernel" moves bytes inside the kernel or fails, "block" through blocks in memory.
         Cancelling it, or leaving the block meanwhile, which ends it, resets both peers of each present connection.
         """
         return self._awaited_or_done(self._serve(path))
@@ -221,7 +228,7 @@ class Relayer(Blocking):
             passage.stop()
 
     async def _serve(self, path: str) -> None:
-        if not self._open:
+        if not self._is_open:
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
@@ -230,7 +237,7 @@ class Relayer(Blocking):
         kernel.may_pump(path, tls=self.source.tls or self.destination.tls)
         self._serving = serving = Serving()
         try:
-            while not self._finished and self._open and not serving.broken:
+            while not self._finished and self._is_open and not serving.broken:
                 await self._serve_next(serving, path)
             await serving.until_all_left()
         finally:

@@ -3,14 +3,13 @@
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
 
 from ringmain._cutter import Cutter
 from ringmain._ring import Counters
-from ringmain.blocking import Blocking, BlockingSaver
+from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
-from ringmain.errors import UsageError
+from ringmain.errors import SendError, UsageError
 from ringmain.flow.blocks import cutter_for
 from ringmain.flow.broadcast import Broadcast
 from ringmain.flow.clients import Clients, OnEnd
@@ -20,7 +19,8 @@ from ringmain.net.failures import has_hole
 from ringmain.net.listening import Listening
 from ringmain.net.redial import Redial
 from ringmain.outcome import Outcome, total
-from ringmain.settings import Options, Settings, settings_for
+from ringmain.plain import BlockingSaver
+from ringmain.settings import Options, Settings, check_kind, settings_for
 from ringmain.waiting import Turn
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def save(
     """Return what `ringmain.save` does for one endpoint; its docstring tells what the keywords are."""
     given = {"max_connections": max_connections, "slow": slow, "client_buffer": client_buffer}
     settings = settings_for(save, Options, options, **given)
+    for name, value in {"listen": listen, "listen_once": listen_once, "reconnect": reconnect}.items():
+        check_kind(name, value, bool)
     if reconnect and (listen or listen_once):
         remedy = "leave out reconnect=True: the next client gets what a lost one never got"
         raise UsageError(
@@ -72,6 +74,8 @@ class Saver(Listening, Blocking):
     `addresses` and `port` tell where it listens. `on_end` is called with what became of each connection. Where many
     are served, what a method does to the peer it does to all who are there, side by side.
     """
+
+    _verb = "save"
 
     def __init__(
         self,
@@ -112,7 +116,7 @@ class Saver(Listening, Blocking):
         self._enter()
         return cast(BlockingSaver, self)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
@@ -120,7 +124,7 @@ class Saver(Listening, Blocking):
         self._redial = Redial(self.endpoint, self.settings) if self.reconnect else None
         if isinstance(self._clients, Broadcast) or self.listening:
             self._clients.open(self._gate, self._context)
-            return self
+            return
         self._clients.open(self._redial, self._context)
         try:
             if self._redial is None:
@@ -130,13 +134,13 @@ class Saver(Listening, Blocking):
         except BaseException:
             self._clients.close()
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:  # noqa: ARG002
         try:
-            if kind is None:
+            if not broken_off:
+                if self._turn.taken:  # also by one that was cancelled and has yet to hear of that
+                    why, remedy = "another task has not ended its write", "await that before the block is left"
+                    raise SendError(f"save to {self.endpoint}", why, remedy)
                 await self._alone(self._clients.finish)
         finally:
             try:
@@ -145,6 +149,9 @@ class Saver(Listening, Blocking):
                 self._gate = self._redial = None  # `on_end` may still ask it
                 if isinstance(self._clients, Broadcast):
                     await self._clients.over()
+
+    def _reset_all(self) -> None:
+        self._clients.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, Self, Unpack
 
 from ringmain.connection import Connection
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError, printable
 from ringmain.flow.blocks import Flow, flow_for
+from ringmain.keywords import documented
 from ringmain.net.dial import context_for
 from ringmain.net.gate import Gate, NoMoreClients, listen
 from ringmain.net.link import Link
@@ -23,6 +24,7 @@ log = logging.getLogger("ringmain")
 Handler = Callable[[Connection], Awaitable[object]]
 
 
+@documented(Options)
 def serve(
     url: str,
     handler: Handler,
@@ -46,12 +48,20 @@ def serve(
 
     As with `asyncio.start_server` clients are served from when the block is entered, in a task of the server's;
     `await ringmain.serve(url, echo)` is the same in one. When the handler returns its connection ends properly, when
-    it raises the peer is reset: see `ringmain.connect`, also for the keywords.
+    it raises the peer is reset: see `ringmain.connect`.
 
     A `RingmainError` that it raises, or a group of nothing else, is logged as warnings, and the next client is served;
     so is a `CancelledError` that is not the server's doing. Any other exception is logged as an error and ends the
     server, which listens no more; it comes out of `serve()`, or of the block, as from a task group. What comes out of
     the block instead tells of it in a note. Raises a `RingmainError` when the endpoint cannot be opened.
+
+    The keywords, with their defaults:
+
+    delimiter (b""): 1 to 16 bytes at which every block that is read ends, except the last of a connection
+    ring_size (8 MiB, or 8 blocks): bytes that wait to be read at most; then the peer waits
+    block_size (1 MiB): bytes of a block
+    max_record (64 MiB): bytes of the longest record, its delimiter included
+    linger (0.001): seconds that a byte may wait for others while data floods in, which saves much CPU; 0 is off
     """
     settings = settings_for(serve, Options, options)
     new_flow = functools.partial(
@@ -121,6 +131,16 @@ class Server(Listening):
             if error is None:
                 raise failure
             error.add_note("The server had failed before:\n" + "".join(traceback.format_exception(failure)))
+
+    def __repr__(self) -> str:
+        tls = self.endpoint.tls or self.settings.tls
+        where = as_url((self.addresses or [self.endpoint.address])[0], tls=tls)
+        clients = "" if self._gate is None else ", 1 connection" if self._connection else ", no connection"
+        return f"<Server {where} {'closed' if self._gate is None else 'listening'}{clients}>"
+
+    async def aclose(self) -> None:
+        """Do now what leaving the block does; leaving it does nothing more then. To let a handler finish, see above."""
+        await self.__aexit__(None, None, None)
 
     async def serve(self) -> None:
         """Return once no other client is to be served, after `stop` or a leave; raise what a handler raised.

@@ -2,12 +2,14 @@
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, Self, TypeAlias, TypedDict, TypeGuard, get_args
 
 from ringmain.errors import UsageError
+from ringmain.keywords import with_keywords
 
 GATES = ("hold", "queue", "refuse")
 SLOW = ("wait", "drop")
@@ -57,16 +59,22 @@ _LONGEST_KEEPALIVE = 32767  # MAX_TCP_KEEPIDLE, <net/tcp.h>
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """The keywords that all verbs share; times are seconds, None is off.
+    """The keywords that all verbs share, with their defaults. None is off, or leaves it to the system.
 
-    `connect_timeout`, `handshake_timeout` and `idle_timeout` bound a connection. A listener also resets a client that
-    has sent nothing for `handshake_timeout` while another one waits. `retry` is how often a failed connect is tried
-    again (-1: forever), after pauses from 100 ms to 5 s; `keepalive` is the silence before the peer is probed: one that
-    answers nothing for about that long again is lost. `gate` and `allow` say what becomes of other clients: `allow` is
-    a network or several, as "10.0.0.0/8". With `reuse_port` other listeners that ask for it too may share the port
-    (SO_REUSEPORT): the kernel picks one for each client by its address, which spreads few clients unevenly. `family` is
-    4, 6, or 0 for both. A listener at a UNIX socket gives its file `socket_mode`, as 0o660, and `socket_owner`, as
-    "USER", "USER:GROUP" or ":GROUP"; else the umask and this process decide.
+    connect_timeout (5.0): seconds to resolve a name and to connect
+    handshake_timeout (5.0): seconds for a TLS handshake, and for a client that sends nothing while another one waits
+    idle_timeout (None): seconds for which a connection may stand still
+    retry (0): how often a failed connect is tried again, after pauses from 100 ms to 5 s; -1 is for ever
+    keepalive (60.0): seconds of silence before the peer is probed; one that answers nothing for about that long again
+        is lost
+    gate ("hold"): what becomes of other clients: with "hold" they cannot connect, with "queue" they wait connected,
+        with "refuse" they are reset
+    allow (()): the networks whose clients are served, one or several, as "10.0.0.0/8"; () is all
+    reuse_port (False): other listeners that ask for it too may share the port (SO_REUSEPORT): the kernel picks one for
+        each client by its address, which spreads few clients unevenly
+    family (0): 4 or 6 for one version of IP only, 0 for both
+    socket_mode (None): the mode of a UNIX socket's file that is listened at, as 0o660; else the umask decides
+    socket_owner (None): its owner, as "USER", "USER:GROUP" or ":GROUP"
     """
 
     connect_timeout: float | None
@@ -83,7 +91,10 @@ class ConnectionOptions(TypedDict, total=False):
 
 
 class TlsOptions(TypedDict, total=False):
-    """The keywords that choose how a connection is protected."""
+    """The keywords that choose how a connection is protected, with their defaults.
+
+    tls (False): protect the connection with TLS, as a tcps:// endpoint does
+    """
 
     tls: bool
     certfile: str | None
@@ -105,25 +116,16 @@ class TlsOptions(TypedDict, total=False):
 
 
 class Options(ConnectionOptions, TlsOptions, total=False):
-    """The keywords that `load`, `save`, `connect` and `serve` share: those of `ConnectionOptions`, and TLS.
-
-    `tls` with `certfile`, `keyfile`, `cafile`, `client_ca`, `server_name`, `min_tls_version`, `ciphers`,
-    `tls13_ciphers`, `insecure` and `self_signed` choose how the connection is protected. The password of an encrypted
-    key is the first line of `key_password_file`, or else what RINGMAIN_KEY_PASSWORD is in the environment. With
-    `client_ca` a client must have a certificate, unless `client_cert` is "optional": then one without is served too.
-    `crl` is a PEM file of revocation lists: the peer's own certificate must be in none of them, and its authority must
-    have one there. `fingerprint` is the SHA-256 of the peer's certificate in hexadecimal digits, with colons or
-    without, or several of which one must be it. Alone it replaces authorities, names and dates; with `cafile` or
-    `client_ca` both are asked for. `alpn` names application protocols, best first: both sides have to agree on one.
-    With `tls_auto` a listener serves plain clients too, told apart by what they say first within `handshake_timeout`.
-    """
+    """The keywords that `load`, `save`, `connect`, `serve` and `open` share, with their defaults."""
 
 
 class LogOptions(TlsOptions, total=False):
-    """The keywords for the servers of a log: those of TLS, and some of `ConnectionOptions`.
+    """The keywords for the servers of a log, with their defaults: those of TLS, and these.
 
-    `connect_timeout` holds for each server, `idle_timeout` for the wait for a message; `keepalive` is how often the
-    server is asked whether it is still there.
+    connect_timeout (5.0): seconds to connect, for each server
+    idle_timeout (None): seconds to wait for a message
+    retry (0): how often a failed connect is tried again; -1 is for ever
+    keepalive (60.0): seconds after which the server is asked whether it is still there
     """
 
     connect_timeout: float | None
@@ -134,7 +136,27 @@ class LogOptions(TlsOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class TlsSettings:
-    """How a connection is protected: paths of PEM files, and what to ask of the peer."""
+    """How a connection, or one end of a relay, is protected. Files are paths of PEM files.
+
+    certfile (None): our certificate chain; may hold the key too
+    keyfile (None): our private key, where it is not in certfile
+    key_password_file (None): a file whose first line is the password of an encrypted key; else the environment's
+        RINGMAIN_KEY_PASSWORD is it
+    cafile (None): authorities to trust instead of the system's, where we connect
+    client_ca (None): clients must have a certificate of these authorities
+    client_cert ("required"): with "optional" clients that have none are served too
+    crl (None): revocation lists: the peer's own certificate must be in none, and its authority must have one there
+    fingerprint (()): the SHA-256 of the peer's certificate in hexadecimal digits, with colons or without, or several of
+        which one must be it; alone it replaces authorities, names and dates, beside cafile or client_ca both count
+    server_name (None): the name to ask for and to verify, where it is not the endpoint's host
+    min_tls_version ("1.2"): or "1.3"
+    ciphers (None): suites of TLS 1.2, in OpenSSL's notation
+    tls13_ciphers (None): suites of TLS 1.3, as "TLS_AES_128_GCM_SHA256:..."
+    alpn (()): application protocols, best first: both sides have to agree on one
+    insecure (False): do not verify the server's certificate
+    self_signed (False): listen with a certificate made for this run (pip install 'ringmain[cli]')
+    tls_auto (False): listen for plain clients too, told apart by what they say first within handshake_timeout
+    """
 
     certfile: str | None = None
     keyfile: str | None = None
@@ -159,6 +181,10 @@ class TlsSettings:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type in (bool, int, int | None):
+                value = getattr(self, field.name)
+                check_kind(field.name, value, bool if field.type is bool else int, or_none=field.type == int | None)
         _check("min_tls_version", self.min_tls_version, TLS_VERSIONS)
         _check("client_cert", self.client_cert, CLIENT_CERTS)
         given = (self.fingerprint,) if isinstance(self.fingerprint, str) else self.fingerprint
@@ -167,6 +193,11 @@ class TlsSettings:
         for name in self.alpn:
             if not (name.isascii() and 0 < len(name) < 256):
                 raise UsageError(f"alpn={name!r}", "not 1 to 255 ASCII characters", "give a protocol's name, as h2")
+
+
+TlsOptions.__doc__ = with_keywords(TlsOptions, TlsSettings)
+LogOptions.__doc__ = with_keywords(LogOptions, TlsOptions)
+Options.__doc__ = with_keywords(Options, ConnectionOptions, TlsOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,10 +243,12 @@ class Settings(TlsSettings):
             raise UsageError(f"client_buffer={self.client_buffer!r}", "it holds nothing", "give at least 1")
         for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
+            if value is not None and not (_is_number(value) and value > 0):
                 raise UsageError(
                     f"{name}={value!r}", "not a number of seconds", "give seconds above 0, or None for off"
                 )
+        if self.retry < -1:
+            raise UsageError(f"retry={self.retry!r}", "no number of tries", "give 0 or more, or -1 for ever")
         if self.keepalive is not None and self.keepalive > _LONGEST_KEEPALIVE:
             why = f"the kernel counts to {_LONGEST_KEEPALIVE} seconds at most"
             raise UsageError(f"keepalive={self.keepalive!r}", why, "give less, or None for off")
@@ -268,6 +301,28 @@ def check_plain(options: Mapping[str, Any], prefix: str, remedy: str) -> None:
 def keywords_given(options: Mapping[str, Any], names: Iterable[str], prefix: str) -> str:
     """Return the keywords, as a line, of those options among `names` that are set."""
     return ", ".join(f"{prefix}{name}=" for name in names if options[name])
+
+
+_KINDS = {bool: "True or False", int: "a whole number", bytes: "bytes", TlsSettings: "a ringmain.TlsSettings"}
+
+
+def check_kind(name: str, value: object, kind: type, *, or_none: bool = False) -> None:
+    """Raise UsageError for a value of another kind, which would fail, or wait for ever, far from who has given it."""
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if fits or (or_none and value is None):
+        return
+    remedy = "give -1 for ever" if name == "retry" else f"give {_KINDS[kind]}"
+    raise UsageError(f"{name}={value!r}", f"not {_KINDS[kind]}", remedy)
+
+
+def check_linger(linger: object) -> None:
+    """Raise UsageError for what is no number of seconds from 0 up."""
+    if not (_is_number(linger) and linger >= 0):
+        raise UsageError(f"linger={linger!r}", "not a number of seconds", "give seconds, or 0 for off")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _fingerprint(given: str) -> str:

@@ -1,11 +1,23 @@
 """What `ringmain.load` is: a loader of the connections of an endpoint, or of a log."""
 
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_overloads, overload
 
-from ringmain import loader
-from ringmain.endpoint import is_log
+from ringmain.endpoint import Endpoint, is_log
+from ringmain.flow.blocks import flow_for
+from ringmain.keywords import documented
 from ringmain.loader import Loader
-from ringmain.settings import BLOCK_SIZE, LINGER, LONG_RECORDS, Framing, LogOptions, Options
+from ringmain.settings import (
+    BLOCK_SIZE,
+    LINGER,
+    LONG_RECORDS,
+    Framing,
+    LogOptions,
+    Options,
+    check_kind,
+    settings_for,
+)
 
 if TYPE_CHECKING:
     from ringmain.engines.nats_loader import LogLoader
@@ -48,6 +60,7 @@ def load(
 ) -> Loader: ...
 
 
+@documented(Options)
 def load(url: str, **options: Any) -> "Loader | LogLoader":
     r"""Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
 
@@ -57,58 +70,82 @@ def load(url: str, **options: Any) -> "Loader | LogLoader":
 
     The same with plain `with` and `for`; an event loop that runs in this thread stands still meanwhile. A block is a
     read-only memoryview that owns its memory: keep it as long as you like, release it (or let it go) and the memory is
-    received into again. With `copy` it is a copy instead, for those who keep many.
+    received into again.
 
-    With `max_connections` that many clients are served at once, and their records are merged: a block has whole records
-    of any of them, those of each in order. `loader.tagged()` tells whose they are, `loader.connections()` hands out
-    each connection by itself. The last record of a connection that ends properly is completed with a delimiter; one
-    that is cut off, or a frame, is dropped and warned of, as is an error of a connection.
+    Leaving the block, or `aclose()`, ends a connection properly (close_notify under TLS, FIN); left by an exception, or
+    by `abort()`, it resets the peer. `loader.stop()` ends the iteration. A loader is opened once. Raises a
+    `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one connection, when
+    that ends in any way but a proper end. A listener logs a warning and serves the next client.
 
-    Else no block holds bytes of two connections; `loader.connections()` tells them apart. With a `delimiter` of 1 to 16
-    bytes (b"\n" where many are merged) every block ends at one, except the last of a connection. `framing` is for
-    records that say how long they are: "octet-counting" is syslog's (RFC 6587; where a "<" stands instead of the count
-    a line begins), "length:4be" a length of 1, 2, 4 or 8 bytes, highest first or "le", that counts what follows it;
-    "nul" and "crlf" are delimiters. Every block then holds whole frames as they came, and none is handed out in part: a
-    connection that ends within one raises TruncatedError, one that sends what no frame begins with ParseError.
+    No block holds bytes of two connections; `loader.connections()` tells them apart. With `max_connections` above 1
+    that many clients are served at once, and their records are merged: a block has whole records of any of them, those
+    of each in order. `loader.tagged()` tells whose they are, `loader.connections()` hands out each connection by
+    itself. The last record of a connection that ends properly is completed with a delimiter; one that is cut off, or a
+    frame, is dropped and warned of, as is an error of a connection.
 
-    A record longer than a block makes it grow, up to `max_record` bytes (64 MiB; of many 1 MiB), all included. A longer
-    one ends the stream with RecordTooLongError once all before it was taken, or with `long_records="skip"` is left out:
-    the blocks around it stay whole and in order, `counters` tells of `skipped_records` and `skipped_bytes`, and the
-    first of a connection is warned of.
+    With a `delimiter` every block ends at one, except the last of a connection. With `framing` every block holds whole
+    frames as they came, and none is handed out in part: a connection that ends within one raises TruncatedError, one
+    that sends what no frame begins with ParseError. A record longer than a block makes it grow, up to `max_record`. A
+    longer one ends the stream with RecordTooLongError once all before it was taken, or with `long_records="skip"` is
+    left out: the blocks around it stay whole and in order, `counters` tells of `skipped_records` and `skipped_bytes`,
+    and the first of a connection is warned of. `loader.records()` iterates over single records.
 
-    `ring_size` bytes (8 MiB, or as much as 8 blocks need) wait at most, in blocks of `block_size`; then the peer waits.
-    With a `delimiter` or `framing` one record may be added to that: all blocks, those that you keep included, never
-    have more than `ring_size` + `max_record` bytes. A consumer that keeps as many and waits for more gets
-    BlocksHeldError. A `for` keeps its last block while it waits: release it before (`with block:`) where two records
-    may be longer than that. The kernel has as much of each connection as it likes, or `receive_buffer` (SO_RCVBUF).
+    All blocks, those that you keep included, never have more than `ring_size` bytes, and with a `delimiter` or
+    `framing` `max_record` more. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for` keeps
+    its last block while it waits: release it before (`with block:`) where two records may be longer than that. Merged
+    records are handed out once they fill half a block, or `linger` seconds after the block before was to be had, or
+    once any connection has ended: one that comes alone is handed out at once.
 
-    While data floods in, a byte may wait up to `linger` seconds for others to be read with it, which saves much CPU; 0
-    switches that off. A block has at least `min_block` bytes, unless `linger` passes or the connection ends. Merged
-    records are handed out once they fill a block (three quarters of it, or more), or `linger` seconds after the block
-    before was to be had, or once any connection has ended: one that comes alone is handed out at once.
+    A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'); commas
+    stand between several servers, user:password@ or token@ before the first. Each message is one block, which is
+    acknowledged when the next one is asked for, and when the block is left properly; left by an exception, all that is
+    not acknowledged is given back, and what a process that is killed had comes again after 30 seconds, the consumer's
+    ack_wait: each message comes at least once. `tagged()` gives (tag, block) with the subject, sequence, peer,
+    connection and offset; with an empty block it tells how a connection has ended, which is left out elsewhere. It
+    takes the keywords `consumer` to `credentials`, `delimiter` and `framing`, which tell where `records()` and feeds
+    find records, and check nothing, `ring_size`, and those of `ringmain.LogOptions`.
 
-    Leaving the block ends a connection properly (close_notify under TLS, FIN); left by an exception it resets the peer.
-    `loader.stop()` ends the iteration.
+    The keywords, with their defaults:
 
-    A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'); commas stand
-    between several servers, user:password@ or token@ before the first. `consumer` names who reads: all who give the
-    same name share the messages. Each message is one block, which is acknowledged when the next one is asked for, and
-    when the block is left properly; left by an exception, all that is not acknowledged is given back, and what a
-    process that is killed had comes again once the consumer's time for it is over (ack_wait, 30 seconds): each message
-    comes at least once. `tagged()` gives (tag, block) with the subject, sequence, peer, connection and offset; with an
-    empty block it tells how a connection has ended, which is left out elsewhere. A consumer that is new begins at
-    `from_sequence`, and has the messages of the subject `filter` only. With `until_sequence` the iteration ends once
-    everybody is done with all up to there. `ring_size` bytes wait here at most, or two of the largest messages; blocks
-    that you keep are not among them. `delimiter` and `framing` tell where `records()` and feeds find records, and check
-    nothing. `credentials` is a file with a JWT and its seed, read once. The other keywords are those of
-    `ringmain.LogOptions`.
-
-    `listen_once` ends after the first connection, `connect` implies it. For the other keywords see `ringmain.Options`.
-    Raises a `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one
-    connection, when that ends in any way but a proper end. A listener logs a warning and serves the next client.
+    connect (False): dial the endpoint instead of listening there, and end after that connection
+    listen_once (False): end after the first connection
+    max_connections (1): how many clients are served at once
+    delimiter (b""): 1 to 16 bytes at which every block ends; of many connections b"\n" if there is no framing
+    framing (None): "octet-counting" is syslog's (RFC 6587; where a "<" stands instead of the count a line begins),
+        "length:4be" a length of 1, 2, 4 or 8 bytes, highest first or "le", that counts what follows it; "nul" and
+        "crlf" are delimiters
+    ring_size (8 MiB, or 8 blocks): bytes that wait at most; then the peer waits. Of a log, or two of its largest
+        messages, and blocks that you keep are not among them
+    block_size (1 MiB): bytes of a block
+    max_record (64 MiB, of many connections 1 MiB): bytes of the longest record, its delimiter or size included
+    long_records ("raise"): what becomes of a longer one; "skip" leaves it out
+    min_block (1): bytes that a block has at least, unless `linger` passes or the connection ends
+    linger (0.001): seconds that a byte may wait for others while data floods in, which saves much CPU; 0 is off
+    copy (False): give copies of blocks, for those who keep many
+    receive_buffer (None): bytes that the kernel has of each connection (SO_RCVBUF); None is as many as it likes
+    consumer (required for a log): who reads; all who give the same name share the messages
+    from_sequence (None): where a consumer that is new begins, a sequence number; None is the first message
+    until_sequence (None): the iteration ends once everybody is done with all messages up to there; None is never
+    filter (None): a consumer that is new has the messages of this subject only
+    credentials (None): a file with a JWT and its seed, read once
     """
     if not is_log(url):
-        return loader.load(url, **options)
+        return load_connections(url, **options)
     from ringmain.engines import nats_loader
 
     return nats_loader.load(url, **options)
+
+
+_OF_CONNECTIONS = get_overloads(load)[-1]
+_FLOW = inspect.signature(flow_for).parameters.keys() - {"merges", "small"}
+
+
+def load_connections(url: str, *, connect: bool = False, listen_once: bool = False, **options: Any) -> Loader:
+    """Do what `load` does for an endpoint that is no log."""
+    flow = {name: options.pop(name) for name in _FLOW & options.keys()}
+    settings = settings_for(_OF_CONNECTIONS, Options, options)
+    check_kind("connect", connect, bool)
+    check_kind("listen_once", listen_once, bool)
+    settings.check_count(connect=connect, listen_once=listen_once)
+    new_flow = functools.partial(flow_for, **flow)
+    return Loader(Endpoint.parse(url), settings, new_flow, connect=connect, listen_once=listen_once)

@@ -31,9 +31,12 @@ class Stream:
         inflow: Inflow,
         retire: Callable[[Inflow], RingmainError | None],
         run: Run,
-        on_close: Callable[[Inflow], object] = Inflow.close,
+        on_close: Callable[..., object] = Inflow.close,
     ) -> None:
-        """Iterate over an inflow. `retire` closes it at its end and returns what became of it if that is an error."""
+        """Iterate over an inflow. `retire` closes it at its end and returns what became of it if that is an error.
+
+        `on_close` closes it before, or resets it where it is called with `broken_off`.
+        """
         self.inflow = inflow
         self.run = run
         self._retire = retire
@@ -84,11 +87,23 @@ class Stream:
         return f"<Stream {self.peer}{tls} {self.verdict or 'running'}, {self.counters.bytes_in} bytes>"
 
     def close(self) -> None:
-        """Close the connection, wherever it is; what was not taken is lost."""
+        """End the connection properly, wherever it is; what was not taken is lost. The iteration ends.
+
+        Nothing is waited for. Does nothing once it has ended.
+        """
         self._on_close(self.inflow)
 
+    def abort(self) -> None:
+        """Do the same, and reset the peer, so that it does not take what it has sent for received."""
+        self._on_close(self.inflow, broken_off=True)
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether a loop runs that other threads must leave to it whatever touches this: that of an `async with`."""
+        return self.inflow.link.loop.is_running()
+
     def records(self, *, headers: bool = False) -> Records:
-        """Iterate over single records instead, as `Loader.records` does."""
+        """Iterate over single records instead, with `headers` all that came of each, as `Loader.records` does."""
         return Records(self, self.ring.cutter, lambda: self.verdict, headers=headers)
 
     def __aiter__(self) -> Self:
@@ -109,8 +124,7 @@ class Stream:
         return self
 
     def __next__(self) -> memoryview:
-        block = self.inflow.take()
-        if block is not None:
+        if not self.in_loop and (block := self.inflow.take()) is not None:
             return block
         try:
             return self.run(self.__anext__())

@@ -35,6 +35,10 @@ async def asynchronous() -> None:
             assert_type(connection.counters.skipped_records, int)
             async for block in connection:
                 assert_type(block, memoryview)
+            connection.close()
+            connection.abort()
+        await loader.aclose()
+        loader.abort()
     async with ringmain.save("tcps://127.0.0.1:1", cafile="ca.pem", min_tls_version="1.3") as saver:
         assert_type(saver, ringmain.Saver)
         assert_type(await saver.write(b"bytes"), None)
@@ -63,6 +67,8 @@ async def asynchronous() -> None:
         assert_type(await both.read(), memoryview | None)
         assert_type(await both.write(memoryview(b"view")), None)
         assert_type(await both.write_eof(), None)
+        await both.aclose()
+        both.abort()
         async for block in both:
             assert_type(block, memoryview)
     async with ringmain.serve("tcp://:0", echo, idle_timeout=5.0) as server:
@@ -92,6 +98,8 @@ def plain() -> None:
         saver.wait_for_peer()
         saver.end_connection()
         saver.break_off(at_once=True)
+        saver.close()
+        saver.abort()
         assert_type((saver.port, saver.addresses, saver.refused), tuple[int, list[str], int])
         assert_type(saver.counters, ringmain.Counters | None)
         assert_type((saver.fullness, saver.unacknowledged_bytes, saver.stop()), tuple[float, int, bool])
@@ -102,7 +110,10 @@ def plain() -> None:
         assert_type((relayer.fullness, relayer.stop()), tuple[float, bool])
         assert_type(relayer.waiting_for, list[tuple[str, int]])
         relayer.serve()
-    with ringmain.open("tcp://127.0.0.1:1") as reader:
+        relayer.close()
+    ringmain.load("tcp://127.0.0.1:0", retry="forever")  # type: ignore[call-overload]
+    ringmain.open("tcp://127.0.0.1:1", "wb", linger=0.0)  # type: ignore[call-overload]
+    with ringmain.open("tcp://127.0.0.1:1", block_size=1 << 16, linger=0.0) as reader:
         assert_type(reader, ringmain.Reader)
         assert_type(reader.readline(), bytes)
         assert_type(reader.read_buffer(10), memoryview)

@@ -12,7 +12,7 @@ from ringmain.bench.meter import read_side
 from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.result import Measurement, about
 from ringmain.bench.streams import End, OnInterval, Ready, together
-from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce
+from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduce, numbered
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, TimedOutError
 from ringmain.net.dial import dial
@@ -48,7 +48,8 @@ async def measure(
         token = await _hear(wire, "token")
         if not isinstance(token, str) or not re.fullmatch(f"[0-9a-f]{{{TOKEN_SIZE}}}", token):
             raise wire.foreign()
-        opened = await together([_open(endpoint, settings, token, tls=False) for _ in range(plan.parallel)])
+        tokens = [numbered(token, number) for number in range(plan.parallel)]
+        opened = await together([_open(endpoint, settings, it, tls=False) for it in tokens])
         try:
             local = await _moved(end, [link.sock for link in opened], ready, on_interval)
         except RingmainError as error:

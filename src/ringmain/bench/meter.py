@@ -2,24 +2,29 @@
 
 import asyncio
 import resource
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ringmain._ring import Counters
+from ringmain.bench.tcp_info import TcpInfo, of_sender, read_congestion, read_sender, tcp_info
 
 # How much before its time a timer may fire.
 _EARLY = 0.005
 _COUNTED = ("reads", "writes", "blocks", "stalls", "stalled_seconds")
 # What one end of a measurement tells the other: a number each, the last two a size for each stream.
 FIGURES = ("seconds", "user", "system", *_COUNTED, "sizes", "totals")
+# And what its kernel tells, where it does: of each stream that sends, and what governs their windows.
+OF_TCP = ("tcp", "congestion")
 _MOST = 1 << 62
 
 
 class Sample(NamedTuple):
     """What was known at one time: seconds since the start, CPU seconds, bytes of each stream, and other counters.
 
-    `cpu` is exact, and without the helpers; `user` and `system` are the kernel's estimates for all threads.
+    `cpu` is exact, and without the helpers; `user` and `system` are the kernel's estimates for all threads. `tcp` is
+    what the kernel tells of each stream that sends.
     """
 
     at: float
@@ -28,18 +33,21 @@ class Sample(NamedTuple):
     system: float
     sizes: list[int]
     counted: list[float]
+    tcp: list[TcpInfo | None]
 
 
 class Meter:
     """Measures what the streams of one process do. Threads that only stand in for someone else's program are left out.
 
-    `sending`: the bytes that count are those that leave.
+    `sending`: the bytes that count are those that leave. `socks` are the sockets of the streams, in their order, which
+    the kernel is asked about whenever the counters are read: once a second, or ten times where it is over sooner.
     """
 
     def __init__(self, interval: float, omit: float, *, sending: bool) -> None:
         self.counters: list[Counters] = []
         # The CPU seconds of each helping thread so far.
         self.helpers: list[Callable[[], float]] = []
+        self.socks: list[socket.socket] = []
         self.on_interval: Callable[[dict[str, Any]], None] = lambda _: None
         self._samples: list[Sample] = []
         self._intervals: list[dict[str, Any]] = []
@@ -51,16 +59,19 @@ class Meter:
         self._round = -1  # of the sample that is due next, after the warm-up
         self._timer: asyncio.TimerHandle | None = None
         self._ended: list[bool] = []
+        self._tcp: list[TcpInfo | None] = []
 
     def start(self, streams: int) -> None:
         """Begin; `streams` of them each call `end` once their last byte has moved."""
         self._ended = [False] * streams
+        self._tcp = [None] * len(self.socks)
         self._started = time.monotonic()
         self._take()
         self._wait()
 
     def end(self, position: int) -> None:
         """Hear that a stream has moved its last byte; the last of them ends the measurement."""
+        self._look(position)
         self._ended[position] = True
         if all(self._ended):
             self.close()
@@ -73,10 +84,12 @@ class Meter:
 
     def side(self) -> dict[str, Any]:
         """Return the figures of what came after the warm-up: one of the two sides of a measurement, or a part of it."""
+        start = next((at for at, it in enumerate(self._samples[:-1]) if not self._is_warm_up(it)), 0)
+        first, later = self._samples[start], self._samples[start + 1 :]
         last = self._samples[-1]
-        first = next((it for it in self._samples[:-1] if not self._is_warm_up(it)), self._samples[0])
         counted = dict(zip(_COUNTED, (b - a for a, b in zip(first.counted, last.counted, strict=True)), strict=True))
         user, system = split(max(0.0, last.cpu - first.cpu), last.user - first.user, last.system - first.system)
+        looks = [[it.tcp[at] for it in later] for at in range(len(first.tcp))]
         return {
             "seconds": last.at - first.at,
             "sizes": [after - before for before, after in zip(first.sizes, last.sizes, strict=True)],
@@ -84,6 +97,7 @@ class Meter:
             "user": user,
             "system": system,
             **counted,
+            "tcp": [of_sender(before, list(filter(None, it))) for before, it in zip(first.tcp, looks, strict=True)],
             "intervals": self._intervals,
         }
 
@@ -91,6 +105,8 @@ class Meter:
         return sample.at < self._omit - _EARLY
 
     def _take(self) -> None:
+        for position in range(len(self.socks)):
+            self._look(position)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         sample = Sample(
             time.monotonic() - self._started,
@@ -99,6 +115,7 @@ class Meter:
             usage.ru_stime,
             [it.bytes_out if self._sending else it.bytes_in for it in self.counters],
             [sum(getattr(it, name) for it in self.counters) for name in _COUNTED],
+            list(self._tcp),
         )
         if self._samples:
             before = self._samples[-1]
@@ -107,10 +124,16 @@ class Meter:
                 "end": sample.at,
                 "sizes": [b - a for a, b in zip(before.sizes, sample.sizes, strict=True)],
                 "omitted": self._is_warm_up(before),
+                "tcp": [now and now.since(then) for then, now in zip(before.tcp, sample.tcp, strict=True)],
             }
             self._intervals.append(interval)
             self.on_interval(interval)
         self._samples.append(sample)
+
+    def _look(self, position: int) -> None:
+        """Ask the kernel about a stream; of one that has ended, what it told then stays."""
+        if position < len(self.socks) and not self._ended[position]:
+            self._tcp[position] = tcp_info(self.socks[position]) or self._tcp[position]
 
     def _wait(self) -> None:
         """Take the next sample when it is due: at the end of the warm-up, and each interval from there."""
@@ -139,7 +162,11 @@ def read_side(message: object, streams: int) -> dict[str, Any]:
     others = [side[name] for name in FIGURES[:-2]]
     if not all(isinstance(it, int | float) and not isinstance(it, bool) and 0 <= it < _MOST for it in others):
         raise ValueError("no figures")
-    return side
+    told = message.get("tcp") or []
+    if not isinstance(told, list) or len(told) not in (0, streams):
+        raise ValueError("not of each stream")
+    tcp = [read_sender(it, _MOST) for it in told]
+    return {**side, "tcp": tcp, "congestion": read_congestion(message.get("congestion"))}
 
 
 def _is_size(value: object) -> bool:
@@ -164,6 +191,8 @@ def joined(sides: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": max(it["seconds"] for it in sides),
         "sizes": [size for it in sides for size in it["sizes"]],
         "totals": [size for it in sides for size in it["totals"]],
+        "tcp": [stream for it in sides for stream in it["tcp"]],
+        "congestion": sides[0]["congestion"],
         "intervals": intervals,
     }
 
@@ -171,7 +200,8 @@ def joined(sides: list[dict[str, Any]]) -> dict[str, Any]:
 def joined_interval(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the same interval of several processes as one."""
     longest: dict[str, Any] = max(parts, key=len)
-    return {**longest, "sizes": [size for part in parts for size in part["sizes"]]}
+    tcp = [stream for part in parts for stream in part.get("tcp") or [None] * len(part["sizes"])]
+    return {**longest, "sizes": [size for part in parts for size in part["sizes"]], "tcp": tcp}
 
 
 def _interval(it: dict[str, Any], position: int) -> dict[str, Any]:

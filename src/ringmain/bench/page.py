@@ -77,7 +77,7 @@ def _section(name: str, test: dict[str, Any]) -> str:
     words = f"{where}, {tls}, {streams} stream{'s' if streams > 1 else ''}"
     head, *rows = cells_of(test)
     table = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    heading = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    heading = "".join(f"<th>{escape(cell).replace(chr(10), '<br>')}</th>" for cell in head)
     charts = [_over_time(test), _cpu(test)]
     if "rounds" in test:
         charts += [_rounds(test["rounds"], figure) for figure in _FIGURES]

@@ -38,11 +38,12 @@ class Plan:
     """One measurement, in seconds and bytes.
 
     It lasts `seconds`, or until `size` bytes were sent, after a warm-up of `omit` seconds that is left out. `size` and
-    `rate` (bytes a second, None: as fast as it goes) are those of all `parallel` streams together; each has a
-    connection and, with `processes`, at both ends a process of its own. The client sends, or with `reverse` the server.
-    The sender's writes are of `message_size` bytes. `through` is what the client's end reads from or writes to: blocks
-    in memory, or a pipe. `engine` is what moves the bytes: ringmain, or for comparison Python's own sockets. `apart`
-    gives the processes of each end half of the machine's cores: for both ends on one machine.
+    `rate` (bytes a second, None: as fast as it goes) are those of all `parallel` streams together. Each has a
+    connection, and at both ends a process of its own with `processes`, else an even share of the processes that its
+    end takes. The client sends, or with `reverse` the server. The sender's writes are of `message_size` bytes.
+    `through` is what the client's end reads from or writes to: blocks in memory, or a pipe. `engine` is what moves the
+    bytes: ringmain, or for comparison Python's own sockets. `apart` gives the processes of each end half of the
+    machine's cores: for both ends on one machine.
     """
 
     seconds: float | None = 10.0
@@ -89,13 +90,16 @@ class Plan:
             seconds = min(MAX_SECONDS, (self.size or 0) / min(self.rate or _LEAST_RATE, _LEAST_RATE))
         return self.omit + seconds + PATIENCE
 
-    def share(self, position: int) -> Self:
-        """Return the plan of one of the parallel streams."""
+    def share(self, position: int, count: int = 1) -> Self:
+        """Return the plan of one of the parallel streams, or of so many from there on."""
 
         def part(total: int | None) -> int | None:
-            return None if total is None else total // self.parallel + (position < total % self.parallel)
+            if total is None:
+                return None
+            more = total % self.parallel
+            return total // self.parallel * count + min(more, position + count) - min(more, position)
 
-        return dataclasses.replace(self, size=part(self.size), rate=part(self.rate), parallel=1)
+        return dataclasses.replace(self, size=part(self.size), rate=part(self.rate), parallel=count)
 
     def at_server(self) -> Self:
         """Return the plan of the server's end."""

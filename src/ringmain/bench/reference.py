@@ -2,16 +2,20 @@
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from ringmain._ring import Counters
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
 from ringmain.net.link import Link
+
+Result = TypeVar("Result")
 
 _WINDOW = 256 << 10
 
@@ -23,11 +27,10 @@ async def receive(_: Plan, link: Link, __: memoryview, counters: Callable[[Count
     window = bytearray(_WINDOW)
 
     def work() -> None:
-        while size := link.sock.recv_into(window):
+        while size := _until_done(link.sock, lambda: link.sock.recv_into(window)):
             count.bytes_in += size
             count.reads += 1
-        if isinstance(link.sock, ssl.SSLSocket):
-            link.sock.unwrap()
+        _unwrap(link.sock)
 
     await _on_thread(link.sock, work)
     meter.end(position)
@@ -53,9 +56,7 @@ async def send(
             count.writes += 1
 
     def finish() -> None:
-        if isinstance(link.sock, ssl.SSLSocket):
-            link.sock.unwrap()
-        else:
+        if not _unwrap(link.sock):
             link.sock.shutdown(socket.SHUT_WR)
             link.sock.recv(1)  # the end of the other side, which has everything then
 
@@ -63,6 +64,25 @@ async def send(
     meter.end(position)
     await _on_thread(link.sock, finish)
     link.close()
+
+
+def _until_done(sock: socket.socket, call: Callable[[], Result]) -> Result:
+    """Call what may find nothing to read, until it has: what TLS reads by never waits (`_read_ahead`)."""
+    while True:
+        try:
+            return call()
+        except ssl.SSLWantReadError:
+            arrival = select.poll()
+            arrival.register(sock, select.POLLIN)
+            arrival.poll()
+
+
+def _unwrap(sock: socket.socket) -> bool:
+    """End TLS both ways, and wait for the other side's end; False where there is none."""
+    if not isinstance(sock, ssl.SSLSocket):
+        return False
+    _until_done(sock, sock.unwrap)
+    return True
 
 
 async def _on_thread(sock: socket.socket, work: Callable[[], None], stop: Callable[[], None] = lambda: None) -> None:

@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import mmap
-import socket
 import ssl
-import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ringmain._ring import Ring
 from ringmain.bench.engines import Budget
 from ringmain.bench.plan import Plan, interval_for
 from ringmain.bench.replay_result import Test
+from ringmain.bench.tcp_info import bytes_acknowledged
 from ringmain.endpoint import Endpoint
 from ringmain.errors import InputError, TimedOutError, reason
 from ringmain.flow.blocks import Flow
@@ -39,8 +39,6 @@ _TURN = 0.01
 # What a paced sender waits at least, since timers are no finer, and at most, since the peer may leave meanwhile.
 _LEAST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.2
-# Where struct tcp_info of <linux/tcp.h> has tcpi_bytes_acked, 64 bits.
-_BYTES_ACKED = 120
 
 
 class Recording:
@@ -70,23 +68,33 @@ class Recording:
 
 
 @contextlib.asynccontextmanager
-async def connected(
+async def connections(
     endpoint: Endpoint, settings: Settings, *, listening: bool, announced: Callable[[Any], Any]
-) -> AsyncIterator[Link]:
-    """Yield the one connection that is tested; `announced` is entered while it is waited for."""
+) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
+    """Yield what returns the next connection to test, once the one before it is closed.
+
+    `announced` is entered for as long as clients may come.
+    """
     context: ssl.SSLContext | None = None
     if endpoint.tls or settings.tls:
         from ringmain.net.tls import client_context, server_context
 
         context = (server_context if listening else client_context)(settings)
     if not listening:
-        yield await dial(endpoint, settings, context)
+        yield functools.partial(dial, endpoint, settings, context)
         return
     gate = await listen(endpoint, settings)
+    served: list[Link] = []
+
+    async def next_one() -> Link:
+        while served:
+            gate.done(served.pop())
+        served.append(await gate.next_connection(context))
+        return served[0]
+
     try:
         with announced(gate):
-            link = await gate.next_connection(context)
-        yield link
+            yield next_one
     finally:
         gate.close()
 
@@ -97,7 +105,7 @@ async def send(
     """Send a recording in a loop until the plan is over, and end the connection properly."""
     link = test.link
     outflow = Outflow(link)
-    before = _bytes_acknowledged(link.sock)
+    before = bytes_acknowledged(link.sock)
     meter = test.measured(outflow.counters, plan.interval, sending=True)
     if records_per_second is None:
         pieces = _at_full_speed(recording, Budget(plan))
@@ -127,7 +135,7 @@ async def send(
         if test.verdict is Verdict.ENDED:
             test.acknowledged = size
         elif link.tls_version is None:
-            after_it = _bytes_acknowledged(link.sock)
+            after_it = bytes_acknowledged(link.sock)
             test.acknowledged = None if before is None or after_it is None else min(size, after_it - before)
         if test.acknowledged is not None:
             test.acknowledged_records = recording.records_in(test.acknowledged)
@@ -176,18 +184,6 @@ def _paced(recording: Recording, plan: Plan, rate: float) -> Iterator[tuple[memo
         done += found
         yield recording.data[position:end], 0.0
         position = end % len(recording.data)
-
-
-def _bytes_acknowledged(sock: socket.socket) -> int | None:
-    """Return how many bytes a peer's kernel has acknowledged, also when the connection is broken.
-
-    The SYN of one who dials counts as a byte: only what it grows by is known. Nothing becomes of it after a reset, so
-    what the peer has read but not acknowledged before, a segment and more, is not in it.
-    """
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    if len(info) < _BYTES_ACKED + 8:
-        return None
-    return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0])
 
 
 async def receive(test: Test, seconds: float | None, idle_timeout: float | None) -> None:

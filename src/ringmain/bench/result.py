@@ -15,6 +15,7 @@ from typing import Any
 
 from ringmain import __version__
 from ringmain.bench.plan import Plan
+from ringmain.bench.tcp_info import in_all
 from ringmain.endpoint import Endpoint
 from ringmain.net.link import Link
 
@@ -136,11 +137,13 @@ def interval_of(interval: dict[str, Any], sending: bool) -> dict[str, Any]:
     """Return what an interval brought: each stream, and their sum."""
     start, end, omitted = interval["start"], interval["end"], interval["omitted"]
     sizes = interval["sizes"]
+    tcp = interval["tcp"] or [None] * len(sizes)
     return {
         "streams": [
-            {"socket": at + 1, **span(start, end, size, sending), "omitted": omitted} for at, size in enumerate(sizes)
+            {"socket": at + 1, **span(start, end, size, sending), "omitted": omitted, **(known or {})}
+            for at, (size, known) in enumerate(zip(sizes, tcp, strict=True))
         ],
-        "sum": {**span(start, end, sum(sizes), sending), "omitted": omitted},
+        "sum": {**span(start, end, sum(sizes), sending), "omitted": omitted, **in_all(tcp)},
     }
 
 
@@ -161,15 +164,17 @@ def _end(measurement: Measurement) -> dict[str, Any]:
     sender, receiver = measurement.sender, measurement.receiver
     sending = not measurement.plan.reverse
     host, remote = work_of(measurement.local), work_of(measurement.remote)
+    tcp = sender["tcp"] or [None] * len(sender["sizes"])
+    algorithms = {"sender_tcp_congestion": sender["congestion"], "receiver_tcp_congestion": receiver["congestion"]}
     return {
         "streams": [
             {
-                "sender": {"socket": at + 1, **span(0, sender["seconds"], sent, sending)},
+                "sender": {"socket": at + 1, **span(0, sender["seconds"], sent, sending), **(known or {})},
                 "receiver": {"socket": at + 1, **span(0, receiver["seconds"], got, sending)},
             }
-            for at, (sent, got) in enumerate(zip(sender["sizes"], receiver["sizes"], strict=True))
+            for at, (sent, got, known) in enumerate(zip(sender["sizes"], receiver["sizes"], tcp, strict=True))
         ],
-        "sum_sent": span(0, sender["seconds"], sum(sender["sizes"]), sending),
+        "sum_sent": {**span(0, sender["seconds"], sum(sender["sizes"]), sending), **in_all(tcp)},
         "sum_received": span(0, receiver["seconds"], sum(receiver["sizes"]), sending),
         "cpu_utilization_percent": {
             f"{name}_{kind}": 100 * it[f"cpu_{kind}_seconds"] / max(it["seconds"], 1e-9)
@@ -178,6 +183,7 @@ def _end(measurement: Measurement) -> dict[str, Any]:
         },
         "host": host,
         "remote": remote,
+        **{name: algorithm for name, algorithm in algorithms.items() if algorithm is not None},
     }
 
 

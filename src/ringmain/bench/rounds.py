@@ -4,20 +4,20 @@ A machine is not as fast today as it was yesterday. So each round also measures 
 (Python's own sockets), and what is kept and compared is the ratio of the two.
 """
 
-import dataclasses
 import json
 import math
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ringmain.bench.files import write
-from ringmain.bench.plan import Plan
 from ringmain.bench.result import Measurement, machine
 from ringmain.bench.wire import read_json
 from ringmain.errors import InputError, UsageError, reason
+
+Result = TypeVar("Result")
 
 # What is compared, and whether more is better.
 FIGURES = {"gb_per_second": True, "cpu_seconds_per_gb": False}
@@ -29,32 +29,39 @@ _MACHINE = ("cpu", "cpus", "system")
 
 
 async def alternate(
-    measure: Callable[[Plan], Awaitable[Measurement]], plan: Plan, rounds: int, on_round: Callable[[int], None]
-) -> tuple[list[Measurement], list[dict[str, Any]]]:
-    """Measure in rounds, ringmain and the reference in turns; return ringmain's measurements, and the rounds."""
-    reference = dataclasses.replace(plan, engine="reference", through="blocks")
-    measurements, table = [], []
+    ours: Callable[[], Awaitable[Result]],
+    reference: Callable[[], Awaitable[Measurement]],
+    figures: Callable[[Result], dict[str, float]],
+    rounds: int,
+    on_round: Callable[[int], None],
+) -> tuple[Result, list[dict[str, Any]]]:
+    """Measure in rounds, ours and the reference in turns; return ours with the median throughput, and the rounds."""
+    results, table = [], []
     for number in range(rounds):
         on_round(number)
-        order = (plan, reference) if number % 2 == 0 else (reference, plan)
-        done = {it.engine: await measure(it) for it in order}
-        measurements.append(done["ringmain"])
-        table.append({"ringmain": _figures(done["ringmain"]), "reference": _figures(done["reference"])})
-    return measurements, table
+        if number % 2 == 0:
+            result, other = await ours(), await reference()
+        else:
+            other, result = await reference(), await ours()
+        results.append(result)
+        table.append({"ringmain": figures(result), "reference": figures_of(other)})
+    ordered = sorted(results, key=lambda it: figures(it)["gb_per_second"])
+    return ordered[(len(ordered) - 1) // 2], table
 
 
-def _figures(measurement: Measurement) -> dict[str, float]:
+def figures_of(measurement: Measurement) -> dict[str, float]:
+    """Return what is compared of a measurement: the throughput, and the CPU time of this end."""
     local, receiver = measurement.local, measurement.receiver
+    size = sum(local["sizes"])
+    return figures_from(sum(receiver["sizes"]), receiver["seconds"], local["user"] + local["system"], size)
+
+
+def figures_from(received: int, seconds: float, cpu: float, size: int) -> dict[str, float]:
+    """Return what is compared: the bytes that were `received`, and the CPU time that this end took for its `size`."""
     return {
-        "gb_per_second": sum(receiver["sizes"]) / max(receiver["seconds"], 1e-9) / 1e9,
-        "cpu_seconds_per_gb": (local["user"] + local["system"]) / max(1, sum(local["sizes"])) * 1e9,
+        "gb_per_second": received / max(seconds, 1e-9) / 1e9,
+        "cpu_seconds_per_gb": cpu / max(1, size) * 1e9,
     }
-
-
-def middle(measurements: Sequence[Measurement]) -> Measurement:
-    """Return the measurement with the median throughput, the lower one of two."""
-    ordered = sorted(measurements, key=lambda it: _figures(it)["gb_per_second"])
-    return ordered[(len(ordered) - 1) // 2]
 
 
 def ratios(rounds: Sequence[dict[str, Any]], figure: str) -> list[float]:
@@ -62,13 +69,20 @@ def ratios(rounds: Sequence[dict[str, Any]], figure: str) -> list[float]:
     return [it["ringmain"][figure] / max(it["reference"][figure], 1e-12) for it in rounds]
 
 
-def compare(then: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], threshold: float) -> dict[str, Any]:
+def compare(
+    then: Sequence[dict[str, Any]],
+    now: Sequence[dict[str, Any]],
+    threshold: float,
+    names: Sequence[str] = tuple(FIGURES),
+) -> dict[str, Any]:
     """Return the verdict on rounds: for each figure the ratio of now to then with an interval, and all of it in a word.
 
-    A figure is a regression if all of its interval is worse by more than the threshold, ok if none is.
+    A figure is a regression if all of its interval is worse by more than the threshold, ok if none is. `names` are
+    the figures that count.
     """
     figures = {}
-    for figure, more_is_better in FIGURES.items():
+    for figure in names:
+        more_is_better = FIGURES[figure]
         old, new = ratios(then, figure), ratios(now, figure)
         low, high = _interval(old, new)
         worst, best = (low, high) if more_is_better else (1 / max(high, 1e-12), 1 / max(low, 1e-12))

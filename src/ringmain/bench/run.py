@@ -4,33 +4,14 @@ import dataclasses
 from typing import Any, Protocol
 
 from ringmain.bench.client import measure
-from ringmain.bench.files import try_to_write
+from ringmain.bench.gate import Gate, Judge
 from ringmain.bench.loopback import Measure, loopback
 from ringmain.bench.plan import Plan
 from ringmain.bench.result import Measurement, about, interval_of, result_of
-from ringmain.bench.rounds import alternate, compare, load_baseline, middle, overall, save_baseline
-from ringmain.bench.table import comparison_table, result_table, tests_table
+from ringmain.bench.rounds import alternate, figures_of, overall
+from ringmain.bench.table import result_table, tests_table, verdict_table
 from ringmain.endpoint import Endpoint
 from ringmain.settings import Settings
-
-EXIT_CODES = {"ok": 0, "regression": 1, "inconclusive": 75}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rounds:
-    """What is done with rounds, of which there are `rounds` then."""
-
-    rounds: int
-    save_baseline: str | None
-    baseline: str | None
-    noise_threshold: float
-    fail_on_regression: bool
-    force: bool
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there are to be rounds at all."""
-        return self.save_baseline is not None or self.baseline is not None
 
 
 class Teller(Protocol):
@@ -49,7 +30,7 @@ class Teller(Protocol):
 class Run:
     """Measures one test or several and keeps what came of them."""
 
-    def __init__(self, gate: Rounds, teller: Teller) -> None:
+    def __init__(self, gate: Gate, teller: Teller) -> None:
         self._gate = gate
         self._teller = teller
         self._about = about()
@@ -77,37 +58,27 @@ class Run:
             await self._all(tests, {"endpoint": "loopback"})
 
     async def _all(self, tests: dict[str, tuple[Plan, Measure]], common: dict[str, Any]) -> None:
-        settings = {name: {**plan.message(), **common} for name, (plan, _) in tests.items()}
-        gate, then = self._gate, None
-        # What cannot be read or written is found out before anything is measured.
-        if gate.baseline is not None:
-            then = load_baseline(gate.baseline, settings, force=gate.force)
-        if gate.save_baseline is not None:
-            try_to_write(gate.save_baseline, "--save-baseline")
+        judge = Judge(self._gate, {name: {**plan.message(), **common} for name, (plan, _) in tests.items()})
         for at, (name, (plan, run)) in enumerate(tests.items()):
             count = f"{at + 1} of {len(tests)}: {name}" if name else ""
-            self.results[name] = await self._one(plan, run, count)
-            if then is not None:
-                rounds = self.results[name]["rounds"]
-                self.results[name]["comparison"] = {
-                    **compare(then[name], rounds, gate.noise_threshold),
-                    "baseline_rounds": then[name],
-                }
+            if self._gate.wanted:
+                measurement, rounds = await self._rounds(plan, run, count)
+                self.results[name] = {**result_of(measurement), **judge.judged(name, rounds)}
+            else:
+                self._teller.line(count)
+                self.results[name] = result_of(await run(plan))
             if name:
                 self._teller.event("end", self.results[name]["end"], test=name)
-        if gate.save_baseline is not None:
-            kept = {name: {"settings": settings[name], "rounds": it["rounds"]} for name, it in self.results.items()}
-            save_baseline(gate.save_baseline, kept)
+        judge.save()
 
-    async def _one(self, plan: Plan, run: Measure, words: str) -> dict[str, Any]:
-        if not self._gate.wanted:
-            self._teller.line(words)
-            return result_of(await run(plan))
+    async def _rounds(self, plan: Plan, run: Measure, words: str) -> tuple[Measurement, list[dict[str, Any]]]:
+        reference = dataclasses.replace(plan, engine="reference", through="blocks")
         total = self._gate.rounds
-        measurements, rounds = await alternate(
-            run, plan, total, lambda number: self._teller.line(f"{words}  round {number + 1} of {total}".strip())
-        )
-        return {**result_of(middle(measurements)), "rounds": rounds}
+
+        def tell(number: int) -> None:
+            self._teller.line(f"{words}  round {number + 1} of {total}".strip())
+
+        return await alternate(lambda: run(plan), lambda: run(reference), figures_of, total, tell)
 
     @property
     def verdict(self) -> str | None:
@@ -122,19 +93,19 @@ class Run:
             return {**self.results[""], **verdict}
         return {"start": self._about, "tests": self.results, **verdict}
 
-    def text(self) -> str:
-        """Return everything as it is read."""
+    def text(self, width: int) -> str:
+        """Return everything as it is read, in lines of so many columns."""
         parts = []
         if "" in self.results:
-            parts.append(result_table(self.results[""]))
+            parts.append(result_table(self.results[""], width))
         else:
-            parts.append(f"{self._about['system_info']}\n\n{tests_table(self.results)}")
+            parts.append(f"{self._about['system_info']}\n\n{tests_table(self.results, width)}")
         comparisons = {name: it["comparison"] for name, it in self.results.items() if "comparison" in it}
         if comparisons:
-            parts.append(f"{comparison_table(comparisons)}\n\nverdict: {self.verdict}")
+            parts.append(verdict_table(comparisons, width))
         return "\n\n".join(parts)
 
     @property
     def exit_code(self) -> int:
         """The verdict's, where it is to count."""
-        return EXIT_CODES[self.verdict or "ok"] if self._gate.fail_on_regression else 0
+        return self._gate.exit_code(self.verdict)

@@ -9,10 +9,10 @@ import socket
 import ssl
 from typing import Any, NoReturn, Self
 
-from ringmain.bench.meter import FIGURES
+from ringmain.bench.meter import FIGURES, OF_TCP
 from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.streams import End
-from ringmain.bench.wire import CONTROL, TOKEN_SIZE, Wire, introduced
+from ringmain.bench.wire import CONTROL, Wire, introduced, new_token, number_of, numbered
 from ringmain.endpoint import Endpoint, host_and_port
 from ringmain.errors import RingmainError, TimedOutError, UsageError, reason
 from ringmain.net.dial import prepare, shake_hands
@@ -151,7 +151,7 @@ class Server:
         peer = wire.link.peer
         try:
             side = await self._measure(wire)
-            await wire.send({"side": {name: side[name] for name in FIGURES}})
+            await wire.send({"side": {name: side[name] for name in (*FIGURES, *OF_TCP)}})
             log.info("%s: measured %d streams for %.1f s", peer, len(side["sizes"]), side["seconds"])
             if self.listen_once:
                 finish(self._over)
@@ -205,11 +205,11 @@ class _Present:
         self.peer = wire.link.peer
         self._wire = wire
         self._plan = plan
-        self._token = secrets.token_hex(TOKEN_SIZE // 2)
+        self._token = new_token(secrets.token_hex)
         self._loop = asyncio.get_running_loop()
         self._limit = asyncio.timeout(plan.limit)
         self._waits_for = ("not all of its streams came", "is a firewall between?")
-        self._socks: list[socket.socket] = []
+        self._socks: dict[int, socket.socket] = {}
         self._complete: asyncio.Future[None] = self._loop.create_future()
         self._is_ready = False
         self._go: asyncio.Future[None] = self._loop.create_future()
@@ -218,9 +218,12 @@ class _Present:
 
     def gets(self, sock: socket.socket, token: str) -> bool:
         """Take a connection that is one of its streams; False if it is none, or one too many."""
-        if self._complete.done() or not secrets.compare_digest(token, self._token):
+        number = number_of(token)
+        if number is None or number in self._socks or not number < self._plan.parallel:
             return False
-        self._socks.append(sock)
+        if self._complete.done() or not secrets.compare_digest(token, numbered(self._token, number)):
+            return False
+        self._socks[number] = sock
         self._moves()
         if len(self._socks) == self._plan.parallel:
             finish(self._complete)
@@ -268,7 +271,7 @@ class _Present:
             if sum(interval["sizes"]):
                 self._moves()
 
-        return await end.run(self._socks, ready, look)
+        return await end.run([sock for _, sock in sorted(self._socks.items())], ready, look)
 
     async def _listen(self) -> NoReturn:
         """Hear the client say that it begins; raise when it leaves, or says anything else."""
@@ -285,5 +288,5 @@ class _Present:
         """Reset the streams that did not move, and let those go on who wait for the end."""
         finish(self._complete)
         finish(self._over)
-        for sock in self._socks:
+        for sock in self._socks.values():
             reset(sock)

@@ -1,4 +1,4 @@
-"""All streams of one end of a measurement, in this process or each in its own."""
+"""All streams of one end of a measurement, in this process or in several."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from ringmain._ring import Counters
 from ringmain.bench import engines, reference
 from ringmain.bench.meter import Meter, joined, joined_interval
-from ringmain.bench.plan import Plan
+from ringmain.bench.plan import MAX_MESSAGE, Plan
 from ringmain.bench.result import described
+from ringmain.bench.tcp_info import congestion
 from ringmain.errors import ReceiveError, RingmainError, reason
 from ringmain.net.dial import shake_hands
 from ringmain.net.failures import failure_of
@@ -43,40 +44,51 @@ class End:
     async def run(self, socks: list[socket.socket], ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
         """Move the bytes of all streams, whose sockets are closed then; return the figures of this side.
 
+        Several streams are divided between as many processes as there are cores, or fewer, so that none has more than
+        another, nor their messages together take more memory than one may.
         `ready` is awaited once all have shaken hands: it returns when the other side is ready too.
         """
-        if not self.plan.processes:
+        most = min(len(os.sched_getaffinity(0)), MAX_MESSAGE // self.plan.message_size)
+        count = len(socks) if self.plan.processes else evenly(len(socks), most)
+        if count == 1 and not self.plan.processes:
             return await self.run_here(socks, ready, on_interval)
-        start = _Start(len(socks), ready)
-        intervals = _Intervals(len(socks), on_interval)
-        ends = [dataclasses.replace(self, plan=self.plan.share(position)) for position in range(len(socks))]
-        works = [
-            _in_process(end, sock, start.wait, intervals, at)
-            for at, (end, sock) in enumerate(zip(ends, socks, strict=True))
-        ]
-        try:
-            sides = await together(works)
-        finally:
+        each = len(socks) // count
+        start, intervals = _Start(count, ready), _Intervals([each] * count, on_interval)
+        with contextlib.ExitStack() as stack:
             for sock in socks:
-                sock.close()
+                stack.callback(sock.close)
+            files, settings = [], self.settings
+            if self.tls and self.host is None and settings.self_signed:
+                from ringmain.net.own_certificate import self_signed_file
+
+                files.append(self_signed_file())
+                stack.callback(os.close, files[0])
+                settings = dataclasses.replace(settings, **_of_file(files[0]))
+            works = []
+            for at in range(count):
+                end = dataclasses.replace(self, plan=self.plan.share(at * each, each), settings=settings)
+                works.append(_in_process(end, socks[at * each :][:each], files, start.wait, intervals, at))
+            sides = await together(works)
         return {**joined(sides), "streams": [stream for side in sides for stream in side["streams"]]}
 
     async def run_here(self, socks: list[socket.socket], ready: Ready, on_interval: OnInterval) -> dict[str, Any]:
         """Do so in this process."""
-        links: list[Link] = []
+        opened: dict[int, Link] = {}
         try:
-            await together([self._connect(sock, links) for sock in socks])
+            await together([self._connect(sock, opened, at) for at, sock in enumerate(socks)])
+            links = [opened[at] for at in range(len(socks))]
             streams = [described(link) for link in links]
+            algorithm = congestion(links[0].sock)
             await ready()
             side = await self._move(links, on_interval)
         except OSError as error:
             raise error if isinstance(error, RingmainError) else self._broken(error) from error
         finally:
-            for link in links:
+            for link in opened.values():
                 link.close()
             for sock in socks:
                 sock.close()
-        return {**side, "streams": streams}
+        return {**side, "streams": streams, "congestion": algorithm}
 
     def _broken(self, error: OSError) -> RingmainError:
         what = f"bench with {self.peer}"
@@ -85,6 +97,8 @@ class End:
     async def _move(self, links: list[Link], on_interval: OnInterval) -> dict[str, Any]:
         meter = Meter(self.plan.interval, self.plan.omit, sending=self.sending)
         meter.on_interval = on_interval
+        if self.sending:
+            meter.socks = [link.sock for link in links]
         engine = reference if self.plan.engine == "reference" else engines
         move = engine.send if self.sending else engine.receive
         # All streams send the same bytes: many long messages of a stranger's choice would fill the memory.
@@ -102,15 +116,21 @@ class End:
             meter.close()
         return meter.side()
 
-    async def _connect(self, sock: socket.socket, links: list[Link]) -> None:
+    async def _connect(self, sock: socket.socket, opened: dict[int, Link], position: int) -> None:
         """Shake hands, if that is wanted, and add the link."""
         if self.tls:
             from ringmain.net.tls import client_context, server_context
 
-            context = server_context(self.settings) if self.host is None else client_context(self.settings)
+            # What deserves a warning was told for the connection that has asked for these.
+            context = (server_context if self.host is None else client_context)(self.settings, again=True)
             name = self.host and (self.settings.server_name or self.host)
             sock = await shake_hands(sock, context, self.settings, self.peer, name)
-        links.append(Link(sock, self.peer))
+        opened[position] = Link(sock, self.peer)
+
+
+def evenly(streams: int, most: int) -> int:
+    """Return between how many processes, `most` of them, streams can be divided so that each process has as many."""
+    return next(count for count in range(max(1, min(most, streams)), 0, -1) if streams % count == 0)
 
 
 async def together(works: list[Any]) -> list[Any]:
@@ -142,11 +162,12 @@ class _Start:
 
 
 class _Intervals:
-    """Passes an interval on once every process has told its own, or has ended."""
+    """Passes an interval on once every process, with so many `streams` each, has told its own, or has ended."""
 
-    def __init__(self, count: int, on_interval: OnInterval) -> None:
-        self._waiting: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-        self._ended = [False] * count
+    def __init__(self, streams: Sequence[int], on_interval: OnInterval) -> None:
+        self._streams = streams
+        self._waiting: list[list[dict[str, Any]]] = [[] for _ in streams]
+        self._ended = [False] * len(streams)
         self._on_interval = on_interval
 
     def add(self, position: int, interval: dict[str, Any]) -> None:
@@ -155,7 +176,7 @@ class _Intervals:
         self._pass_on()
 
     def end(self, position: int) -> None:
-        """Wait for no more of a process; its stream counts as one that brings nothing."""
+        """Wait for no more of a process; its streams count as those that bring nothing."""
         self._ended[position] = True
         self._pass_on()
 
@@ -163,24 +184,37 @@ class _Intervals:
         while any(self._waiting) and all(
             waiting or ended for waiting, ended in zip(self._waiting, self._ended, strict=True)
         ):
-            parts = [queue.pop(0) if queue else {"sizes": [0]} for queue in self._waiting]
-            self._on_interval(joined_interval(parts))
+            self._on_interval(
+                joined_interval(
+                    [
+                        queue.pop(0) if queue else {"sizes": [0] * streams}
+                        for queue, streams in zip(self._waiting, self._streams, strict=True)
+                    ]
+                )
+            )
+
+
+def _of_file(fd: int) -> dict[str, Any]:
+    """Return the settings of a process that takes its certificate and key from a file that it inherits."""
+    path = f"/proc/self/fd/{fd}"
+    return {"self_signed": False, "certfile": path, "keyfile": None, "key_password_file": None}
 
 
 async def _in_process(
-    end: End, sock: socket.socket, ready: Ready, intervals: _Intervals, position: int
+    end: End, socks: list[socket.socket], files: list[int], ready: Ready, intervals: _Intervals, position: int
 ) -> dict[str, Any]:
-    """Run one stream in a process of its own."""
+    """Run some streams in a process of their own, which inherits `files` as well."""
+    fds = [sock.fileno() for sock in socks]
     task = {**dataclasses.asdict(end), "plan": end.plan.message(), "settings": dataclasses.asdict(end.settings)}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # else a module of the working directory takes the place of one of ours
         "-m",
         "ringmain.bench.worker",
-        str(sock.fileno()),
+        *map(str, fds),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pass_fds=[sock.fileno()],
+        pass_fds=[*fds, *files],
         start_new_session=True,  # a terminal's ^C is for the parent alone
         limit=1 << 26,
     )
@@ -200,7 +234,7 @@ async def _in_process(
             else:
                 intervals.end(position)
                 return dict(message["side"])
-        raise _WorkerError("a process of the measurement has ended before its stream; see standard error", 1)
+        raise _WorkerError("a process of the measurement has ended before its streams; see standard error", 1)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -226,15 +260,16 @@ def _keep_apart(*, at_server: bool) -> None:
         os.sched_setaffinity(0, cores[:half] if at_server else cores[half:])
 
 
-async def serve_parent(fd: int) -> None:
-    """Run the one stream that a parent has told of on standard input, on the socket it has left open."""
+async def serve_parent(fds: list[int]) -> None:
+    """Run the streams that a parent has told of on standard input, on the sockets it has left open."""
     loop = asyncio.get_running_loop()
     task = json.loads(sys.stdin.buffer.readline())
     end = End(**{**task, "plan": Plan(**task["plan"]), "settings": Settings(**task["settings"])})
     if end.plan.apart:
         _keep_apart(at_server=end.host is None)
-    sock = socket.socket(fileno=fd)
-    sock.setblocking(False)
+    socks = [socket.socket(fileno=fd) for fd in fds]
+    for sock in socks:
+        sock.setblocking(False)
     go = asyncio.Event()
 
     def hear() -> None:
@@ -252,6 +287,6 @@ async def serve_parent(fd: int) -> None:
 
     loop.add_reader(0, hear)
     try:
-        say({"side": await end.run_here([sock], ready, lambda interval: say({"interval": interval}))})
+        say({"side": await end.run_here(socks, ready, lambda interval: say({"interval": interval}))})
     except RingmainError as error:
         say({"error": str(error), "exit_code": error.exit_code})

@@ -17,11 +17,13 @@ from ringmain.net.readiness import until
 
 Result = TypeVar("Result")
 
-_MAGIC = b"ringmain bench 1 "
+_MAGIC = b"ringmain bench 2 "
 TOKEN_SIZE = 32  # hexadecimal digits
 _FIRST_LINE = len(_MAGIC) + TOKEN_SIZE + 1
 # The longest line: what was found of all the streams that there may be takes a tenth of it.
 _LONGEST = 64 << 10
+# The last digits of a token number the streams, so that both ends mean the same one.
+_NUMBER_SIZE = 2
 # The token of a connection that begins a measurement instead of belonging to one.
 CONTROL = "0" * TOKEN_SIZE
 
@@ -45,6 +47,24 @@ async def introduced(sock: socket.socket) -> str | None:
             return None
     token = data[len(_MAGIC) : -1]
     return token.decode() if token.isalnum() and token.isascii() and data.endswith(b"\n") else None
+
+
+def new_token(random: Callable[[int], str]) -> str:
+    """Return the token of the first stream of a measurement; `random` makes so many bytes as hexadecimal digits."""
+    return numbered(random(TOKEN_SIZE // 2), 0)
+
+
+def numbered(token: str, number: int) -> str:
+    """Return the token of another stream of the same measurement."""
+    return f"{token[:-_NUMBER_SIZE]}{number:0{_NUMBER_SIZE}x}"
+
+
+def number_of(token: str) -> int | None:
+    """Return which stream's token it is; None if it is none."""
+    try:
+        return int(token[-_NUMBER_SIZE:], 16)
+    except ValueError:
+        return None
 
 
 def read_json(text: bytes) -> Any:

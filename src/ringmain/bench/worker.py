@@ -1,4 +1,4 @@
-"""python -m ringmain.bench.worker FD: one stream of a measurement, in a process of its own."""
+"""python -m ringmain.bench.worker FD...: some streams of a measurement, in a process of their own."""
 
 import logging
 import sys
@@ -9,4 +9,4 @@ from ringmain.bench.streams import serve_parent
 
 if __name__ == "__main__":
     logging.getLogger("ringmain").setLevel(logging.ERROR)  # the parent has warned already
-    uvloop.run(serve_parent(int(sys.argv[1])))
+    uvloop.run(serve_parent([int(fd) for fd in sys.argv[1:]]))

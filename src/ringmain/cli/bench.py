@@ -5,25 +5,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringmain.bench.plan import MAX_PARALLEL, Plan
+from ringmain.cli.bench_gate import BASELINES, OTHERS, ROUND_SECONDS, gate, gate_of
+from ringmain.cli.bench_log import MESSAGE_SIZE, OF_LOG, SHARED, SIZE, log_options, run_bench_log
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.values import DURATION, FILE, Duration, Linger, Percentage, Size
+from ringmain.cli.values import DURATION, FILE, Duration, Linger, Size
+from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
-    from ringmain.bench.run import Rounds
+    from ringmain.bench.gate import Gate
 
 # As iperf3's: a hole in a firewall for the one is good for the other.
 _PORT = "5201"
-# How long a measurement takes on loopback, and in rounds; what is left out at its beginning: in seconds.
-_LOOPBACK_SECONDS, _ROUND_SECONDS = 2.0, 0.5
+# How long a measurement takes on loopback; what is left out at its beginning: in seconds.
+_LOOPBACK_SECONDS = 2.0
 _WARM_UP = 0.25
 # A limited sender writes this often at least, so that its rate is a steady one.
 _WRITES_A_SECOND = 20
 _MEASURING = ("reverse", "time", "bytes", "omit", "parallel", "processes", "message_size", "limit")
-_REPORTING = ("json", "json_stream", "report", "save_baseline", "baseline")
-_GATING = ("rounds", "noise_threshold", "fail_on_regression", "force")
+_REPORTING = ("json", "json_stream", "report", *BASELINES)
 
 
 class _Bench(JsonCommand):
@@ -51,7 +53,7 @@ class _Bench(JsonCommand):
     "--time",
     type=DURATION,
     help=f"How long to measure: {Duration.words(Plan.seconds)}; on loopback {Duration.words(_LOOPBACK_SECONDS)}, "
-    f"in rounds {Duration.words(_ROUND_SECONDS)}.",
+    f"in rounds {Duration.words(ROUND_SECONDS)}.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
@@ -70,21 +72,19 @@ class _Bench(JsonCommand):
     show_default=True,
     help="Streams at once.",
 )
-@click.option("--processes", is_flag=True, help="Each stream in a process of its own, at both ends.")
+@click.option(
+    "--processes",
+    is_flag=True,
+    help="Each stream in a process of its own, at both ends; else they share as many as there are cores, evenly.",
+)
 @click.option(
     "-l", "--message-size", type=Size(), help=f"What the sender writes at once: {Size.words(Plan.message_size)}."
 )
 @click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
 @forms
 @click.option("--report", metavar="FILE", type=FILE, help="Write a page with plots here, for the browser: out.html.")
-@click.option("--save-baseline", metavar="FILE", type=FILE, help="Measure in rounds, and keep them to compare with.")
-@click.option("--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare them with those.")
-@click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both.")
-@click.option(
-    "--noise-threshold", type=Percentage(), default="5%", show_default=True, help="How much worse is not worse."
-)
-@click.option("--fail-on-regression", is_flag=True, help="Exit with 1 for a regression, with 75 if inconclusive.")
-@click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or of other options.")
+@gate
+@log_options
 @endpoint_of_bench(required=False)
 @click.pass_context
 def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
@@ -93,23 +93,23 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     \b
     ringmain bench                                       this machine with itself, plain and TLS: 20 s
     ringmain bench --server                              on one host
-    ringmain bench tcp://10.0.0.5:5201 -P 4 --reverse    on the other
+    ringmain bench 10.0.0.5 -P 4 --reverse               on the other
     ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
     ringmain bench --save-baseline before.json           then, after a change:
-    ringmain bench --baseline before.json --fail-on-regression
+    ringmain bench --baseline before.json --fail-on regression
 
     \b
     ringmain bench save ENDPOINT --input FILE            load-test someone else's receiver
     ringmain bench load ENDPOINT                         or sender; see their --help
+    ringmain bench nats://HOST:PORT/SUBJECT              what a NATS stream stores and hands out: 1 GiB, which stays
     """
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
-    from ringmain.bench.run import Rounds
-
     if server:
-        _refuse(given, (*_MEASURING, *_REPORTING, *_GATING), "with --server", "give it to the client")
-        for name in (*_MEASURING, *_REPORTING, *_GATING):
+        ours = (*_MEASURING, *_REPORTING, *OTHERS, *OF_LOG)
+        _refuse(given, ours, "with --server", "give it to the client")
+        for name in ours:
             del options[name]
         return run_server(endpoint or f"tcp://:{_PORT}", **options)
     if endpoint is None:
@@ -118,12 +118,14 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
         raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
-    if options["fail_on_regression"] and options["baseline"] is None:
-        raise UsageError("--fail-on-regression", "there is nothing to compare with", "add --baseline FILE")
+    if endpoint is not None and is_log(endpoint):
+        return _run_log(endpoint, given, options)
+    _refuse(given, OF_LOG, "without nats://HOST:PORT/SUBJECT", "leave it out")
+    for name in OF_LOG:
+        del options[name]
     for name in ("listen_once", "port_file"):
         del options[name]
-    gate = Rounds(**{name: options.pop(name) for name in ("save_baseline", "baseline", *_GATING)})
-    return run_bench(endpoint, json_=options.pop("json"), gate=gate, **options)
+    return run_bench(endpoint, json_=options.pop("json"), gate=gate_of(options), **options)
 
 
 def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) -> None:
@@ -133,8 +135,25 @@ def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) ->
             raise UsageError(f"--{name.replace('_', '-')} {where}", "it makes no sense there", remedy)
 
 
+def _run_log(endpoint: str, given: set[str], options: dict[str, Any]) -> int:
+    """Run `ringmain bench nats://...`; return the exit code."""
+    kept = {*SHARED, *OF_LOG, *TLS_OPTIONS, "quiet", "verbose", "progress"}
+    _refuse(
+        given,
+        tuple(name for name in options if name not in kept),
+        f"with {endpoint.partition(':')[0]}://",
+        "leave it out",
+    )
+    options = {name: value for name, value in options.items() if name in kept}
+    size = options["bytes"] if options["time"] is not None else options["bytes"] or SIZE
+    message_size = options.pop("message_size") or MESSAGE_SIZE
+    plan = Plan(seconds=options.pop("time"), size=size, rate=options.pop("limit"), message_size=message_size)
+    del options["bytes"]
+    return run_bench_log(endpoint, plan, {**options, "family": 0})
+
+
 def run_bench(
-    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: "Rounds", **options: Any
+    endpoint: str | None, *, json_: bool, json_stream: bool, report: str | None, gate: "Gate", **options: Any
 ) -> int:
     """Run `ringmain bench` as a client, or on loopback without an endpoint; return the exit code."""
     from ringmain.bench.files import try_to_write, write
@@ -143,12 +162,13 @@ def run_bench(
     from ringmain.cli.session import Session, measured_at, uses_tls
     from ringmain.settings import Settings
 
-    plan = _plan(options, _ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
+    plan = _plan(options, ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
     session = Session(options)
     if endpoint is not None:
         uses_tls(measured_at(endpoint, _PORT), options)
     settings = Settings(**options)
-    teller = Teller(as_events=json_stream, show=session.shows_progress)
+    told = endpoint is not None and not gate.wanted  # several tests, and rounds, would have too many lines
+    teller = Teller(as_json=json_, as_events=json_stream, show=session.shows_progress, seconds=told)
     run = Run(gate, teller)
 
     async def work() -> None:
@@ -159,15 +179,12 @@ def run_bench(
 
     if report is not None:
         try_to_write(report, "--report")
-    try:
-        code = session.run(work)
-    finally:
-        teller.line()
+    code = teller.run(session, work)
     if code:
         raise click.exceptions.Exit(code)
     if report is not None:
         write(report, page(run.whole()), "--report")
-    teller.result(run.whole(), run.text(), as_json=json_)
+    teller.result(run.whole(), run.text)
     return run.exit_code
 
 

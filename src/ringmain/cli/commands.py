@@ -4,22 +4,23 @@ Which one: that of the error (`errors`), or of a signal (`session`).
 """
 
 import contextlib
+import importlib
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import click
 
+import ringmain.cli.values  # noqa: F401 - what a click that is too old fails at, before anything else is done
 from ringmain import __version__
-from ringmain.cli.bench import bench
 from ringmain.cli.command import Context
 from ringmain.cli.flags import as_flags
-from ringmain.cli.load import load
-from ringmain.cli.nics import nics
-from ringmain.cli.relay import relay
-from ringmain.cli.save import save
 from ringmain.errors import OutputError, RingmainError, printable, reason
 from ringmain.terminal import screen
+
+# Each is a module here, with a command of its name.
+_NAMES = ("bench", "load", "nics", "relay", "save")
 
 
 class _Failed(Exception):  # noqa: N818 - it is none: it carries one
@@ -27,7 +28,26 @@ class _Failed(Exception):  # noqa: N818 - it is none: it carries one
 
 
 class _Commands(click.Group):
-    """The commands."""
+    """The commands, each imported once it is asked for: to import all takes longer than to start one."""
+
+    @property
+    def commands(self) -> MutableMapping[str, click.Command]:
+        """All of them, by their names."""
+        return {name: _command(name) for name in _NAMES}
+
+    @commands.setter
+    def commands(self, _: MutableMapping[str, click.Command]) -> None:
+        """Keep what there is, where click would begin with none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        del ctx
+        return list(_NAMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one; None if there is none of that name."""
+        del ctx
+        return _command(cmd_name) if cmd_name in _NAMES else None
 
     context_class = Context
 
@@ -58,11 +78,9 @@ def cli() -> None:
     """
 
 
-cli.add_command(load)
-cli.add_command(save)
-cli.add_command(relay)
-cli.add_command(bench)
-cli.add_command(nics)
+def _command(name: str) -> click.Command:
+    command: click.Command = getattr(importlib.import_module(f"ringmain.cli.{name}"), name)
+    return command
 
 
 def run() -> None:

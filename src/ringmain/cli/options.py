@@ -190,7 +190,8 @@ _CONNECTION = [
 _TLS = click.option("--tls", is_flag=True, help="Protect the connection with TLS, as a tcps:// endpoint does.")
 
 
-def _decorated(command: Command, decorators: list[Decorator]) -> Command:
+def decorated(command: Command, decorators: list[Decorator]) -> Command:
+    """Give a command options, in this order."""
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
@@ -199,30 +200,30 @@ def _decorated(command: Command, decorators: list[Decorator]) -> Command:
 def totals(command: Command) -> Command:
     """Give a command --stats-interval."""
     text = "Append a row of totals to the stats file this often, and one at the end."
-    return _decorated(command, [duration("--stats-interval", None, text)])
+    return decorated(command, [duration("--stats-interval", None, text)])
 
 
 def linger(command: Command) -> Command:
     """Give a command that receives from sockets --linger."""
-    return _decorated(command, [_LINGER])
+    return decorated(command, [_LINGER])
 
 
 def one_end(command: Command) -> Command:
     """Give a command an endpoint, its TLS, and what every connection has."""
-    return _decorated(command, [click.argument("endpoint", type=ENDPOINT), _TLS, *_tls_options(), *_CONNECTION])
+    return decorated(command, [click.argument("endpoint", type=ENDPOINT), _TLS, *_tls_options(), *_CONNECTION])
 
 
 def two_ends(command: Command) -> Command:
     """Give a command a source and a destination, the TLS of each, and what every connection has."""
     tls = [*_tls_options("source"), *_tls_options("destination")]
-    return _decorated(
+    return decorated(
         command, [click.argument("source", type=END), click.argument("destination", type=END), *_CONNECTION, *tls]
     )
 
 
 def forms(command: Command) -> Command:
     """Give a command the forms of its result."""
-    return _decorated(
+    return decorated(
         command,
         [
             click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names."),
@@ -236,7 +237,7 @@ def endpoint_of_bench(*, required: bool) -> Callable[[Command], Command]:
     options = [*_TIMEOUTS, *_TRIES, _PORT_FILE, *_FAMILY, *_LOUDNESS]
 
     def decorate(command: Command) -> Command:
-        return _decorated(
+        return decorated(
             command,
             [click.argument("endpoint", type=ENDPOINT, required=required), _TLS, *_tls_options(auto=False), *options],
         )

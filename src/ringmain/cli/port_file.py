@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from ringmain.errors import OutputError, reason
@@ -20,6 +19,8 @@ class PortFile:
 
     def write(self, text: str) -> None:
         """Write it; raise OutputError."""
+        import tempfile  # here, since most runs write none
+
         try:
             if self._path.exists() and not self._path.is_file():  # to put a file in the place of /dev/stdout harms all
                 raise OutputError(f"write {self._path}", "not a regular file", "choose another --port-file")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import gc
 import logging
 import os
 import signal
@@ -142,6 +143,8 @@ class Session:
         are, `figures` are those of --metrics, where they are not made of the others. The last line tells who of `blame`
         kept the run waiting.
         """
+        gc.freeze()  # what was imported stays
+        gc.enable()
         self._look, self._present, self._renewal, self._words = look, present, renewal, words
         signals = signals or Signals(self.remove_port_file)
         if renewal is not None and line is not None:

@@ -5,7 +5,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from ringmain._ring import Counters, Ring
@@ -80,6 +79,7 @@ class LogLoader(Iterated, Blocking):
     One consumer of blocks at a time. `on_end` hears of the whole when it is left; what it raises, leaving does.
     """
 
+    _verb = "load"
     merges = True  # the records of many connections
     refused = probes = 0
     connect = True
@@ -115,7 +115,7 @@ class LogLoader(Iterated, Blocking):
         state = "closed" if self._puller is None else "connected"
         return self._described(str(self.endpoint), state, [] if self._puller is None else [self.counters.bytes_in])
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         opened = None
@@ -128,7 +128,6 @@ class LogLoader(Iterated, Blocking):
         if opened:
             self._puller = self._fresh
             self.counters.started = time.monotonic()
-        return self
 
     async def _open(self) -> bool:
         await self._server.open()
@@ -139,19 +138,22 @@ class LogLoader(Iterated, Blocking):
         self._enter()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:
         self._finished = True
         if self._puller is None:
             return
-        if kind is None and not self._ahead:
+        if not broken_off and not self._ahead:
             self.settle(0)
         self._puller = None
         await let_go([asyncio.ensure_future(self._close())])
         self.counters.ended = time.monotonic()
         if self.on_end is not None:
             self.on_end(self._outcome(error))
+
+    def _reset_all(self) -> None:
+        self._finished = True
+        self._hang_up()
+        self._handed.clear()  # none is acknowledged any more
 
     async def _close(self) -> None:
         await self._fresh.close()
@@ -205,7 +207,7 @@ class LogLoader(Iterated, Blocking):
             self._puller.ack(self._handed.popleft())
 
     def give_back(self, is_meant: Callable[[Message], bool]) -> None:
-        """Let the server send again what was handed out and not acknowledged, as far as it is meant."""
+        """Let the server send again what was handed out and not acknowledged, as far as `is_meant` says."""
         for message in [it for it in self._handed if is_meant(it)]:
             self._handed.remove(message)
             if self._puller is not None:

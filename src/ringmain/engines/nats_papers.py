@@ -1,11 +1,12 @@
 """What a NATS server wants to see of us, and we of it: certificates, and a credentials file; read again when told."""
 
+import importlib
 import ssl
 from collections.abc import Callable
 
 from nats.aio.client import RawCredentials
 
-from ringmain.errors import CertificateError, reason
+from ringmain.errors import CertificateError, UsageError, reason
 from ringmain.net.renewable import Renewable
 from ringmain.settings import Settings
 
@@ -70,6 +71,10 @@ class Papers:
 def _read_credentials(path: str) -> str:
     """Return what a credentials file holds; nats-py would search one without a JWT forever."""
     what, remedy = f"credentials={path}", "give the file that `nsc generate creds` has written"
+    try:
+        importlib.import_module("nkeys")  # which nats-py does when a server asks for a signature
+    except ImportError as error:
+        raise UsageError(what, f"it needs nkeys ({reason(error)})", "pip install 'ringmain[nats]'") from error
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             text = file.read(_LARGEST_CREDENTIALS).decode()

@@ -34,7 +34,7 @@ _ACK_WAIT = 30.0  # as servers have it
 
 
 class _Request:
-    """A request for messages that is open at the server: how many may still come of it."""
+    """A request for messages that is open at the server: how many may still come, and whether any has since."""
 
     __slots__ = ("count", "deadline", "served", "subject")
 
@@ -256,10 +256,11 @@ class Puller:
             self.size += len(message.data)
             self._seen = max(self._seen, message.sequence)
             self._look_delay, self._look_at = _SHORTEST_LOOK, 0.0
-            if self._requests:  # they are served in order
-                first = self._requests[0]
-                first.served, first.count = True, first.count - 1
-                if first.count == 0:
+            for request in self._requests:  # in turns, and nothing tells which of them this message is for
+                request.served = True
+            if self._requests:
+                self._requests[0].count -= 1
+                if self._requests[0].count == 0:
                     self._requests.popleft()
         else:  # it is no message of the stream: it says how a request has ended
             self._on_status(raw.subject, raw.headers or {})

@@ -12,7 +12,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.blocking import Blocking
@@ -112,6 +112,8 @@ class LogRelayer(Blocking):
     `on_end` hears of each client.
     """
 
+    _verb = "relay"
+
     def __init__(
         self, source: End, publisher: Publisher, cutting: Cutting, *, listen_once: bool, accept_proxy: bool
     ) -> None:
@@ -124,12 +126,12 @@ class LogRelayer(Blocking):
         self._name = uuid.uuid4().hex
         self._count = 0
         self._present: dict[Inflow, Records] = {}
-        self._open = self._finished = False
+        self._finished = False
         self._serving: Serving | None = None
 
     def __repr__(self) -> str:
         where = f"{as_url((self.addresses or [self.source.endpoint.address])[0], tls=self.source.tls)} to "
-        state = "open" if self._open else "closed"
+        state = "open" if self._is_open else "closed"
         return self._described(where + str(self._publisher.endpoint), state, self.moved[:1], len(self._present))
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -143,7 +145,7 @@ class LogRelayer(Blocking):
         self._enter()
         return cast(BlockingLogRelayer, self)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._publisher.__aenter__()
         try:
@@ -151,23 +153,25 @@ class LogRelayer(Blocking):
                 from ringmain.net import proxy  # noqa: F401 - while there is a descriptor for it
             await self.source.open()
         except BaseException:
-            await self.__aexit__()
+            await self._tear_down(None, broken_off=True)
             raise
         hear = weakref.WeakMethod(self._hear_of_failure)  # the loop, which knows the publisher, must not keep this
         self._publisher.failed = lambda: (it := hear()) and it()
-        self._open = True
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._open = False
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:  # noqa: ARG002
         try:
             if self._serving is not None:  # in another task, which uses what is closed here
-                self._serving.stopped.set()
-                self._serving.left.set()
+                self._reset_all()
                 await let_go([self._serving.ended])
         finally:
             self.source.close()
             await self._publisher.__aexit__()
+
+    def _reset_all(self) -> None:
+        self._finished = True
+        if self._serving is not None:
+            self._serving.stopped.set()
+            self._serving.left.set()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self._publisher.abandon]
@@ -242,13 +246,13 @@ class LogRelayer(Blocking):
         return self._awaited_or_done(self._serve())
 
     async def _serve(self) -> None:
-        if not self._open:
+        if not self._is_open:
             raise UsageError("a relay", "it is not open", "use it inside `async with`")
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
         self._serving = serving = Serving()
         try:
-            while not self._finished and self._open and not serving.broken:
+            while not self._finished and self._is_open and not serving.broken:
                 await self._serve_next(serving)
             await unless(serving.left.wait(), serving.until_all_left())
         finally:

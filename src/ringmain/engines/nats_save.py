@@ -6,8 +6,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, Unpack, cast
+from typing import TYPE_CHECKING, Literal, Unpack, cast
 
 from ringmain._ring import Counters, Ring
 from ringmain.blocking import Blocking
@@ -65,6 +64,8 @@ class LogSaver(Blocking):
     `counters` count what is written; `on_end` hears of the whole when it is left.
     """
 
+    _verb = "save"
+
     def __init__(self, publisher: Publisher, cutting: Cutting, peer: str) -> None:
         self.endpoint = publisher.endpoint
         self.counters = Counters()
@@ -87,7 +88,7 @@ class LogSaver(Blocking):
         self._enter()
         return cast(BlockingLogSaver, self)
 
-    async def __aenter__(self) -> Self:
+    async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._publisher.__aenter__()
         self._flow = self._cutting.flow(self._publisher.stream.max_message)
@@ -99,19 +100,19 @@ class LogSaver(Blocking):
         except BaseException as error:
             await self._close(error)
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _tear_down(self, error: BaseException | None, *, broken_off: bool) -> None:
         try:
-            if kind is None and not self._ended:
+            if not broken_off and not self._ended:
                 await self._end_properly()
         except BaseException as failure:
             error = failure
             raise
         finally:
             await self._close(error)
+
+    def _reset_all(self) -> None:
+        self._publisher.abandon()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [] if self._flow is None else [self._publisher.abandon]

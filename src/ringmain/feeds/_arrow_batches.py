@@ -8,12 +8,12 @@ import pyarrow as pa
 
 from ringmain.feeds._arrow_parsers import Parser
 from ringmain.feeds._arrow_search import Job, Outcome
-from ringmain.feeds._feed import Feed, Piece, Source
+from ringmain.feeds._feed import BlockFeed, Piece, Source
 from ringmain.feeds._merged import pieces_of
 from ringmain.feeds._refusal import Bad, OnError, Origin
 
 
-class Batches(Feed["pa.RecordBatch"]):
+class Batches(BlockFeed["pa.RecordBatch"]):
     """An iterator of record batches, plain or asynchronous, in the order of their bytes.
 
     `schema` is the given one, or None until the first batch was made.

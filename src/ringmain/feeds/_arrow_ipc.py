@@ -1,23 +1,22 @@
 """Arrow's own format: record batches over the blocks themselves."""
 
 from collections import deque
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.ipc
 
 from ringmain.errors import RingmainError
 from ringmain.feeds._arrow_message import check
-from ringmain.feeds._feed import Cursor, Piece, Source, broke
-from ringmain.feeds._refusal import Bad, OnError, Refusals
+from ringmain.feeds._feed import Cursor, Feed, Piece, Pieces, Source, broke
+from ringmain.feeds._refusal import Bad, OnError
 
 # One reader of Arrow's takes message after message off the connection and verifies their metadata: it knows where each
 # begins, and fails where nothing behind can be found any more. Another one, which is given those messages, makes
 # batches of them: it can fail at one and go on with the next.
 
 
-class IpcBatches:
-    """A plain iterator of the record batches of IPC streams, one stream or more a connection.
+class IpcBatches(Feed["pa.RecordBatch"]):
+    """An iterator of the record batches of IPC streams, one stream or more a connection, plain or asynchronous.
 
     `schema` is the given one, or None until the first stream began. A batch is a view of the block that holds it, and
     a copy where it spans blocks. A batch has at most `max_record` bytes, with the dictionaries that come before it.
@@ -26,39 +25,42 @@ class IpcBatches:
     def __init__(
         self, source: Source, schema: "pa.Schema | None", *, validate: bool = True, on_error: OnError = "raise"
     ) -> None:
+        super().__init__(Cursor(source), on_error)
         self.schema = schema
         self._validate = validate
         self._limit = source.ring.max_record
-        self._refusals = Refusals(on_error)
-        self._cursor = Cursor(source)
-        self._file = _BlockFile(self._cursor, self._limit)
-        self._messages = _Messages(self._file, self._limit, validate=validate)
+        self._next_file()
         self._reader: pa.RecordBatchReader | None = None
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> "pa.RecordBatch":
-        while self._reader is not None or self._open():
-            if self._pull():
+    async def __anext__(self) -> "pa.RecordBatch":
+        while self._reader is not None or await self._open():
+            if await self._pull():
                 batch = self._read()
                 if batch is not None:
                     return batch
-        raise StopIteration
+        raise StopAsyncIteration
 
     def prime(self) -> None:
         """Wait until there is a schema, if there is to be one."""
-        self._open()
+        self._cursor.run(self._open())
 
-    def _open(self) -> bool:
+    def _next_file(self) -> None:
+        """Go on with the next connection, when it comes."""
+        self._reader = None
+        self._file = _BlockFile(self._cursor, self._limit)
+        self._next_messages()
+
+    def _next_messages(self) -> None:
+        self._messages = _Messages(self._file, self._limit, validate=self._validate)
+
+    async def _open(self) -> bool:
         """Wait for the next IPC stream to begin; False when none is to come."""
         while self._reader is None:
-            while not self._file.more():
+            while not await self._file.more():
                 if self._file.over:
                     return False
-                self._file = _BlockFile(self._cursor, self._limit)
-            self._messages = _Messages(self._file, self._limit, validate=self._validate)
-            if self._pull():
+                self._next_file()
+            if await self._pull():
                 try:
                     self._reader = self._begin()
                 except Exception as error:
@@ -68,6 +70,7 @@ class IpcBatches:
     def _begin(self) -> "pa.RecordBatchReader":
         reader = pyarrow.ipc.open_stream(pa.PythonFile(self._messages, mode="r"))
         _check_names(reader.schema)
+        self._messages.drop()
         if self.schema is None:
             self.schema = reader.schema
         if reader.schema != self.schema:
@@ -75,17 +78,18 @@ class IpcBatches:
             raise pa.ArrowInvalid(f"the stream has another schema ({names})")
         return reader
 
-    def _pull(self) -> bool:
+    async def _pull(self) -> bool:
         """Wait for what a batch, or a schema, is made of; False where the IPC stream ended, or broke."""
         try:
-            if self._messages.pull():
+            if await self._messages.pull():
                 return True
             self._reader = None  # its connection may bring another stream
+            self._next_messages()
         except RingmainError:
             raise
         except Exception as error:
             if self._file.ended and broke(self._file.piece.stream):  # it has an error of its own
-                self._reader, self._file = None, _BlockFile(self._cursor, self._limit)
+                self._next_file()
             else:
                 self._refuse(error, fatal=self._messages.fatal)
         return False
@@ -104,6 +108,7 @@ class IpcBatches:
             # A batch behind a dictionary that could not be read would be made with the one before.
             self._refuse(error, fatal=batch is None and self._messages.has_dictionaries)
         else:
+            self._messages.drop()
             return batch
         return None
 
@@ -116,7 +121,7 @@ class IpcBatches:
         if error is None:
             self._messages.drop()
             return
-        self._reader, self._file = None, _BlockFile(self._cursor, self._limit)
+        self._next_file()
         self._cursor.leave(stream)
         try:
             raise error
@@ -133,47 +138,61 @@ class _Messages:
         self._file = file
         self._limit = limit
         self._validate = validate
-        self._reader = pyarrow.ipc.MessageReader.open_stream(pa.PythonFile(file, mode="r"))
         self._message: pa.Message | None = None
         self._parts: deque[memoryview] = deque()
+        self._size = 0
+        self._whole = False
         self.offset = file.offset
         self.has_dictionaries = False
         self.fatal = True
 
-    def pull(self) -> bool:
+    async def pull(self) -> bool:
         """Wait for a batch or a schema, and the dictionaries before it; False at the end of the stream.
 
-        When it raises, `fatal` tells whether what comes behind is lost too.
+        When it raises, `fatal` tells whether what comes behind is lost too. What was pulled, and not dropped, when this
+        is cancelled, stays.
         """
-        self.drop()
-        self.has_dictionaries = False
-        size, kind = 0, "dictionary"
-        while kind == "dictionary":
+        while not self._whole:
             self.fatal = True
             self.offset, self._message = self._file.offset, None
-            try:
-                message = self._reader.read_next_message()
-            except StopIteration:
+            message = await self._next()
+            if message is None:
                 return False
-            kind = message.type
             self._message = message
-            self.has_dictionaries |= kind == "dictionary"
+            self._whole = message.type != "dictionary"
+            self.has_dictionaries |= not self._whole
             self.fatal = self.has_dictionaries
             self._parts += _framed(message)
-            size += self._file.offset - self.offset
+            self._size += self._file.offset - self.offset
             if self._validate:
-                size += check(message)
-            if size > self._limit:
+                self._size += check(message)
+            if self._size > self._limit:
                 raise pa.ArrowInvalid(f"a batch has more than {self._limit} bytes; raise max_record")
         return True
+
+    async def _next(self) -> "pa.Message | None":
+        """Wait for the next message; None at the end of the stream."""
+        while True:
+            size = 0
+            try:
+                message = pyarrow.ipc.MessageReader.open_stream(pa.PythonFile(self._file, mode="r")).read_next_message()
+            except StopIteration:
+                message = None
+            except _Missing as missing:
+                size = missing.size
+            if size == 0:
+                self._file.advance()
+                return message
+            await self._file.fill(size)
 
     def record(self) -> memoryview:
         """Return a copy of the message that was pulled last, empty if that failed."""
         return memoryview(b"".join(_framed(self._message)) if self._message is not None else b"")
 
     def drop(self) -> None:
-        """Forget what was not read."""
+        """Let the next message be pulled, and forget what was not read of the last one."""
         self._parts.clear()
+        self._size, self._whole, self.has_dictionaries = 0, False, False
 
     def read_buffer(self, size: int = -1) -> memoryview:
         """Return a part of a message: Arrow asks for them as they are."""
@@ -212,41 +231,84 @@ def _check_names(fields: "pa.Schema | pa.DataType") -> None:
         _check_names(field.type)
 
 
+class _Missing(Exception):  # noqa: N818 - it goes through Arrow, to who waits for more and tries again
+    """A message has so many bytes at least, which have not come yet."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
 class _BlockFile:
-    """What Arrow reads of one connection: the blocks, and what it took of them; at most `limit` bytes at a time."""
+    """What Arrow reads of one connection, a message at a time; at most `limit` bytes at once.
+
+    `offset` is where the present message begins. Arrow begins to read it there, again and again until all has come.
+    """
 
     piece: Piece
     closed = False
 
-    def __init__(self, cursor: Cursor, limit: int) -> None:
+    def __init__(self, cursor: Pieces, limit: int) -> None:
         self._cursor = cursor
         self._limit = limit
-        self._rest = memoryview(b"")
+        # Of the present message, and what lies behind: bytes that were joined, what one block has more, and what of
+        # both was read.
+        self._head = self._rest = memoryview(b"")
+        self._at = 0
         self.offset = 0
         self.ended = False
         self.over = False
 
-    def more(self) -> bool:
+    async def more(self) -> bool:
         """Wait for a byte; False when the connection has none, and `over` when there is no connection either."""
-        if not self._rest and not self.ended:
-            piece = self._cursor.take() or self._cursor.run(self._cursor.next())
-            self.over = piece is None
-            self.ended = piece is None or not piece.block
+        if not self._head and not self._rest and not self.ended:
+            piece = await self._next_piece()
             if piece is not None:
-                self.piece, self._rest, self.offset = piece, piece.block, piece.offset
-        return bool(self._rest)
+                self.offset, self._rest = piece.offset, piece.block
+        return bool(self._head or self._rest)
+
+    async def fill(self, size: int) -> None:
+        """Wait until the present message, of which nothing is read any more, has so many bytes, or all there are."""
+        self._at = 0
+        joined, rest = bytearray(self._head) + self._rest, memoryview(b"")
+        self._head = self._rest = rest  # their blocks are received into meanwhile
+        try:
+            while len(joined) < size and not self.ended and (piece := await self._next_piece()) is not None:
+                missing = size - len(joined)
+                joined += piece.block[:missing]
+                rest = piece.block[missing:]
+                del piece
+        finally:
+            self._head, self._rest = memoryview(joined).toreadonly(), rest
+
+    def advance(self) -> None:
+        """Go on behind what was read."""
+        self.offset += self._at
+        of_head = min(self._at, len(self._head))
+        self._head, self._rest = self._head[of_head:], self._rest[self._at - of_head :]
+        self._at = 0
+
+    async def _next_piece(self) -> Piece | None:
+        piece = self._cursor.take() or await self._cursor.next()
+        self.over = piece is None
+        self.ended = piece is None or not piece.block
+        if piece is not None:
+            self.piece = piece._replace(block=memoryview(b""))
+        return piece
 
     def read_buffer(self, size: int = -1) -> memoryview:
         """Return the next bytes: a view where one block holds them all, else a copy; fewer only at the end."""
         if not 0 <= size <= self._limit:
             raise pa.ArrowInvalid(f"a message says that it has {size} bytes; raise max_record, of {self._limit} bytes")
-        first = self._take(size)
-        if len(first) in (0, size):
-            return first
-        joined = bytearray(first)
-        while len(joined) < size and (part := self._take(size - len(joined))):
-            joined += part
-        return memoryview(joined).toreadonly()
+        begin, end, head = self._at, self._at + size, len(self._head)
+        if end > head + len(self._rest) and not self.ended:
+            raise _Missing(end)
+        self._at = min(end, head + len(self._rest))
+        if begin >= head:
+            return self._rest[begin - head : end - head]
+        if end <= head:
+            return self._head[begin:end]
+        return memoryview(bytes(self._head[begin:]) + self._rest[: end - head]).toreadonly()
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, copied."""
@@ -258,10 +320,3 @@ class _BlockFile:
 
     def close(self) -> None:
         """Leave the connection to whoever gave it."""
-
-    def _take(self, size: int) -> memoryview:
-        if not self.more():
-            return memoryview(b"")
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        self.offset += len(taken)
-        return taken

@@ -36,6 +36,10 @@ class Piece(NamedTuple):
 class Pieces(Protocol):
     """What walks over the blocks of a source."""
 
+    @property
+    def source(self) -> Source:
+        """Whose blocks they are."""
+
     def take(self) -> Piece | None:
         """Return the next block if there is one already."""
 
@@ -127,16 +131,19 @@ class Cursor:
 
 
 class Feed(ABC, Generic[Item]):
-    """An iterator over what blocks are turned into: asynchronous, and plain in a plain `with`. One consumer.
+    """An iterator over what blocks are turned into: asynchronous, or plain. One consumer.
 
-    `skipped` records of `skipped_size` bytes were left out, on all connections, because the parser refused them.
+    Plain is for a plain `with`, and for a thread beside an `async with`, whose loop does the work then. `skipped`
+    records of `skipped_size` bytes were left out, on all connections, because the parser refused them.
     """
 
     def __init__(self, cursor: Pieces, on_error: OnError = "raise") -> None:
         self._cursor = cursor
         self._refusals = Refusals(on_error)
-        self._ready: deque[Item] = deque()
-        self._failed: Exception | None = None
+
+    def __repr__(self) -> str:
+        skipped = f", {self.skipped} record{'s' if self.skipped > 1 else ''} skipped" if self.skipped else ""
+        return f"<{type(self).__name__} of {self._cursor.source!r}{skipped}>"
 
     @property
     def skipped(self) -> int:
@@ -149,11 +156,33 @@ class Feed(ABC, Generic[Item]):
         return self._refusals.size
 
     @abstractmethod
-    def _turn(self, piece: Piece) -> None:
-        """Append what a block gives to `_ready`; call `_refuse` where it is not what it should be."""
+    async def __anext__(self) -> Item:
+        """Return the next item. Cancelling it loses nothing."""
 
     def __aiter__(self) -> Self:
         return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        try:
+            return self._cursor.run(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+
+class BlockFeed(Feed[Item]):
+    """A feed that turns one block after another."""
+
+    def __init__(self, cursor: Pieces, on_error: OnError = "raise") -> None:
+        super().__init__(cursor, on_error)
+        self._ready: deque[Item] = deque()
+        self._failed: Exception | None = None
+
+    @abstractmethod
+    def _turn(self, piece: Piece) -> None:
+        """Append what a block gives to `_ready`; call `_refuse` where it is not what it should be."""
 
     async def __anext__(self) -> Item:
         while not self._ready:
@@ -165,10 +194,9 @@ class Feed(ABC, Generic[Item]):
             del piece  # an error that is raised next has this frame
         return self._ready.popleft()
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> Item:
+        if self._cursor.source.in_loop:
+            return super().__next__()
         while not self._ready:
             self._raise_failed()
             piece = self._cursor.take() or self._cursor.run(self._cursor.next())

@@ -27,12 +27,12 @@ class Merged:
     """
 
     def __init__(self, source: "Loader | LogLoader") -> None:
-        self._source = source
+        self.source = source
         self._left: weakref.WeakSet[Origin] = weakref.WeakSet()
 
     def take(self) -> Piece | None:
         """Return the next block if there is one already."""
-        many = self._source.many
+        many = self.source.many
         while (part := many.take_of_one()) is not None:
             if (piece := self._piece(*part)) is not None:
                 return piece
@@ -40,7 +40,7 @@ class Merged:
 
     async def next(self) -> Piece | None:
         """Return the next block, None when none is to come. What became of a connection was warned of."""
-        many, part = self._source.many, cast("tuple[Origin, int, memoryview] | None", None)
+        many, part = self.source.many, cast("tuple[Origin, int, memoryview] | None", None)
         while (part := await many.next_of(many.take_of_one)) is not None:
             if (piece := self._piece(*part)) is not None:
                 return piece
@@ -55,8 +55,8 @@ class Merged:
     def leave(self, origin: Origin, /) -> None:
         """Reset a connection, and take no more of it; the others go on."""
         self._left.add(origin)
-        self._source.many.leave(origin)
+        self.source.many.leave(origin)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run the private loop of a plain `with` until the work is done."""
-        return self._source.run(work)
+        return self.source.run(work)

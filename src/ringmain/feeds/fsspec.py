@@ -38,7 +38,10 @@ _FSSPEC_KEYWORDS = (
 
 
 class TcpFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """Endpoints as files; the storage options are the keywords of `ringmain.open`, as `listen` or `cafile`."""
+    """Endpoints as files; the storage options are the keywords of `ringmain.open`, as `listen` or `cafile`.
+
+    But for `block_size`: fsspec has one of its own, which does not matter here.
+    """
 
     protocol: ClassVar[str] = "tcp"
     root_marker = ""

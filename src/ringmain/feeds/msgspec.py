@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from ringmain._records import line_ends, split_value
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Feed, Piece, Pieces, Source, check_lines
+from ringmain.feeds._feed import BlockFeed, Piece, Pieces, Source, check_lines
 from ringmain.feeds._merged import pieces_of
 from ringmain.feeds._refusal import Bad, OnError
 
@@ -34,8 +34,7 @@ def decode_lines(
 def decode_lines(source: Source, type: Any = Any, *, strict: bool = True, on_error: OnError = "raise") -> "Lines[Any]":
     r"""Iterate over lists of objects of `type`, one list a block, one object a line; plain or with `async for`.
 
-    The source must cut at lines (`delimiter=b"\n"`). `type` and `strict` are those of `msgspec.json.Decoder`; a Struct
-    decodes several times faster than dicts, and one with `gc=False` spares the collector the work of walking them.
+    The `source` must cut at lines (`delimiter=b"\n"`).
 
     The parser reads the block in place and makes objects of its own, so that a block is free for the next bytes as soon
     as its list is made. The exception is `msgspec.Raw`: it is a view of the block and keeps all of it (1 MiB by
@@ -46,14 +45,21 @@ def decode_lines(source: Source, type: Any = Any, *, strict: bool = True, on_err
     filling meanwhile.
 
     A line that is not JSON or not of that type raises ParseError, after the list of what was good before it in its
-    block; the next item is of the next connection. With `on_error` "skip", or a function (see `ringmain.feeds`), the
-    lines behind it are decoded instead.
+    block; the next item is of the next connection.
+
+    The arguments, with their defaults:
+
+    type (Any): as in `msgspec.json.Decoder`; a Struct decodes several times faster than dicts, and one with `gc=False`
+        spares the collector the work of walking them
+    strict (True): as in `msgspec.json.Decoder`; False converts strings to numbers where those are wanted, say
+    on_error ("raise"): what becomes of a line that is not JSON or not of that type; "skip" or a function goes on behind
+        it (see `ringmain.feeds`)
     """
     check_lines(source)
     return Lines(pieces_of(source), msgspec.json.Decoder(type, strict=strict), on_error)
 
 
-class Lines(Feed[list[Type]], Generic[Type]):
+class Lines(BlockFeed[list[Type]], Generic[Type]):
     """What `decode_lines` returns: an iterator of lists, plain or asynchronous.
 
     `skipped` lines of `skipped_size` bytes were refused and left out, on all connections.

@@ -12,7 +12,7 @@ from typing import Any
 from ringmain._frames import Frames
 from ringmain.errors import UsageError
 from ringmain.feeds._extra import missing
-from ringmain.feeds._feed import Cursor, Feed, Piece, Pieces, broke, check_whole
+from ringmain.feeds._feed import BlockFeed, Cursor, Piece, Pieces, broke, check_whole
 from ringmain.feeds._merged import Merged
 from ringmain.feeds._refusal import Bad
 from ringmain.loader import Loader
@@ -27,7 +27,7 @@ NEWLINE = ord("\n")
 
 
 def records(source: Loader | Stream, dtype: Any) -> "Records":
-    """Iterate over read-only arrays of `dtype`, the records of a connection in order; plain or with `async for`.
+    """Iterate over read-only arrays of `dtype`, the records of the `source` in order; plain or with `async for`.
 
     An array is a view of its block, of shape (count,) with count >= 1, and keeps the block as long as it or a view of
     it lives: copy what you keep. Nothing is copied but a record that two or more blocks share, which comes as an array
@@ -54,7 +54,7 @@ def records(source: Loader | Stream, dtype: Any) -> "Records":
     return Records(Cursor(source), kind)
 
 
-class Records(Feed["np.ndarray[Any, Any]"]):
+class Records(BlockFeed["np.ndarray[Any, Any]"]):
     """What `records` returns: an iterator of arrays, plain or asynchronous."""
 
     def __init__(self, pieces: Pieces, dtype: "np.dtype[Any]") -> None:

@@ -231,9 +231,11 @@ class Audience:
                 link = await gate.next_connection(self._context)
                 try:
                     self._begin(link)
-                except OSError as error:
-                    log.warning("%s: cannot be served: %s", link.peer, reason(error))
+                except BaseException as error:
                     gate.done(link)
+                    if not isinstance(error, OSError):
+                        raise
+                    log.warning("%s: cannot be served: %s", link.peer, reason(error))
 
     def _begin(self, link: Link) -> None:
         peer = Clients(self._endpoint, self._settings, lambda: functools.partial(self._left, client), goes_on=False)

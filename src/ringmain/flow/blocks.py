@@ -7,7 +7,19 @@ from ringmain._delimiter import Delimiter
 from ringmain._frames import Frames
 from ringmain._ring import Ring
 from ringmain.errors import UsageError
-from ringmain.settings import BLOCK_SIZE, DELIMITER, FRAMINGS, MAX_RECORD, MERGED_RECORD, RING_SIZE, SMALL_BLOCK
+from ringmain.settings import (
+    BLOCK_SIZE,
+    DELIMITER,
+    FRAMINGS,
+    LINGER,
+    LONG_RECORDS,
+    MAX_RECORD,
+    MERGED_RECORD,
+    RING_SIZE,
+    SMALL_BLOCK,
+    check_kind,
+    check_linger,
+)
 
 # The framings that are a delimiter by another name.
 _DELIMITERS = {"nul": b"\0", "crlf": b"\r\n"}
@@ -30,19 +42,20 @@ class Flow(NamedTuple):
 
 def plain_flow(linger: float, *, small: bool) -> Flow:
     """Return how bytes are received that are cut nowhere; `small` is for one of many connections."""
+    check_linger(linger)
     ring_size, block_size = (4 * SMALL_BLOCK, SMALL_BLOCK) if small else (RING_SIZE, BLOCK_SIZE)
     return Flow(Ring(ring_size, block_size), linger, 1, copy=False)
 
 
 def flow_for(
     *,
-    delimiter: bytes,
+    delimiter: bytes = b"",
     framing: str | None = None,
-    ring_size: int | None,
-    block_size: int,
-    max_record: int | None,
-    linger: float,
-    long_records: str = "raise",
+    ring_size: int | None = None,
+    block_size: int = BLOCK_SIZE,
+    max_record: int | None = None,
+    linger: float = LINGER,
+    long_records: str = LONG_RECORDS,
     min_block: int = 1,
     copy: bool = False,
     merges: bool = False,
@@ -52,6 +65,12 @@ def flow_for(
 
     merges: for a ring that many connections share. small: for one of many rings, unless sizes are given.
     """
+    for name, value in (("block_size", block_size), ("min_block", min_block)):
+        check_kind(name, value, int)
+    for name, size in (("ring_size", ring_size), ("max_record", max_record)):
+        check_kind(name, size, int, or_none=True)
+    check_kind("copy", copy, bool)
+    check_linger(linger)
     if merges and not delimiter and framing is None:
         delimiter = DELIMITER
     if max_record is None:
@@ -67,17 +86,18 @@ def flow_for(
         delimiter = _DELIMITERS.get(framing, b"")
     cutter = cutter_for(delimiter, framing)
     _check_records(cutter, max_record, long_records)
-    size = ring_size or max(RING_SIZE, 8 * block_size)
+    room = ring_size or max(RING_SIZE, 8 * block_size)
     if merges:
-        ring = Ring(size, block_size, b"", max_record)
+        ring = Ring(room, block_size, b"", max_record)
         terminator = DELIMITER if framing == "octet-counting" else delimiter
         return Flow(ring, linger, min_block, copy, cutter, terminator, long_records == "skip", delimiter)
-    ring = Ring(size, block_size, delimiter, max_record, long_records == "skip", cutter)
+    ring = Ring(room, block_size, delimiter, max_record, long_records == "skip", cutter)
     return Flow(ring, linger, min_block, copy, cutter, delimiter=delimiter)
 
 
 def cutter_for(delimiter: bytes, framing: str | None = None) -> Cutter | None:
     """Return what tells where records end, None where there are none; raise UsageError."""
+    check_kind("delimiter", delimiter, bytes)
     if len(delimiter) > 16:
         raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
     if delimiter:

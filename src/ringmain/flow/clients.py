@@ -319,6 +319,8 @@ class Clients:
             self.outflow = Outflow(link, tell, carry=carry, grace=_GRACE if redials else None)
         except BaseException:
             link.reset()
+            if self._gate is not None:
+                self._gate.done(link)
             raise
         log_connected(link.peer, link.tls_version, link.cipher)
 

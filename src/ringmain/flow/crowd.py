@@ -69,10 +69,10 @@ class Crowd:
         self._release(inflow, error, broken_off=isinstance(error, RecordTooLongError | ParseError))
         return error
 
-    def leave(self, inflow: Inflow) -> None:
-        """Close an inflow, wherever it is; what was not taken is lost."""
+    def leave(self, inflow: Inflow, *, broken_off: bool = False) -> None:
+        """Close an inflow, wherever it is, with a reset if it is `broken_off`; what was not taken is lost."""
         if inflow in self._inflows:
-            self._release(inflow, inflow.failure(), broken_off=False)
+            self._release(inflow, inflow.failure(), broken_off=broken_off)
 
     def forget(self, inflow: Inflow) -> None:
         """Reset an inflow that nobody reads any more; the collector calls this, in any thread."""

@@ -322,12 +322,13 @@ class Inflow:
 
 async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
     """Wait for a ring whose consumer holds all its blocks; raise BlocksHeldError."""
-    held = f"the ring's {ring.block_count} blocks"
     try:
-        async with asyncio.timeout(_HELD_TIMEOUT):
-            await waiter
-    except TimeoutError as error:
-        raise BlocksHeldError(held, "too many are still held", "release or copy blocks, or raise ring_size=") from error
+        await asyncio.wait([waiter], timeout=_HELD_TIMEOUT)  # whose time-out is no exception that would be told of too
+    finally:
+        held = waiter.cancel()
+    if held:
+        remedy = "release or copy blocks, or raise ring_size="
+        raise BlocksHeldError(f"the ring's {ring.block_count} blocks", "too many are still held", remedy)
 
 
 def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:

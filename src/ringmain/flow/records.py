@@ -35,6 +35,9 @@ class Records(Walk):
         self._blocks = blocks
         self._verdict = verdict
 
+    def __repr__(self) -> str:
+        return f"<Records of {self._blocks!r}>"
+
     async def __anext__(self) -> memoryview:
         while (record := self.take()) is None:
             self._enter(await anext(self._blocks))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -32,6 +31,8 @@ class Backoff:
 
     def next_pause(self) -> float:
         """Return the seconds to wait now."""
+        import random  # here, since most runs never need one
+
         pause = min(self._due, self._longest)
         self._due = min(2 * pause, self._longest)
         return random.uniform(pause / 2, pause)

@@ -103,31 +103,46 @@ def load_self_signed(context: ssl.SSLContext, settings: Settings, *, silently: b
     except ImportError as error:
         what = f"{settings.prefix}self_signed=True"
         raise UsageError(what, "it needs cryptography", "pip install 'ringmain[cli]'") from error
-    _load(context, pem, settings)
+    fd = self_signed_file()
+    try:
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # there is no /proc
+        _load(context, pem, settings)
+    finally:
+        os.close(fd)
     if not silently:
         # A notice that must be seen to be of any use: at the level of warnings, so that pipes show it too.
         log.warning("self-signed certificate, SHA-256 fingerprint %s", fingerprint)
 
 
 def _load(context: ssl.SSLContext, pem: bytes, settings: Settings) -> None:
-    """Take a key and its certificate; OpenSSL reads them from files only."""
-    fd = os.memfd_create("ringmain-certificate")  # which nobody else sees
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # there is no /proc
-        import tempfile
+    """Take a key and its certificate by a file that has a name for as long as that takes."""
+    import tempfile
 
-        try:
-            with tempfile.NamedTemporaryFile() as file:  # which nobody else may open
-                file.write(pem)
-                file.flush()
-                context.load_cert_chain(file.name)
-        except OSError as error:
-            what = f"{settings.prefix}self_signed=True"
-            raise CertificateError(what, reason(error), "it needs /proc, or a folder for temporary files") from error
-    finally:
+    try:
+        with tempfile.NamedTemporaryFile() as file:  # which nobody else may open
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+    except OSError as error:
+        what = f"{settings.prefix}self_signed=True"
+        raise CertificateError(what, reason(error), "it needs /proc, or a folder for temporary files") from error
+
+
+def self_signed_file() -> int:
+    """Return a descriptor, which the caller closes, of a file with the certificate and key of `load_self_signed`.
+
+    OpenSSL reads those from files only. This one is in memory, and nobody else's: but a process that inherits it may
+    use them too.
+    """
+    fd = os.memfd_create("ringmain-certificate")
+    try:
+        os.fchmod(fd, 0o600)
+        os.write(fd, _self_signed()[0])
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
 @functools.cache

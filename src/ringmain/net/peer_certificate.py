@@ -1,6 +1,5 @@
 """The certificate that a peer has shown: whose it is, and whether the peer is the one that was asked for."""
 
-import hashlib
 import ssl
 
 from ringmain.errors import TlsError, UntrustedError
@@ -13,6 +12,8 @@ _LONGEST_SUBJECT = 1000
 
 def certificate_of(sock: ssl.SSLSocket) -> Certificate | None:
     """Return the certificate of a handshaken peer, verified or not; None where it has shown none."""
+    import hashlib  # here, since plain connections need none
+
     encoded = sock.getpeercert(binary_form=True)
     if not encoded:
         return None

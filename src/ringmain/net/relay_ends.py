@@ -17,7 +17,7 @@ from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
 from ringmain.net.redial import Redial, Tally
 from ringmain.net.renewable import Renewable
-from ringmain.settings import Settings
+from ringmain.settings import Settings, check_kind
 from ringmain.waiting import unless
 
 
@@ -241,7 +241,11 @@ def check_options(
     reconnect: bool,
     delimiter: bytes,
 ) -> None:
-    """Raise UsageError where keywords of `relay` make no sense together."""
+    """Raise UsageError where keywords of `relay` are none, or make no sense together."""
+    given = {"connect": connect, "listen": listen, "listen_once": listen_once, "one_way": one_way}
+    for name, value in {**given, "accept_proxy": accept_proxy, "reconnect": reconnect}.items():
+        check_kind(name, value, bool)
+    check_kind("max_connections", max_connections, int)
     why, leave = "", "leave one of them out"
     if accept_proxy and connect:
         what, why = "accept_proxy=True with connect=True", "only clients send PROXY headers"

@@ -19,12 +19,12 @@ import uvloop
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow.outflow import Outflow
-from ringmain.loader import load
 from ringmain.net.failures import failure_of
 from ringmain.net.gate import listen
 from ringmain.net.tls import server_context
 from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Settings
+from ringmain.sources import load
 
 # Short payloads are sent many at a time, and long ones piece by piece: what stays in the cache is copied faster.
 _PIECE = 256 << 10

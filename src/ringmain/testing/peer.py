@@ -70,6 +70,12 @@ class Peer:
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        with self._changed:
+            count = len(self._connections)
+        state = "closed" if self._over else "listening"
+        return f"<Peer {self.endpoint} {state}, {count} connection{'' if count == 1 else 's'} ended>"
+
     @property
     def port(self) -> int:
         """The port listened at."""
@@ -90,8 +96,9 @@ class Peer:
     def wait(self, timeout: float = _TIMEOUT) -> PeerConnection:
         """Return the next connection once it has ended: the first one, at the next call the second, and so on.
 
-        Raise `ringmain.TimedOutError`, a TimeoutError, if none has ended after that many seconds. In a coroutine:
-        `await asyncio.to_thread(peer.wait)`.
+        In a coroutine: `await asyncio.to_thread(peer.wait)`.
+
+        timeout (30.0): seconds after which `ringmain.TimedOutError`, a TimeoutError, is raised if none has ended
         """
         with self._changed:
             count = self._given + 1
@@ -143,30 +150,42 @@ class Peer:
 
 
 class Peers:
-    """Makes peers for one test; `close`, which the fixture calls, ends them all."""
+    """Makes peers; `close`, which the fixture calls at the end of its scope, ends them all.
+
+    Each lives in a process of its own, at a port that the system has chosen: any number of runs, and of workers of
+    pytest-xdist, go on side by side, each with peers of its own.
+    """
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._pems: tuple[str, str] | None = None
+        self._made: list[Peer] = []
+
+    def __repr__(self) -> str:
+        return f"<Peers {', '.join(peer.endpoint for peer in self._made) or 'none yet'}>"
 
     def loader(self, *, tls: bool = False, digest: bool = True) -> Peer:
-        """Return a peer that receives whatever the sender under test sends.
+        """Return a peer that receives whatever the sender under test sends. It is up and listens.
 
-        It is up and listens. `tls` takes a certificate of a throw-away authority, for 127.0.0.1 and localhost.
-        Without `digest` it counts the bytes and does no more, which is faster: `sha256` is None then.
+        tls (False): with a certificate of a throw-away authority, for 127.0.0.1 and localhost
+        digest (True): hash what comes; without, `sha256` is None, which is faster
         """
         return self._start("load", b"", 1, tls=tls, digest=digest)
 
     def saver(self, payload: "Buffer", *, times: int = 1, tls: bool = False) -> Peer:
-        """Return a peer that sends each client, the receiver under test, the payload `times` in a row, and then ends.
+        """Return a peer that sends each client, the receiver under test, the `payload`, and then ends.
 
-        It is up and listens. What a client sends is read and dropped. `tls` as for `loader`.
+        It is up and listens. What a client sends is read and dropped.
+
+        times (1): how often in a row
+        tls (False): as for `loader`
         """
         return self._start("save", memoryview(payload).tobytes(), times, tls=tls, digest=False)
 
     def close(self) -> None:
         """End all peers."""
         self._stack.close()
+        self._made.clear()
 
     def _start(self, verb: str, payload: bytes, times: int, *, tls: bool, digest: bool) -> Peer:
         cafile, certfile = self._certificates() if tls else (None, None)
@@ -180,6 +199,7 @@ class Peers:
         }
         peer = Peer(task, payload, cafile)
         self._stack.callback(peer.close)
+        self._made.append(peer)
         return peer
 
     def _certificates(self) -> tuple[str, str]:

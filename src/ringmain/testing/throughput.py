@@ -79,6 +79,9 @@ class Throughput:
         self._benchmark = benchmark
         self._used = False
 
+    def __repr__(self) -> str:
+        return f"<Throughput {self.measurement or 'not measured'}>"
+
     def receive(
         self,
         receiver: Callable[[Peer], int],
@@ -90,9 +93,13 @@ class Throughput:
     ) -> Measurement:
         """Measure `receiver(peer)`, which connects to `peer`, receives all that comes, and returns how many bytes.
 
-        The peer sends `payload` (random bytes by default) again and again, up to `size` bytes or what more it takes to
-        end with a whole one. The clock runs from the call to the return, `rounds` times, after one that warms up.
-        Raise AssertionError unless the receiver got every byte and the connection ended properly.
+        The clock runs from the call to the return. Raise AssertionError unless the receiver got every byte and the
+        connection ended properly.
+
+        payload (1 MiB of random bytes): what the peer sends, again and again
+        size (256 MiB): bytes that it sends a round, or what more it takes to end with a whole payload
+        rounds (5): how often, after one that warms up
+        tls (False): under TLS
         """
         self._once()
         payload = random.Random(0).randbytes(1 << 20) if payload is None else memoryview(payload).tobytes()
@@ -104,8 +111,11 @@ class Throughput:
     def send(self, sender: Callable[[Peer], int], *, rounds: int = _ROUNDS, tls: bool = False) -> Measurement:
         """Measure `sender(peer)`, which connects to `peer`, sends, closes, and returns how many bytes it has sent.
 
-        The clock runs from the call until the peer has received the end, `rounds` times, after one that warms up.
-        Raise AssertionError unless the peer got every byte and the connection ended properly.
+        The clock runs from the call until the peer has received the end. Raise AssertionError unless the peer got every
+        byte and the connection ended properly.
+
+        rounds (5): how often, after one that warms up
+        tls (False): under TLS
         """
         self._once()
         peer = self._peers.loader(tls=tls, digest=False)

@@ -1,0 +1,56 @@
+"""The options of `bench` that keep rounds as a baseline, or compare them with one."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ringmain.cli.options import Command, decorated
+from ringmain.cli.values import Percentage
+from ringmain.errors import UsageError
+
+if TYPE_CHECKING:
+    from ringmain.bench.gate import Gate
+
+BASELINES = ("save_baseline", "baseline")
+OTHERS = ("rounds", "noise_threshold", "fail_on", "fail_on_regression", "force")
+# How long each takes, in seconds.
+ROUND_SECONDS = 0.5
+_FAIL_ON = ("regression", "inconclusive")
+
+
+def gate(command: Command) -> Command:
+    """Give a command the options of the gate."""
+    return decorated(
+        command,
+        [
+            click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with."),
+            click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those."),
+            click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both."),
+            click.option(
+                "--noise-threshold",
+                type=Percentage(),
+                default="5%",
+                show_default=True,
+                help="How much worse is not worse.",
+            ),
+            click.option(
+                "--fail-on",
+                type=click.Choice(_FAIL_ON),
+                help="Exit with 1 for a regression, or besides with 75 if that cannot be told: inconclusive.",
+            ),
+            click.option("--fail-on-regression", is_flag=True, hidden=True),  # what --fail-on inconclusive was called
+            click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or other options."),
+        ],
+    )
+
+
+def gate_of(options: dict[str, Any]) -> "Gate":
+    """Take the gate out of the options."""
+    from ringmain.bench.gate import Gate
+
+    old = "--fail-on-regression" if options.pop("fail_on_regression") else None
+    if old is not None and options["fail_on"] is None:
+        options["fail_on"] = "inconclusive"
+    if options["fail_on"] is not None and options["baseline"] is None:
+        raise UsageError(old or "--fail-on", "there is nothing to compare with", "add --baseline FILE")
+    return Gate(**{name: options.pop(name) for name in (*BASELINES, *OTHERS) if name != "fail_on_regression"})
