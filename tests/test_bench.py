@@ -201,7 +201,7 @@ BAD = [
     (["--cafile", "ca.pem"], 2, "--cafile without an ENDPOINT"),
     (["--listen-once"], 2, "--listen-once without --server"),
     (["tcp://127.0.0.1:1", "-t", "1s", "-n", "1M"], 2, "--time with --bytes"),
-    (["tcp://127.0.0.1:1", "--fail-on-regression"], 2, "add --baseline"),
+    (["tcp://127.0.0.1:1", "--fail-on", "regression"], 2, "add --baseline"),
     (["tcp://127.0.0.1:1", "-n", "many"], 2, "is not a size"),
     (["tcp://127.0.0.1:1", "-P", "1000"], 2, "1<=x<=128"),
     (["tcp://127.0.0.1:1", "--noise-threshold", "5"], 2, "is not a percentage"),

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringmain.cli.options import Command, decorated
-from ringmain.cli.values import Percentage
+from ringmain.cli.values import FILE, Percentage
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
     from ringmain.bench.gate import Gate
 
 BASELINES = ("save_baseline", "baseline")
-OTHERS = ("rounds", "noise_threshold", "fail_on", "fail_on_regression", "force")
+OTHERS = ("rounds", "noise_threshold", "fail_on", "force")
 # How long each takes, in seconds.
 ROUND_SECONDS = 0.5
 _FAIL_ON = ("regression", "inconclusive")
@@ -23,8 +23,12 @@ def gate(command: Command) -> Command:
     return decorated(
         command,
         [
-            click.option("--save-baseline", metavar="FILE", help="Measure in rounds, and keep them to compare with."),
-            click.option("--baseline", metavar="FILE", help="Measure in rounds, and compare them with those."),
+            click.option(
+                "--save-baseline", metavar="FILE", type=FILE, help="Measure in rounds, and keep them to compare with."
+            ),
+            click.option(
+                "--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare them with those."
+            ),
             click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both."),
             click.option(
                 "--noise-threshold",
@@ -38,7 +42,6 @@ def gate(command: Command) -> Command:
                 type=click.Choice(_FAIL_ON),
                 help="Exit with 1 for a regression, or besides with 75 if that cannot be told: inconclusive.",
             ),
-            click.option("--fail-on-regression", is_flag=True, hidden=True),  # what --fail-on inconclusive was called
             click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or other options."),
         ],
     )
@@ -48,9 +51,6 @@ def gate_of(options: dict[str, Any]) -> "Gate":
     """Take the gate out of the options."""
     from ringmain.bench.gate import Gate
 
-    old = "--fail-on-regression" if options.pop("fail_on_regression") else None
-    if old is not None and options["fail_on"] is None:
-        options["fail_on"] = "inconclusive"
     if options["fail_on"] is not None and options["baseline"] is None:
-        raise UsageError(old or "--fail-on", "there is nothing to compare with", "add --baseline FILE")
-    return Gate(**{name: options.pop(name) for name in (*BASELINES, *OTHERS) if name != "fail_on_regression"})
+        raise UsageError("--fail-on", "there is nothing to compare with", "add --baseline FILE")
+    return Gate(**{name: options.pop(name) for name in (*BASELINES, *OTHERS)})

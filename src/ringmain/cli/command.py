@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ringmain.cli.flags import set_by_environment
+from ringmain.cli.flags import set_by_environment, stand_for
 from ringmain.cli.values import file_names
 from ringmain.terminal import columns
 
@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "baselines": (
         "Measurements to compare with.",
-        "save_baseline baseline rounds noise_threshold fail_on_regression force",
+        "save_baseline baseline rounds noise_threshold fail_on force",
     ),
     "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
@@ -91,6 +91,10 @@ class Command(click.Command):
 
     context_class = Context
     _help: click.Option | None = None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        stand_for(option.name for option in self.params if option.name)
 
     @staticmethod
     def group_of(option: click.Parameter) -> str:

@@ -3,6 +3,7 @@
 A peer's fingerprint is not OpenSSL's to look at: `peer_certificate` does once the handshake is over.
 """
 
+import hashlib  # noqa: F401 - while there is a descriptor for it: `peer_certificate` needs it for each peer
 import logging
 import re
 import ssl
