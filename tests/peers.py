@@ -119,6 +119,16 @@ class Program:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
+    def hears(self, number: int) -> None:
+        """Send a signal, and wait until it is delivered: of two that are pending the later one may be handled first."""
+        self.signal(number)
+        status = Path(f"/proc/{self.process.pid}/status")
+
+        def pending() -> int:
+            return int(status.read_text().split("ShdPnd:")[1].split()[0], 16)
+
+        eventually(lambda: not pending() & 1 << number - 1, "the signal to be delivered")
+
     def fd_count(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 

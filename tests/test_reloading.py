@@ -309,7 +309,7 @@ def test_a_self_signed_certificate_stays(bench: peers.Bench) -> None:
             return sock.getpeercert(binary_form=True)
 
     before = shown()
-    program.signal(signal.SIGHUP)
+    program.hears(signal.SIGHUP)
     program.signal(signal.SIGUSR1)
     program.says("buffer")
     assert shown() == before

@@ -219,8 +219,8 @@ def test_a_file_that_is_still_there_is_not_emptied(bench: peers.Bench, tmp_path:
     with peers.connect(port) as sock:
         sock.sendall(b"before, ")
         peers.eventually(lambda: file.exists() and file.stat().st_size == 8, "the first bytes")
-        loader.signal(signal.SIGHUP)
-        loader.signal(signal.SIGUSR1)  # which is heard after it
+        loader.hears(signal.SIGHUP)
+        loader.signal(signal.SIGUSR1)  # which is handled after it
         loader.says("buffer")
         sock.sendall(b"after")
     assert loader.wait() == 0
@@ -235,7 +235,7 @@ def test_another_file_is_gone_on_with_at_its_end(bench: peers.Bench, tmp_path: P
         peers.eventually(lambda: file.exists() and file.stat().st_size == 6, "the first bytes")
         file.rename(tmp_path / "old")
         other.rename(file)
-        loader.signal(signal.SIGHUP)
+        loader.hears(signal.SIGHUP)
         loader.signal(signal.SIGUSR1)
         loader.says("buffer")
         sock.sendall(b"after")
