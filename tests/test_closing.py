@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import peers
@@ -206,6 +207,22 @@ def test_plain_forms_are_closed_by_plain_calls(call: str) -> None:
         relayer.close()
         with pytest.raises(ConnectionRefusedError):
             peers.connect(port)
+
+
+@pytest.mark.parametrize("call", ["close", "abort"])
+def test_a_plain_with_is_not_closed_while_another_thread_uses_it(call: str) -> None:
+    """That one reads on, and the block closes what it has opened."""
+    with ThreadPoolExecutor(1) as pool, ringmain.load("127.0.0.1:0") as loader, peers.connect(loader.port) as sock:
+        sock.sendall(b"one")
+        assert bytes(next(loader)) == b"one"
+        reading = pool.submit(next, loader)
+        peers.eventually(lambda: loader._runner is not None and loader._runner.get_loop().is_running(), "a read")
+        with pytest.raises(ringmain.UsageError, match="another thread is using it"):
+            getattr(loader, call)()
+        sock.sendall(b"two")
+        assert bytes(reading.result(peers.TIMEOUT)) == b"two"
+        getattr(loader, call)()
+        assert peers.ends_in_reset(sock) if call == "abort" else peers.read_all(sock) == b""
 
 
 def test_each_form_is_closed_by_its_own_call(run: Run) -> None:

@@ -370,3 +370,20 @@ def test_a_client_that_has_outlived_its_partner_and_still_shakes_hands_keeps_nob
                 await asyncio.wait([serving])
 
     run(main())
+
+
+def test_a_relay_that_has_no_descriptor_left_tries_again(bench: peers.Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(peers.TIMEOUT)
+        url = "tcp://127.0.0.1:{1}".format(*listener.getsockname())
+        program, port = bench.relaying(url, "--max-connections", 2, "--retry", 50, "--verbose")
+        numbers = {int(path.name) for path in Path(f"/proc/{program.process.pid}/fd").iterdir()}
+        free = next(number for number in range(1000) if number not in numbers)
+        limits = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (free + 1, limits[1]))  # for the client
+        with peers.connect(port) as client:
+            program.says("too many open files; let this process open more files: ulimit -n; trying again")
+            resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, limits)
+            with listener.accept()[0] as sock:
+                client.sendall(b"hello")
+                assert sock.recv(5) == b"hello"

@@ -230,6 +230,18 @@ def test_clients_that_begin_no_handshake_take_no_places(bench: peers.Bench, cert
         peers.eventually(lambda: sorted(crew.lines()) == [b"one\n", b"two\n"], "both lines")
 
 
+def test_a_client_that_begins_no_handshake_has_a_row(bench: peers.Bench, certificates: Certificates) -> None:
+    """It never got as far as one of the processes."""
+    stats, options = bench.folder / "stats", ["--tls", "--certfile", certificates.server, "--handshake-timeout", "0.5s"]
+    crew = Crew(bench, "--stats-file", stats, *options)
+    with peers.connect(crew.port) as stranger:
+        peers.eventually(lambda: stats.exists() and stats.read_text(), "a row")
+        row = json.loads(stats.read_text())
+        assert row["peer"] == "{}:{}".format(*stranger.getsockname())
+    assert (row["verdict"], row["bytes"], row["refused"]) == ("handshake failed", 0, 0)
+    assert "not done within 0.5 s" in row["error"]
+
+
 def test_a_failed_handshake_gives_its_place_back(bench: peers.Bench, certificates: Certificates) -> None:
     crew = Crew(bench, "--tls", "--certfile", certificates.server, "--gate", "queue", connections=2)
     for _ in range(3):

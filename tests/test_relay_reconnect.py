@@ -217,6 +217,34 @@ def test_a_silent_source_keeps_nothing_from_a_new_connection(run: Run, certifica
     run(main())
 
 
+def test_a_destination_that_stands_still_is_lost_also_while_the_source_is_silent(
+    run: Run, certificates: Certificates
+) -> None:
+    data = peers.payload(300_000)
+
+    async def main() -> None:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            listener.settimeout(peers.TIMEOUT)
+            relayer = relay_to(listener.getsockname()[1], None, certificates, idle_timeout=1)
+            async with serving(relayer) as outcomes:
+                with await asyncio.to_thread(peers.connect, relayer.port) as client:
+                    client.sendall(data)
+                    standing, _ = await asyncio.to_thread(listener.accept)  # and reads nothing
+                    sock, _ = await asyncio.to_thread(listener.accept)
+                    with standing, sock:
+                        sock.settimeout(peers.TIMEOUT)
+                        client.shutdown(socket.SHUT_WR)
+                        rest = await asyncio.to_thread(peers.read_all, sock)
+                        check_parts([await asyncio.to_thread(drained, standing), rest], data)
+                        await until(lambda: outcomes, "the end of it")
+                        assert (outcomes[0].verdict, outcomes[0].reconnects) == ("ended", 1)
+
+    run(main())
+
+
 def test_the_source_waits_while_nobody_is_there_and_little_is_kept(run: Run, certificates: Certificates) -> None:
     """What is kept is a ring and what our kernel may hold for one connection; the source is not blamed for it."""
     most_of_kernel = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])

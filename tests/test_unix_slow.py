@@ -69,6 +69,16 @@ def test_what_the_peer_has_not_read_is_told_to_the_byte() -> None:
         assert queue.size(ours) is None
 
 
+def test_it_is_told_too_where_it_was_asked_before_the_peer_had_accepted(listener: socket.socket) -> None:
+    queue = unix_diag.PeerQueue()
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.connect(listener.getsockname())
+        ours.sendall(DATA)
+        assert queue.size(ours) is None
+        with listener.accept()[0]:
+            assert queue.size(ours) == len(DATA)
+
+
 def test_where_the_kernel_does_not_tell_it_is_memory(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
     monkeypatch.setattr(unix_diag, "_SOCK_DIAG", 31)  # a protocol that nobody has
 

@@ -90,6 +90,7 @@ class Blocking:
         error, or ends. Leaving the block afterwards raises nothing. To be called in the loop's thread.
         """
         if self._is_open and not self._aborted:
+            self._check_idle()
             self._aborted = True
             if self._runner is None:
                 self._reset_all()
@@ -105,6 +106,12 @@ class Blocking:
             why = "it was open before" if self._left else "it is open already"
             raise UsageError(self._what, why, f"call ringmain.{self._verb} for each")
 
+    def _check_idle(self) -> None:
+        """Raise UsageError while the private loop runs: whoever it runs for would be left with no loop to close by."""
+        if self._runner is not None and self._runner.get_loop().is_running():
+            why = "another thread is using it, or a call that a signal has interrupted"
+            raise UsageError(self._what, why, "use it in one thread; stop() may be called at any time")
+
     def _enter(self) -> None:
         self._check_new()
         self._runner = asyncio.Runner(loop_factory=new_loop)
@@ -119,6 +126,7 @@ class Blocking:
     ) -> None:
         if self._runner is None:
             return
+        self._check_idle()
         try:
             self.run(self.__aexit__(kind, error, traceback))
         finally:
@@ -156,8 +164,7 @@ class Blocking:
         try:
             if self._runner is None:
                 raise UsageError(self._what, "it is not open", "use it inside `with`")
-            if self._runner.get_loop().is_running():
-                raise UsageError(self._what, "another thread is using it", "use it in one thread")
+            self._check_idle()
             return _run_apart(self._runner, work) if _in_a_loop() else self._runner.run(work)
         except RingmainError as error:
             raise error.with_traceback(None)  # noqa: B904 - the way through an event loop is of no interest

@@ -24,6 +24,7 @@ from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session, uses_tls
 from ringmain.cli.signals import Signals
+from ringmain.cli.stats import failed_handshake
 from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
@@ -133,6 +134,10 @@ class Processes:
         """Write the row of a connection."""
         self._session.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
 
+    def _record_failed(self, peer: str, seconds: float, error: Exception) -> None:
+        """Write the row of a client that never got as far as one of the processes."""
+        self.record(failed_handshake(peer, seconds, error))
+
     def opened(self, worker: Process, name: str) -> None:
         """Hear which file a process goes on in: one that takes its place does so there."""
         self._opened[worker.number] = name
@@ -151,6 +156,7 @@ class Processes:
     async def _work(self) -> None:
         self._context = context_for(self._endpoint, self._settings, listening=True)  # tells what is wrong with a file
         self.gate = await listen(self._endpoint, self._settings)
+        self.gate.on_failed = self._record_failed
         self._changed = asyncio.Event()
         self._all_ready = asyncio.get_running_loop().create_future()
         keeping = [asyncio.ensure_future(self._keep(number)) for number in range(1, self._count + 1)]

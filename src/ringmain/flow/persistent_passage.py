@@ -4,6 +4,7 @@ How a destination gets what a lost one never had: `clients`, `next_client`. A re
 """
 
 import asyncio
+import errno
 import ssl
 import time
 import weakref
@@ -14,7 +15,7 @@ from ringmain.errors import RingmainError, SendError
 from ringmain.flow.blocks import Flow
 from ringmain.flow.clients import Clients
 from ringmain.flow.cut import Cut
-from ringmain.flow.idle_timeout import Deadline
+from ringmain.flow.idle_timeout import Deadline, Watch
 from ringmain.flow.inflow import Inflow
 from ringmain.log import log_ended
 from ringmain.net.link import Link
@@ -59,6 +60,7 @@ class PersistentPassage:
         self._redial = redial
         self._turn = asyncio.Lock()  # of who sends, or connects again
         self._lost = asyncio.Event()
+        self._watch: Watch | None = None  # over a destination that has more to take while nothing is sent
         hear, tell = weakref.WeakMethod(self._one_ended), self._lost.set
         self._clients = Clients(redial.endpoint, settings, hear, goes_on=True, cutter=cutter, verb="relay")
         self._clients.on_lost = tell
@@ -105,6 +107,7 @@ class PersistentPassage:
         for so long is lost.
         """
         what = f"relay from {self.source.peer} to {self._redial.endpoint.address}"
+        self._watch_destination(idle_timeout)
         try:
             async with Deadline(idle_timeout, self._moved, what, "nothing moved", "are both still alive?"):
                 await self._move()
@@ -200,11 +203,29 @@ class PersistentPassage:
             return None
         return self.counters.bytes_in
 
+    def _watch_destination(self, timeout: float | None) -> None:
+        """Take the destination for lost once it takes nothing for so long, also while the source brings nothing."""
+
+        def expired() -> None:
+            if (outflow := self._clients.outflow) is not None:
+                outflow.link.give_up(errno.ETIMEDOUT)
+            self._watch_destination(timeout)
+
+        self._watch = Watch(self.source.loop, timeout, self._has_taken, expired)
+
+    def _has_taken(self) -> int | None:
+        """Return a number that grows while the destination takes anything; None where it need not, or while we send."""
+        outflow = self._clients.outflow
+        return None if outflow is None or self._turn.locked() else outflow.progress()
+
     async def _close(self) -> None:
         """Close both connections: after a proper end as they are, else with resets.
 
         A source that was sent an alert gets to read it first, unless this is cancelled.
         """
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None  # which refers to this
         self._cut.end()
         self._clients.close()
         broken = self.verdict is not Verdict.ENDED and not self.inflow.was_alerted

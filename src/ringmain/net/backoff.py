@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -31,11 +32,10 @@ class Backoff:
 
     def next_pause(self) -> float:
         """Return the seconds to wait now."""
-        import random  # here, since most runs never need one
-
         pause = min(self._due, self._longest)
         self._due = min(2 * pause, self._longest)
-        return random.uniform(pause / 2, pause)
+        # Of the kernel: to import a module takes descriptors, and a lack of those may be why this waits.
+        return pause / 2 * (1 + int.from_bytes(os.urandom(4)) / (1 << 32))
 
     async def keep_trying(
         self, connect: Callable[[], Awaitable[Connected]], may_pass: Callable[[RingmainError], bool], retry: int

@@ -28,7 +28,7 @@ class PeerQueue:
     def size(self, sock: socket.socket) -> int | None:
         """Return how many bytes it is for the other end of this; None where the kernel does not tell, or it is gone."""
         if self._inode is None and (found := _ask(os.fstat(sock.fileno()).st_ino, _SHOW_PEER, _PEER)) is not None:
-            (self._inode,) = struct.unpack("=I", found)
+            self._inode = struct.unpack("=I", found)[0] or None  # none before it was accepted
         found = _ask(self._inode, _SHOW_QUEUES, _QUEUES) if self._inode is not None else None
         return struct.unpack_from("=I", found)[0] if found is not None else None
 
