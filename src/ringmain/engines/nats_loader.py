@@ -145,10 +145,12 @@ class LogLoader(Iterated, Blocking):
         if not broken_off and not self._ahead:
             self.settle(0)
         self._puller = None
-        await let_go([asyncio.ensure_future(self._close())])
-        self.counters.ended = time.monotonic()
-        if self.on_end is not None:
-            self.on_end(self._outcome(error))
+        try:
+            await let_go([asyncio.ensure_future(self._close())])
+        finally:  # also where it was cancelled meanwhile
+            self.counters.ended = time.monotonic()
+            if self.on_end is not None:
+                self.on_end(self._outcome(error))
 
     def _reset_all(self) -> None:
         self._finished = True
