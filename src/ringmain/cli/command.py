@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "baselines": (
         "Measurements to compare with.",
-        "save_baseline baseline rounds noise_threshold fail_on_regression force",
+        "save_baseline baseline rounds noise_threshold fail_on fail_on_regression force",
     ),
     "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
