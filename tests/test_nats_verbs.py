@@ -190,15 +190,18 @@ def test_who_is_cancelled_while_it_takes_leave_still_tells_what_became_of_it(
 ) -> None:
     broker.publish("events", b"a line\n")
     ended: list[Outcome] = []
+    leavers: list[Any] = []
 
     async def leave() -> None:
         if verb == "load":
             async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+                leavers.append(loader)
                 loader.on_end = ended.append
                 assert bytes(await anext(loader)) == b"a line\n"
                 broker.pause()
         else:
             async with ringmain.save(broker.url("events"), peer="") as saver:
+                leavers.append(saver)
                 saver.on_end = ended.append
                 await saver.write(b"a line\n")
                 broker.pause()
@@ -207,6 +210,7 @@ def test_who_is_cancelled_while_it_takes_leave_still_tells_what_became_of_it(
         leaving = asyncio.ensure_future(leave())
         await asyncio.wait([leaving], timeout=1)
         assert not leaving.done()
+        assert leavers[0].served == 1  # or its bytes were in no total meanwhile
         leaving.cancel()
         await asyncio.wait([leaving], timeout=0.1)
         broker.resume()
@@ -216,6 +220,7 @@ def test_who_is_cancelled_while_it_takes_leave_still_tells_what_became_of_it(
     run(work())
     assert [it.counters.bytes_in for it in ended] == [7]
     assert ended[0].counters.ended > 0
+    assert leavers[0].served == 0
 
 
 @pytest.mark.parametrize("verb", ["relay", "save"])

@@ -261,8 +261,8 @@ class LogLoader(Iterated, Blocking):
 
     @property
     def served(self) -> int:
-        """1 while it is connected, else 0."""
-        return int(self._puller is not None)
+        """1 while it is connected, until `on_end` hears of it; else 0."""
+        return int(self.counters.started > 0 and self.counters.ended == 0)
 
     def reload_certificates(self) -> None:
         """Read certificates, CA files and credentials again, for the next connection: `Loader.reload_certificates`."""
