@@ -194,7 +194,7 @@ def test_the_address_may_come_from_the_environment(bench: peers.Bench, metrics: 
 @pytest.mark.parametrize(
     ("address", "code", "line"),
     [
-        ("9100", 2, "--metrics 9100: not understood; write HOST:PORT, or unix:/path for a UNIX socket"),
+        ("9100", 2, "--metrics 9100: a port without a host; write HOST:PORT, or unix:/path for a UNIX socket"),
         ("127.0.0.1:99999", 2, "--metrics 127.0.0.1:99999: port 99999 is not between 0 and 65535; write HOST:PORT"),
         ("http://127.0.0.1:9100/metrics", 2, "--metrics http://127.0.0.1:9100/metrics: not understood; write"),
         ("tcps://127.0.0.1:9100", 2, "--metrics tcps://127.0.0.1:9100: metrics are served without TLS; write"),
