@@ -15,7 +15,7 @@ import click
 import peers
 import pytest
 
-from ringmain.cli.command import Command
+from ringmain.cli.command import GROUPS, Command
 from ringmain.cli.commands import cli
 from ringmain.cli.replay import bench_load, bench_save
 
@@ -46,8 +46,18 @@ def test_what_is_needed_first_is_little_and_each_other_option_has_a_group(comman
     groups = command.groups()
     assert next(iter(groups)) == "main"
     assert 3 <= len(groups["main"]) <= 8  # a new option is to have a group of its own kind
-    options = [it for it in command.params if isinstance(it, click.Option)]
+    options = [it for it in command.params if isinstance(it, click.Option) and not it.hidden]
     assert sorted(it.name for of_group in groups.values() for it in of_group) == sorted(it.name for it in options)
+
+
+def test_each_option_of_a_group_stands_there() -> None:
+    baselines = {it.opts[-1] for it in cli.commands["bench"].groups()["baselines"]}  # type: ignore[attr-defined]
+    flags = ["--save-baseline", "--baseline", "--rounds", "--noise-threshold", "--fail-on", "--force"]
+    assert baselines == set(flags)
+    known = {name for _, names in GROUPS.values() for name in names.split()}
+    for command in COMMANDS:
+        names = {it.name.removeprefix("source_").removeprefix("destination_") for it in command.params if it.name}
+        assert names - known <= {"endpoint", "source", "destination"}
 
 
 @pytest.mark.parametrize("verb", ["load", "save", "relay", "bench"])

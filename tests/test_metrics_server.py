@@ -95,6 +95,16 @@ def test_each_request_has_its_answer_and_the_next_one_is_served(bench: peers.Ben
     assert loader.stderr.count("\n") == 1  # where it listens
 
 
+def test_a_request_that_prometheus_client_fails_at_costs_a_line(bench: peers.Bench, metrics: Metrics) -> None:
+    loader, _ = bench.listening("load", *metrics.options)
+    for _ in range(15):
+        answer = ask(metrics.port, HEAD + b"Accept: application/openmetrics-text; version=zz\r\n\r\n")
+        assert answer.split(b" ")[1] in (b"500", b"200"), answer  # not every prometheus-client fails at it
+    assert get(metrics.port)[0] == 200
+    assert "Traceback" not in loader.stderr
+    assert loader.stderr.count("\n") <= 1 + 10  # where it listens, and the most warnings of one kind in a minute
+
+
 def test_strangers_who_hold_connections_keep_neither_bytes_nor_scrapes_waiting(
     bench: peers.Bench, metrics: Metrics
 ) -> None:

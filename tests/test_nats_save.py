@@ -112,6 +112,15 @@ def test_an_input_that_is_no_stream_of_records_costs_what_is_behind_and_one_line
     assert [verdict for verdict, _ in connection.verdicts] == ["stopped"]
 
 
+def test_one_that_is_told_to_end_while_there_is_no_server_yet_ends_at_once(bench: peers.Bench) -> None:
+    port = peers.free_port()
+    saver = bench.ringmain("save", "-v", "--retry", "forever", f"nats://127.0.0.1:{port}/events", stdin=subprocess.PIPE)
+    saver.says("trying again")
+    saver.signal(signal.SIGTERM)
+    assert saver.wait() == 143
+    assert "bytes under way" not in saver.stderr
+
+
 def test_a_record_that_is_too_long_may_be_left_out(bench: peers.Bench, broker: Broker) -> None:
     data = b"fine\n" + b"x" * 1_100_000 + b"\nmore\n"
     saver = bench.ringmain("save", "--long-records", "skip", "-I", bench.file(data), broker.url("events"))

@@ -5,12 +5,13 @@ import gc
 import socket
 import weakref
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
 from brokers import Broker
-from conftest import FORGOTTEN
+from conftest import FORGOTTEN, Certificates
 from publishing import lines, read_log, send
 
 import ringmain
@@ -181,3 +182,61 @@ def test_tagged_tells_how_a_connection_has_ended(broker: Broker) -> None:
     assert told == [(b"a line\n", "python", 0, "", 0), (b"", "python", 7, "ended", 7)]
     with ringmain.load(broker.url("EVENTS"), consumer="untold", until_sequence=4) as loader:
         assert [bytes(block) for block in loader] == [b"a line\n"]
+
+
+@pytest.mark.parametrize("verb", ["load", "save"])
+def test_who_is_cancelled_while_it_takes_leave_still_tells_what_became_of_it(
+    run: Run, broker: Broker, verb: str
+) -> None:
+    broker.publish("events", b"a line\n")
+    ended: list[Outcome] = []
+    leavers: list[Any] = []
+
+    async def leave() -> None:
+        if verb == "load":
+            async with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+                leavers.append(loader)
+                loader.on_end = ended.append
+                assert bytes(await anext(loader)) == b"a line\n"
+                broker.pause()
+        else:
+            async with ringmain.save(broker.url("events"), peer="") as saver:
+                leavers.append(saver)
+                saver.on_end = ended.append
+                await saver.write(b"a line\n")
+                broker.pause()
+
+    async def work() -> None:
+        leaving = asyncio.ensure_future(leave())
+        await asyncio.wait([leaving], timeout=1)
+        assert not leaving.done()
+        assert leavers[0].served == 1  # or its bytes were in no total meanwhile
+        leaving.cancel()
+        await asyncio.wait([leaving], timeout=0.1)
+        broker.resume()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+    run(work())
+    assert [it.counters.bytes_in for it in ended] == [7]
+    assert ended[0].counters.ended > 0
+    assert leavers[0].served == 0
+
+
+@pytest.mark.parametrize("verb", ["relay", "save"])
+def test_files_for_the_servers_are_read_again_when_python_says_so(
+    bench: peers.Bench, broker: Broker, certificates: Certificates, verb: str
+) -> None:
+    authorities = bench.file(Path(certificates.ca).read_bytes(), "authorities.pem")
+    tls = ringmain.TlsSettings(cafile=str(authorities))
+    url = broker.url("events")
+    it: Any = (
+        ringmain.relay("tcp://127.0.0.1:0", url, destination_tls=tls, delimiter=b"")
+        if verb == "relay"
+        else ringmain.save(url, cafile=str(authorities), peer="")
+    )
+    it.publisher.papers.read()
+    it.reload_certificates()
+    authorities.write_bytes(b"garbage")
+    with pytest.raises(errors.CaFileError):
+        it.reload_certificates()

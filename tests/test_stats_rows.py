@@ -118,6 +118,17 @@ def test_a_server_that_is_not_trusted_has_a_row(bench: peers.Bench, certificates
     assert saver.stderr.endswith(f"ringmain: {row['error']}\n")
 
 
+def test_a_server_that_says_nothing_of_tls_has_a_row(bench: peers.Bench, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    _, port = bench.listening("load")
+    options = ["--insecure", "--handshake-timeout", "200ms", "--stats-file", stats]
+    saver = bench.ringmain("save", *options, f"tcps://127.0.0.1:{port}")
+    assert saver.wait() == 28
+    (row,) = rows_in(stats)
+    assert (row["peer"], row["verdict"]) == (f"127.0.0.1:{port}", "handshake failed")
+    assert saver.stderr.endswith(f"ringmain: {row['error']}\n")
+
+
 def test_a_connection_that_fails_late_has_one_row(
     bench: peers.Bench, certificates: Certificates, tmp_path: Path
 ) -> None:

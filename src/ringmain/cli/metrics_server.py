@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import logging
 import re
 import socket
 import types
@@ -20,7 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler
 from ringmain import __version__
 from ringmain.cli.metrics import KINDS, Kind, Told
 from ringmain.endpoint import Endpoint
-from ringmain.errors import UsageError
+from ringmain.errors import UsageError, reason
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
 from ringmain.net.listeners import addresses_of, open_listeners
 from ringmain.settings import Settings
@@ -32,6 +33,8 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as error:
     raise UsageError("--metrics", "it needs prometheus-client", "pip install 'ringmain[metrics]'") from error
+
+log = logging.getLogger("ringmain")
 
 MOST = 16
 LONGEST = 16 << 10
@@ -139,7 +142,12 @@ class _RunCollector(Collector):  # type: ignore[misc]  # prometheus-client count
 def _only_at_the_path(app: _App) -> _App:
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] == _PATH:
-            return app(environ, start_response)
+            try:
+                return app(environ, start_response)
+            except Exception as error:  # as of an Accept header that prometheus-client does not understand
+                log.warning("--metrics: a request had no answer: %s", reason(error))
+                start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+                return [b"there is no answer to this\n"]
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [f"the metrics are at {_PATH}\n".encode()]
 

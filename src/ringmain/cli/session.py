@@ -23,7 +23,7 @@ from ringmain.cli.signals import Signals
 from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
 from ringmain.cli.summary import Blame, Summary
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
-from ringmain.errors import RingmainError, TlsError, UsageError, reason
+from ringmain.errors import RingmainError, TimedOutError, TlsError, UsageError, reason
 from ringmain.flow.descriptor import Input, Output, ReaderLeft
 from ringmain.net.listening import Listening
 from ringmain.outcome import Outcome, RelayOutcome
@@ -331,7 +331,9 @@ class Session:
     def _record_dialling(self, task: "asyncio.Task[None]") -> None:
         """Append a row where the run ends since a server and we have not come to terms."""
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, TlsError) and error is not self._last_error and len(self._endpoints) == 1:
+        if not isinstance(error, TlsError | TimedOutError) or error is self._last_error or len(self._endpoints) != 1:
+            return
+        if isinstance(error, TlsError) or error.limit == "handshake_timeout":
             peer = self._endpoints[0].rpartition("//")[2]
             self._append(failed_handshake(peer, time.monotonic() - self._since, error))
 

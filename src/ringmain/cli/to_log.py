@@ -6,7 +6,7 @@ import click
 
 from ringmain.cli.values import FILE, LongRecords, Octets, Size
 from ringmain.endpoint import is_log
-from ringmain.errors import RingmainError, UsageError
+from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_IN_FLIGHT, MESSAGE_SIZE
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def run_save_to_log(
     from ringmain.cli.stats import Present, Side, figures
     from ringmain.engines.nats_save import save
     from ringmain.flow.descriptor import open_input
-    from ringmain.outcome import Unserved
+    from ringmain.outcome import Outcome, Unserved
     from ringmain.progress import progress_line
 
     session = Session(options, endpoint)
@@ -193,25 +193,21 @@ def run_save_to_log(
     def look() -> tuple[int, int, float]:
         return saver.counters.bytes_in, saver.stored, saver.fullness
 
+    def on_end(outcome: Outcome) -> None:
+        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, outcome)
+
     async def work() -> None:
-        error: RingmainError | None = None
         try:
             async with saver:
+                saver.on_end = on_end
                 with session.announced():
-                    try:
-                        await saver.send(source)
-                    except RingmainError as failure:
-                        error = failure
-                        raise
-                    finally:
-                        outcome = saver.outcome(error)
-                        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, outcome)
+                    await saver.send(source)
         finally:
             source.close()
 
     def stop() -> bool:
         source.stop()
-        return True
+        return saver.served > 0
 
     def present() -> Present:
         publisher, served = saver.publisher, saver.served

@@ -29,6 +29,9 @@ class BlockingLogSaver(Protocol):
     def write(self, buffer: "Buffer") -> None:
         """Put the whole records that a buffer completes into the stream."""
 
+    def reload_certificates(self) -> None:
+        """Read certificates, CA files and credentials again, for the next connection; raise what is wrong with one."""
+
 
 class BlockingLogRelayer(Protocol):
     """A relayer into a log in a plain `with`: the same, without `await`."""

@@ -145,10 +145,12 @@ class LogLoader(Iterated, Blocking):
         if not broken_off and not self._ahead:
             self.settle(0)
         self._puller = None
-        await let_go([asyncio.ensure_future(self._close())])
-        self.counters.ended = time.monotonic()
-        if self.on_end is not None:
-            self.on_end(self._outcome(error))
+        try:
+            await let_go([asyncio.ensure_future(self._close())])
+        finally:  # also where it was cancelled meanwhile
+            self.counters.ended = time.monotonic()
+            if self.on_end is not None:
+                self.on_end(self._outcome(error))
 
     def _reset_all(self) -> None:
         self._finished = True
@@ -259,8 +261,8 @@ class LogLoader(Iterated, Blocking):
 
     @property
     def served(self) -> int:
-        """1 while it is connected, else 0."""
-        return int(self._puller is not None)
+        """1 while it is connected, until `on_end` hears of it; else 0."""
+        return int(self.counters.started > 0 and self.counters.ended == 0)
 
     def reload_certificates(self) -> None:
         """Read certificates, CA files and credentials again, for the next connection: `Loader.reload_certificates`."""

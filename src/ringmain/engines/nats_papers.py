@@ -1,14 +1,17 @@
 """What a NATS server wants to see of us, and we of it: certificates, and a credentials file; read again when told."""
 
 import importlib
+import logging
 import ssl
 from collections.abc import Callable
 
 from nats.aio.client import RawCredentials
 
-from ringmain.errors import CertificateError, UsageError, reason
+from ringmain.errors import CertificateError, RingmainError, UsageError, reason
 from ringmain.net.renewable import Renewable
 from ringmain.settings import Settings
+
+log = logging.getLogger("ringmain")
 
 _LARGEST_CREDENTIALS = 64 << 10
 
@@ -56,6 +59,14 @@ class Papers:
             self.tls.renew()
         if str(self.credentials) != before:
             self.on_others()
+
+    def read_changed(self) -> None:
+        """Read them again where one was changed since; warn of what is wrong with it, and keep what was read before."""
+        if self.certificates_changed:
+            try:
+                self.reload_certificates()
+            except RingmainError as error:
+                log.warning("the certificates stay as they were: %s", error)
 
     @property
     def not_after(self) -> int | None:

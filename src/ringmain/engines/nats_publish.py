@@ -238,6 +238,7 @@ class Publisher:
         settings, told = dataclasses.replace(self._settings, retry=0), set()
 
         async def connect() -> "nats_server.NatsServer":
+            self.papers.read_changed()
             server = nats_server.NatsServer(self.endpoint, settings, self.papers, reconnects=False)
             await server.open()
             return server

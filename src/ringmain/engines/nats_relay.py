@@ -187,8 +187,9 @@ class LogRelayer(Blocking):
         return self.source.port
 
     def reload_certificates(self) -> None:
-        """Read the files of the source again, as `Listening.reload_certificates` does; the servers' are read anyway."""
+        """Read the files of the source again, as `Listening.reload_certificates` does, and those for the servers."""
         self.source.reload_certificates()
+        self._publisher.papers.reload_certificates()
 
     @property
     def refused(self) -> int:

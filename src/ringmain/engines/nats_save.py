@@ -122,6 +122,10 @@ class LogSaver(Blocking):
         """What stores messages."""
         return self._publisher
 
+    def reload_certificates(self) -> None:
+        """Read certificates, CA files and credentials again, for the next connection; raise what is wrong with one."""
+        self._publisher.papers.reload_certificates()
+
     @property
     def served(self) -> int:
         """1 while something is being sent, else 0."""
@@ -229,12 +233,14 @@ class LogSaver(Blocking):
         if self._flow is None:
             return
         self._flow = None
-        await let_go([asyncio.ensure_future(self._publisher.__aexit__())])
-        self.counters.ended = time.monotonic()
-        if self._records is not None:
-            self.counters.dropped_bytes = self._records.dropped
-        if self.on_end is not None:
-            self.on_end(self.outcome(error))
+        try:
+            await let_go([asyncio.ensure_future(self._publisher.__aexit__())])
+        finally:  # also where it was cancelled meanwhile
+            self.counters.ended = time.monotonic()
+            if self._records is not None:
+                self.counters.dropped_bytes = self._records.dropped
+            if self.on_end is not None:
+                self.on_end(self.outcome(error))
 
     def _opened(self) -> tuple[Records, Ring]:
         if self._flow is None or self._records is None:
