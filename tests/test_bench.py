@@ -156,7 +156,7 @@ def test_events_end_with_the_whole_result(bench: peers.Bench) -> None:
 
 
 def test_loopback_measures_both_ways_plain_and_tls_to_blocks_and_pipes() -> None:
-    result = measured("-t", "100ms", "--omit", "50ms")
+    result = measured("-t", "500ms", "--omit", "50ms")
     names = {
         f"{verb} {tls} {to} {through}"
         for verb, to in (("receive", "to"), ("send", "from"))
