@@ -12,7 +12,7 @@ copyright = "the authors of ringmain"  # noqa: A001
 version = release = ringmain.__version__
 html_title = f"ringmain {release}"
 html_theme = "furo"
-html_static_path = ["_static"]
+html_static_path = [it.name for it in Path(__file__).parent.glob("_static")]  # there once a picture was drawn
 html_show_copyright = False
 # Nothing on a page is fetched from elsewhere: the theme's own fonts are those of the reader's system.
 html_theme_options = {"sidebar_hide_name": False}

@@ -182,6 +182,8 @@ class Reader:
             process.wait(peers.TIMEOUT)
         finally:
             _kill(process)
+        if port.isdecimal():  # what listened is killed, and may be there for a moment; the next block is not to find it
+            peers.eventually(lambda: "LISTEN" not in peers.states(int(self._port(port))), "the end of the listener")
         self._compare(block, file.read_text(errors="replace"), 0 if process.returncode < 0 else process.returncode)
 
     def _popen(self, block: Block) -> tuple[subprocess.Popen[bytes], Path]:
