@@ -25,6 +25,10 @@ from ringmain._ring import Ring
 for _name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[_name]
 
+# So is a make that a test starts, also where make runs the tests: as a part of that it would say where it is.
+for _name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(_name, None)
+
 # What a test starts must hear of the signals that it sends, also where the run itself was told to hear none: a shell
 # without a terminal lets what it starts in the background ignore SIGINT, nohup lets it ignore SIGHUP.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
