@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import itertools
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -14,7 +16,7 @@ from typing import Any
 
 import peers
 import pytest
-from measuring import measured, serving
+from measuring import checked, measured, serving
 
 from ringmain.bench import table
 from ringmain.bench.meter import Meter
@@ -268,3 +270,18 @@ def test_standard_output_that_is_full_ends_the_measurement_in_a_line(bench: peer
         assert client.wait() == 23
     assert re.fullmatch(r"ringmain: write to standard output: .*; free space or redirect it\n", client.stderr)
     assert os.strerror(errno.ENOSPC).lower() in client.stderr.lower()
+
+
+def test_a_result_is_printed_whole_where_python_does_not_buffer_and_the_reader_is_late(bench: peers.Bench) -> None:
+    command = [*peers.RINGMAIN, "bench", serving(bench), "-t", "1s", "--json"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    program = bench.start(command, env=environment, stdout=subprocess.PIPE)
+    pipe = program.process.stdout
+    assert pipe is not None
+    room = fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1)  # the least that there is: a page
+    peers.eventually(lambda: peers.unread(pipe) == room, "a full pipe")
+    program.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, program.process.pid, os.WSTOPPED)
+    program.signal(signal.SIGCONT)
+    checked(pipe.read())
+    assert program.wait() == 0

@@ -9,6 +9,7 @@ import sys
 
 from ringmain.cli.signals import end_at_once, hear_later, heeded, terminating
 from ringmain.errors import reason
+from ringmain.terminal import write_whole_texts
 
 
 def hold_standard_descriptors() -> None:
@@ -20,6 +21,7 @@ def hold_standard_descriptors() -> None:
         sys.stderr = os.fdopen(2, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a locale without a letter that a name has: as standard error is
         sys.stdout.reconfigure(errors="backslashreplace")
+    write_whole_texts()
 
 
 def main() -> None:

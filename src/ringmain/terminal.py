@@ -1,6 +1,7 @@
-"""How wide what people read may be. The start of the command line imports this: it costs next to nothing."""
+"""Standard output and error, and how wide they are. Imported at each start: it costs next to nothing."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,16 @@ class Screen:
 
 
 screen = Screen()
+
+
+def write_whole_texts() -> None:
+    """Have standard output write all of a text, also where PYTHONUNBUFFERED or `-u` took its buffer away.
+
+    Without one Python loses the rest of a text when the process is stopped, or gets a signal, while a full pipe waits.
+    """
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and isinstance(out.buffer, io.RawIOBase):
+        sys.stdout = open(1, "w", buffering=1, encoding=out.encoding, errors=out.errors, closefd=False)  # noqa: SIM115
 
 
 def columns(fd: int) -> int | None:

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import sys
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from ringmain.net.tls import server_context
 from ringmain.outcome import Outcome, Verdict
 from ringmain.settings import Settings
 from ringmain.sources import load
+from ringmain.terminal import write_whole_texts
 
 # Short payloads are sent many at a time, and long ones piece by piece: what stays in the cache is copied faster.
 _PIECE = 256 << 10
@@ -42,7 +42,8 @@ class Task(NamedTuple):
 
 
 def _tell(row: dict[str, Any]) -> None:
-    os.write(sys.stdout.fileno(), json.dumps(row).encode() + b"\n")
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
 
 
 def _tell_of(outcome: Outcome, sha256: Any = None) -> None:
@@ -133,6 +134,7 @@ async def _main(task: Task, payload: bytes) -> None:
 
 
 if __name__ == "__main__":
+    write_whole_texts()
     logging.getLogger("ringmain").addHandler(_FailedClients())
     task = Task(**json.loads(sys.argv[1]))
     payload = sys.stdin.buffer.read(task.payload_size)
