@@ -1,5 +1,6 @@
 """Where the system has less than usual: no /proc, no splice, no UTF-8. What is said is right, and bytes get through."""
 
+import contextlib
 import os
 import platform
 import signal
@@ -79,7 +80,8 @@ def test_a_relay_that_may_not_splice_relays(bench: peers.Bench) -> None:
 def test_who_insists_on_the_kernel_path_is_told_why_there_is_none(bench: peers.Bench) -> None:
     loader, port = receiving(bench, SANDBOXED, "--path", "kernel", "-O", bench.folder / "got")
     with peers.connect(port) as sock:
-        sock.sendall(b"x")
+        with contextlib.suppress(ConnectionError):  # it does not wait for a byte
+            sock.sendall(b"x")
         assert loader.wait() == 2
     assert "got cannot be spliced: permission denied; leave --path out" in loader.stderr
 
