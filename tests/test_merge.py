@@ -347,8 +347,8 @@ def test_what_cannot_be_merged_is_refused(run: Run) -> None:
             _, link = sockets.connect()
             with pytest.raises(RuntimeError, match="closed"):
                 merging.add(link, Counters())
-            link.close()
             other = merger(Ring(1 << 12, 1 << 10))
+            link.close()
             with pytest.raises(OSError, match="Bad file descriptor"):
                 other.add(link, Counters())
             other.close()
