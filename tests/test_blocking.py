@@ -237,3 +237,18 @@ def test_an_interrupt_ends_a_plain_for_that_waits(code: str) -> None:
             _, stderr = program.communicate(timeout=peers.TIMEOUT)
     assert stderr.rstrip().endswith("KeyboardInterrupt")
     assert "never" not in stderr
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("iterated", ["blocks", "records", "connections", "tagged"])
+def test_an_async_for_over_a_plain_with_is_refused_in_our_words(many: int, iterated: str) -> None:
+    if iterated == "tagged" and many == 1:
+        pytest.skip("it is for many")
+
+    async def main() -> None:
+        with ringmain.load("127.0.0.1:0", delimiter=b"\n", max_connections=many) as loader:
+            async for _ in loader if iterated == "blocks" else getattr(loader, iterated)():
+                raise AssertionError
+
+    with pytest.raises(errors.UsageError, match="a loader: it was opened by a plain `with`"):
+        asyncio.run(main())
