@@ -265,7 +265,8 @@ def test_client_certificates_are_required_and_verified(bench: peers.Bench, certi
     loader, port = bench.listening("load", *ours, stdout=subprocess.PIPE)
     assert loader.process.stdout is not None
     url, trust = f"tcps://127.0.0.1:{port}", ["--cafile", certificates.ca]
-    for certificate, reason in ((None, "certificate required"), (certificates.stranger, "unknown ca")):
+    wanted = "alert certificate required; the peer wants a certificate of ours: give one with --certfile"
+    for certificate, reason in ((None, wanted), (certificates.stranger, "unknown ca; the peer does not trust our")):
         options = ["--certfile", certificate] if certificate else []
         fails(bench.ringmain("save", *trust, *options, url, stdin=subprocess.PIPE), 35, reason)
     with bench.file(b"welcome").open("rb") as source:

@@ -110,7 +110,7 @@ async def dial_once(
         if context is not None:
             name = name_of(settings.server_name or endpoint.host)
             sock = await shake_hands(sock, context, settings, peer, name)
-        return Link(sock, peer, introduced)
+        return Link(sock, peer, introduced, settings.prefix)
     except BaseException:
         sock.close()
         raise
