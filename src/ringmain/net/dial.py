@@ -58,10 +58,12 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
             rows = await loop.getaddrinfo(host or None, endpoint.port, family=family, type=kind, flags=flags)
     except (socket.gaierror, UnicodeError) as error:
         what = f"resolve {host_and_port(host, endpoint.port)}"
-        remedy = "check the host and service name"
-        if "%" in host:
+        why, remedy = reason(error).lower(), "check the host's name"
+        if error.args[:1] == (socket.EAI_SERVICE,):
+            why, remedy = f"no port is called {endpoint.port}", "give its number, or a name of /etc/services"
+        elif "%" in host:
             remedy = f"is there an interface {host.partition('%')[2]}? ringmain nics lists them"
-        raise ResolveError(what, reason(error).lower(), remedy) from error
+        raise ResolveError(what, why, remedy) from error
     return list(dict.fromkeys(rows))
 
 
