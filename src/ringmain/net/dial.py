@@ -61,6 +61,8 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
         why, remedy = reason(error).lower(), "check the host's name"
         if error.args[:1] == (socket.EAI_SERVICE,):
             why, remedy = f"no port is called {endpoint.port}", "give its number, or a name of /etc/services"
+        elif error.args[:1] == (socket.EAI_ADDRFAMILY,):
+            remedy = "give an address of the family that you ask for, IPv4 or IPv6"
         elif "%" in host:
             remedy = f"is there an interface {host.partition('%')[2]}? ringmain nics lists them"
         raise ResolveError(what, why, remedy) from error
