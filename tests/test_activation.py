@@ -1,6 +1,7 @@
 """Sockets that a service manager hands over: by systemd's own systemd-socket-activate, and with what may be wrong."""
 
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -180,3 +181,24 @@ def test_metrics_are_told_at_one_of_them(bench: peers.Bench) -> None:
         with peers.connect(other.getsockname()[1]) as client:
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             assert b"\nringmain_connections_total 0.0\n" in peers.read_all(client)
+
+
+def test_a_client_of_ipv4_is_called_so_where_the_socket_is_for_ipv6_too(bench: peers.Bench, tmp_path: Path) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        options = ["-o", "--allow", "127.0.0.0/8", "--stats-file", tmp_path / "stats", "--output", tmp_path / "{peer}"]
+        program = handed(bench, [listener], "load", *options, "tcp://fd:in")
+        with peers.connect(listener.getsockname()[1]) as client:
+            peer = client.getsockname()
+            client.sendall(b"12345")
+        assert program.wait() == 0, program.stderr
+    assert (tmp_path / f"127.0.0.1_{peer[1]}").read_bytes() == b"12345"
+    assert json.loads((tmp_path / "stats").read_text())["peer"] == f"127.0.0.1:{peer[1]}"
+
+
+def test_what_no_unix_socket_has_may_be_left_to_the_others(bench: peers.Bench, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+        other.listen()
+        program = handed(bench, [one, other], "load", "--allow", "127.0.0.0/8", "tcp://fd:in", names="in:in")
+        assert program.wait() == 2
+    assert "a UNIX socket has no such thing; leave --allow out, or that socket" in program.stderr

@@ -237,3 +237,25 @@ def test_an_interrupt_ends_a_plain_for_that_waits(code: str) -> None:
             _, stderr = program.communicate(timeout=peers.TIMEOUT)
     assert stderr.rstrip().endswith("KeyboardInterrupt")
     assert "never" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("iterated", "many"),
+    [
+        ("blocks", 1),
+        ("blocks", 2),
+        ("records", 1),
+        ("records", 2),
+        ("connections", 1),
+        ("connections", 2),
+        ("tagged", 2),
+    ],
+)
+def test_an_async_for_over_a_plain_with_is_refused_in_our_words(iterated: str, many: int) -> None:
+    async def main() -> None:
+        with ringmain.load("127.0.0.1:0", delimiter=b"\n", max_connections=many) as loader:
+            async for _ in loader if iterated == "blocks" else getattr(loader, iterated)():
+                raise AssertionError
+
+    with pytest.raises(errors.UsageError, match="a loader: it was opened by a plain `with`"):
+        asyncio.run(main())

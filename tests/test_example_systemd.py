@@ -1,12 +1,17 @@
 """The example units: systemd finds nothing wrong with them, and what they start does what they say."""
 
 import configparser
+import re
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 
 import peers
 import pytest
+from conftest import Certificates
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "systemd"
 if not EXAMPLE.exists():
@@ -30,6 +35,8 @@ def test_systemd_finds_nothing_wrong_with_the_units(bench: peers.Bench) -> None:
     service = (EXAMPLE / "events.service").read_text().replace("/usr/local/bin/ringmain", str(ringmain))
     bench.file(service.encode(), "events.service")
     bench.file((EXAMPLE / "events.socket").read_bytes(), "events.socket")
+    (bench.folder / "events.service.d").mkdir()
+    bench.file((EXAMPLE / "tls.conf").read_bytes(), "events.service.d/tls.conf")
     verify = bench.start([analyze, "verify", str(bench.folder / "events.socket"), str(bench.folder / "events.service")])
     assert verify.wait() == 0
     assert verify.stderr == ""
@@ -72,3 +79,44 @@ def test_what_the_service_starts_appends_whole_lines_of_all_clients(bench: peers
     assert lines[0] == b"there before\n"
     assert sorted(lines[1:]) == sorted(4 * LINES)
     assert len((tmp_path / "connections.ndjson").read_bytes().splitlines()) == 4
+
+
+def test_a_certificate_is_renewed_while_the_service_runs(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path
+) -> None:
+    """By `systemctl reload`, which does what ExecReload says."""
+    pem, output = tmp_path / "events.pem", tmp_path / "events"
+    shutil.copy(certificates.server, pem)
+    settings = (EXAMPLE / "tls.conf").read_text().replace("/etc/ssl/events/events.pem", str(pem))
+    given = dict(line.split("=", 1) for line in re.findall(r"^Environment=(.*)$", settings, re.MULTILINE))
+    assert given.pop("RINGMAIN_LOAD_RELOAD_CERTIFICATES") == "1m"  # nobody waits for that here
+    _, *arguments = unit("service")["ExecStart"].split()
+    activate = peers.need_systemd("systemd-socket-activate")
+    port = peers.free_port()
+    environment = [word for name, value in given.items() for word in ("-E", f"{name}={value}")]
+    command = ["-l", f"127.0.0.1:{port}", f"--fdname={unit('socket')['FileDescriptorName']}", *environment]
+    with output.open("ab") as file:
+        options = ["--max-connections", "9"]
+        service = bench.start([activate, *command, *peers.RINGMAIN, *arguments, *options], stdout=file)
+    peers.wait_for_port(port)
+    with peers.connect_tls(port, certificates.ca) as early:
+        early.sendall(b"before\n")
+        peers.eventually(lambda: output.read_bytes() == b"before\n")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            peers.connect_tls(port, certificates.stranger_ca)
+        shutil.copy(certificates.stranger, tmp_path / "new.pem")
+        (tmp_path / "new.pem").replace(pem)
+        reload = unit("service")["ExecReload"].replace("$MAINPID", str(service.process.pid))
+        assert subprocess.run(["sh", "-c", reload], check=False).returncode == 0
+        peers.eventually(lambda: is_trusted(port, certificates.stranger_ca))
+        early.sendall(b"behind\n")
+        early.unwrap()
+    peers.eventually(lambda: output.read_bytes() == b"before\nbehind\n")
+
+
+def is_trusted(port: int, ca: Path) -> bool:
+    try:
+        peers.connect_tls(port, ca).close()
+    except ssl.SSLCertVerificationError:
+        return False
+    return True

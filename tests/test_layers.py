@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "keywords": set(),
     "settings": {"errors", "keywords"},
     "endpoint": {"errors"},
-    "waiting": set(),
+    "waiting": {"errors"},
     "interfaces": {"errors"},
     "progress": {"terminal"},
     "terminal": set(),

@@ -76,6 +76,16 @@ def test_a_block_is_the_message_itself_and_not_a_copy_of_it(broker: brokers.Brok
         assert len(block) == 1000
 
 
+def test_an_async_for_over_a_plain_with_is_refused_in_our_words(broker: brokers.Broker, run: Run) -> None:
+    async def work() -> None:
+        with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
+            async for _ in loader:
+                raise AssertionError
+
+    with pytest.raises(ringmain.UsageError, match="a loader: it was opened by a plain `with`"):
+        run(work())
+
+
 def test_a_block_is_acknowledged_when_the_next_one_is_asked_for(broker: brokers.Broker) -> None:
     broker.publish("events.a", *messages(3))
     with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:

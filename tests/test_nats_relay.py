@@ -250,7 +250,7 @@ def test_a_stream_is_made_for_a_trial(bench: peers.Bench, broker: Broker) -> Non
     [
         ([], "nobody", 78, "a stream for nobody at"),
         (["--create-stream", "EVENTS:3"], "events", 0, ""),
-        (["--create-stream", "EVENTS"], "nobody", 1, "stream name already in use"),
+        (["--create-stream", "EVENTS"], "nobody", 1, "with other subjects; give --create-stream another name"),
         (["--create-stream", "MANY:3"], "nobody", 1, "replicas"),
         (["--listen"], "events", 2, "--listen"),
         (["--send-proxy", "v1"], "events", 2, "--send-proxy"),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import shutil
 import signal
 import ssl
 import subprocess
@@ -180,6 +181,24 @@ def test_a_password_that_others_may_read_is_warned_of(bench: peers.Bench, encryp
     file.chmod(0o644)
     loader, _ = bench.listening("load", "--tls", "--certfile", encrypted, "--key-password-file", file)
     assert f"ringmain: password file {file}: others may read it; run: chmod 600 {file}\n" in loader.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "warned"), [(0o640, 0, False), (0o640, 1, True), (0o604, 0, True), (0o660, 0, True)]
+)
+def test_a_group_may_read_a_key_of_roots(
+    bench: peers.Bench, certificates: Certificates, tmp_path: Path, mode: int, owner: int, warned: bool
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to give files away")
+    file = tmp_path / "with a blank.pem"
+    shutil.copy(certificates.server, file)
+    os.chown(file, owner, 0)
+    file.chmod(mode)
+    loader, _ = bench.listening("load", "--tls", "--certfile", file)
+    line = f"ringmain: key file {file}: others may read it; run: chmod 600 '{file}'\n"
+    assert (line in loader.stderr) == warned
+    assert ("others may read" in loader.stderr) == warned
 
 
 def test_a_command_is_not_told_the_password(

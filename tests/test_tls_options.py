@@ -98,3 +98,9 @@ def test_options_that_contradict_each_other_are_one_line(
     assert program.wait() == 2
     assert words in program.stderr
     assert [line for line in program.stderr.splitlines() if "self-signed certificate" not in line][1:] == []
+
+
+def test_a_certificate_of_ours_and_one_that_is_made_are_not_both_taken(bench: peers.Bench) -> None:
+    program = bench.ringmain("load", "--self-signed", "--certfile", "x.pem", "tcps://127.0.0.1:0")
+    assert program.wait() == 2
+    assert "--self-signed with --certfile: it makes a certificate of its own; leave one of them out" in program.stderr

@@ -125,6 +125,8 @@ def test_every_verb_that_connects_ends_with_the_code_of_a_rejection(
                     program.wait()
         assert program.wait() == 35, program.stderr
         assert "alert" in program.stderr
+        if "alert certificate required" in program.stderr:
+            assert f"give one with --{'destination-' * verb.startswith('relay')}certfile\n" in program.stderr
 
 
 def served(

@@ -275,7 +275,7 @@ class Connection:
             self._link.failure = self._link.failure or cause
             if was_alerted(cause):
                 await self._link.hear_out()
-            raise failure_of(cause, what) from cause
+            raise failure_of(cause, what, self._link.prefix) from cause
 
     def _moved(self) -> int:
         counters = self.counters
@@ -284,7 +284,7 @@ class Connection:
     def _check_whole(self) -> None:
         if self._torn:
             what, failure = f"write to {self.peer}", self._link.failure
-            raise has_hole(what) if failure is None else failure_of(failure, what)
+            raise has_hole(what) if failure is None else failure_of(failure, what, self._link.prefix)
 
     async def _hear_end(self) -> None:
         """Raise what became of the stream unless that ended properly; either way those who write hear of it."""

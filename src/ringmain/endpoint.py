@@ -197,3 +197,8 @@ def _without_secrets(text: str) -> str:
 def host_and_port(host: str, port: str | int) -> str:
     """Join host and port the way they are read back, IPv6 addresses in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def plain_address(host: str, port: int) -> str:
+    """Return how an end of a connection is called; at a socket for both, which has ::ffff:192.0.2.1, by IPv4 too."""
+    return host_and_port(host.removeprefix("::ffff:") if "." in host else host, port)

@@ -61,6 +61,7 @@ class Loader(Listening, Iterated, Blocking):
 
     async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn.begin("a loader")
         self._context = context_for(self.endpoint, self.settings, listening=not self.connect)
         if not self.connect:
             await self._open_gate()

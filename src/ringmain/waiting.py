@@ -4,17 +4,31 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
+from ringmain.errors import UsageError
+
 Result = TypeVar("Result")
 
 
 class Turn:
     """`with`: what one task at a time may do. Another gets RuntimeError with the words given."""
 
+    _what = ""
+    _loop: asyncio.AbstractEventLoop | None = None
+
     def __init__(self, refusal: str) -> None:
         self.taken = False
         self._refusal = refusal
 
+    def begin(self, what: str) -> None:
+        """From now on raise UsageError, which names `what`, in any event loop but the one that runs now."""
+        self._what, self._loop = what, asyncio.get_running_loop()
+
     def __enter__(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            why = "it was opened by a plain `with`, or in another event loop"
+            raise UsageError(
+                self._what, why, "in a plain `with` use a plain `for`; for `async for` open it by `async with`"
+            )
         if self.taken:
             raise RuntimeError(self._refusal)
         self.taken = True

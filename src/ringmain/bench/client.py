@@ -110,7 +110,8 @@ async def _hear(wire: Wire, name: str) -> Any:
 def _refusal(wire: Wire, message: dict[str, Any]) -> ReceiveError:
     """Return what a server says went wrong."""
     why = str(message["error"])[:_LONGEST_REASON]
-    return ReceiveError(f"bench with {wire.link.peer}", why, "see the server's log")
+    remedy = "" if "; " in why else "see the server's log"
+    return ReceiveError(f"bench with {wire.link.peer}", why, remedy)
 
 
 async def _cause(wire: Wire, error: RingmainError) -> RingmainError:

@@ -13,7 +13,7 @@ from ringmain.bench.meter import FIGURES, OF_TCP
 from ringmain.bench.plan import PATIENCE, Plan
 from ringmain.bench.streams import End
 from ringmain.bench.wire import CONTROL, Wire, introduced, new_token, number_of, numbered
-from ringmain.endpoint import Endpoint, host_and_port
+from ringmain.endpoint import Endpoint, plain_address
 from ringmain.errors import RingmainError, TimedOutError, UsageError, reason
 from ringmain.net.dial import prepare, shake_hands
 from ringmain.net.link import Link
@@ -106,7 +106,7 @@ class Server:
                 await asyncio.sleep(0.1)
                 continue
             warned = False
-            self._take(sock, host_and_port(*address[:2]))
+            self._take(sock, plain_address(*address[:2]))
 
     def _take(self, sock: socket.socket, peer: str) -> None:
         """Welcome a connection; where too many are in doubt the oldest goes: who means it needs no time to say so."""

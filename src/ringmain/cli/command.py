@@ -203,6 +203,8 @@ class Command(click.Command):
             other = flags.get(flag.swapcase())
             meant = f"; {flag.swapcase()} is {other.opts[-1]}, which does" if other and not other.is_flag else ""
             return f": {flag} is {option.opts[-1]}, which takes no value{meant}"
+        if any(not word.startswith("-") and ":" not in word for word in given):
+            return "".join(f"; {flag} names a file" for flag in ("--input", "--output") if flag in flags)
         return ""
 
 

@@ -25,7 +25,8 @@ from ringmain.errors import (
 from ringmain.net.remedies import remedy_for
 from ringmain.settings import Settings
 
-_NO_STREAM, _NO_CONSUMER, _NO_MESSAGE = 10059, 10014, 10037  # the server's err_code
+# The server's err_code.
+_NO_STREAM, _NO_CONSUMER, _NO_MESSAGE, _NAME_IN_USE = 10059, 10014, 10037, 10058
 
 
 def failure_of(error: BaseException, what: str, settings: Settings) -> RingmainError:
@@ -62,6 +63,9 @@ def _refusal_of(error: Any, what: str, words: str) -> RingmainError:
         return NotFoundError(what, "its consumer is gone", "somebody has deleted it: start again")
     if error.err_code == _NO_MESSAGE:
         return NotFoundError(what, words)
+    if error.err_code == _NAME_IN_USE:
+        remedy = "give create_stream= another name, or have that one take the subject too: nats stream edit"
+        return RingmainError(what, "there is one of that name, with other subjects", remedy)
     return RingmainError(what, words, "see the server's log")
 
 

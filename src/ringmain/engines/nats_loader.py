@@ -117,6 +117,7 @@ class LogLoader(Iterated, Blocking):
 
     async def _set_up(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn.begin("a loader")
         self._stopped = asyncio.Event()
         opened = None
         try:

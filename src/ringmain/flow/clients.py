@@ -237,7 +237,7 @@ class Clients:
             cause = outflow.failure or ConnectionResetError(errno.EPIPE, "")
             if was_alerted(cause):
                 await outflow.link.hear_out()
-            error = failure_of(cause, f"{self._verb} to {outflow.link.peer}")
+            error = failure_of(cause, f"{self._verb} to {outflow.link.peer}", outflow.link.prefix)
             # One that said goodbye may still read what is under way to it, and sees that no close_notify follows.
             self._release(outflow, Verdict.RESET, error, abort=outflow.failure is not None)
             self._carry_over(error, outflow)
@@ -275,7 +275,7 @@ class Clients:
                 raise
             if was_alerted(cause) and self.outflow is outflow:
                 await outflow.link.hear_out()
-            raise self._broken(outflow, failure_of(cause, what)) from cause
+            raise self._broken(outflow, failure_of(cause, what, outflow.link.prefix)) from cause
 
     def _broken(self, outflow: Outflow, error: RingmainError) -> RingmainError:
         """Release a connection that broke; return the error."""

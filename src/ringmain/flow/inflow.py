@@ -240,7 +240,8 @@ class Inflow:
         if type(cause) is ValueError:  # of the receiver's: a certificate's error is one as well
             offset, head = cause.args
             return ParseError(self.link.peer, offset, f"it begins with {head}, as no frame does", "check framing=")
-        return loss_of(verdict, cause, self._what, self.counters.bytes_in) if verdict is not None else None
+        size, prefix = self.counters.bytes_in, self.link.prefix
+        return loss_of(verdict, cause, self._what, size, prefix) if verdict is not None else None
 
     @property
     def _cause(self) -> Exception | None:

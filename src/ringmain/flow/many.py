@@ -51,6 +51,7 @@ class Many:
         self._failure: Exception | None = None  # what `on_end` has raised, and nobody was told of
         self._waiter: asyncio.Future[None] | None = None
         self._turn = Turn("another task is already waiting for this loader")
+        self._turn.begin("a loader")
 
     @property
     def holds(self) -> bool:

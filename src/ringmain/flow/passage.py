@@ -107,7 +107,7 @@ class Direction:
 
     def failure(self, error: OSError) -> RingmainError:
         """Return what a failed write means."""
-        return failure_of(error, f"relay to {self.outflow.link.peer}")
+        return failure_of(error, f"relay to {self.outflow.link.peer}", self.outflow.link.prefix)
 
     def _outflow_failed(self) -> None:
         """Hear that the peer that this writes to is gone, also while there is nothing to write."""

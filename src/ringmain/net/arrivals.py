@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ringmain.endpoint import host_and_port
+from ringmain.endpoint import plain_address
 from ringmain.errors import reason
 from ringmain.net.resets import reset
 from ringmain.net.unix import credentials_of
@@ -83,7 +83,7 @@ class Arrivals:
                 self._admit(sock, address)
 
     def _admit(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
-        peer = str(credentials_of(sock) or host_and_port(*address[:2]))
+        peer = str(credentials_of(sock) or plain_address(*address[:2]))
         if self._allowed is not None and not self._allowed.has(str(address[0])):
             self.unserved[Cause.NOT_ALLOWED] += 1
             log.warning("%s: refused: not in allow=", peer)

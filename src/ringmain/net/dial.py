@@ -58,10 +58,14 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
             rows = await loop.getaddrinfo(host or None, endpoint.port, family=family, type=kind, flags=flags)
     except (socket.gaierror, UnicodeError) as error:
         what = f"resolve {host_and_port(host, endpoint.port)}"
-        remedy = "check the host and service name"
-        if "%" in host:
+        why, remedy = reason(error).lower(), "check the host's name"
+        if error.args[:1] == (socket.EAI_SERVICE,):
+            why, remedy = f"no port is called {endpoint.port}", "give its number, or a name of /etc/services"
+        elif error.args[:1] == (socket.EAI_ADDRFAMILY,):
+            remedy = "give an address of the family that you ask for, IPv4 or IPv6"
+        elif "%" in host:
             remedy = f"is there an interface {host.partition('%')[2]}? ringmain nics lists them"
-        raise ResolveError(what, reason(error).lower(), remedy) from error
+        raise ResolveError(what, why, remedy) from error
     return list(dict.fromkeys(rows))
 
 
@@ -110,7 +114,7 @@ async def dial_once(
         if context is not None:
             name = name_of(settings.server_name or endpoint.host)
             sock = await shake_hands(sock, context, settings, peer, name)
-        return Link(sock, peer, introduced)
+        return Link(sock, peer, introduced, settings.prefix)
     except BaseException:
         sock.close()
         raise

@@ -6,6 +6,7 @@ Above all a reset that we get; those that we give: closing.
 import ssl
 
 from ringmain.errors import ReceiveError, RingmainError, SendError, TimedOutError, TlsError, TruncatedError, reason
+from ringmain.net.remedies import remedy_for
 from ringmain.outcome import Verdict
 
 _LOST = "what arrived may not be all that was sent"
@@ -16,18 +17,19 @@ def was_alerted(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
-def loss_of(verdict: Verdict, cause: BaseException | None, what: str, size: int) -> RingmainError | None:
+def loss_of(verdict: Verdict, cause: BaseException | None, what: str, size: int, prefix: str) -> RingmainError | None:
     """Return what a verdict means to who has received so many bytes before it, or None where all is well.
 
-    A time-out without a cause is one of ours: who has set it words it.
+    A time-out without a cause is one of ours: who has set it words it. `prefix` is what the names of our options begin
+    with.
     """
     failed: RingmainError | None = None
     if verdict is Verdict.TRUNCATED:
         words = None if cause is None or isinstance(cause, ssl.SSLEOFError) else reason(cause)
         why = words or "it ended without close_notify"
         failed = TruncatedError(what, f"{why} after {size} bytes", _LOST)
-        if size == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
-            failed = TlsError(what, why, "does the peer accept our certificate and settings?")
+        if size == 0 and cause is not None and "alert" in why:  # a TLS 1.3 server has seen our certificate, or none
+            failed = TlsError(what, why, remedy_for(cause, prefix))
     elif verdict is Verdict.RESET:
         failed = reset_of(cause or ConnectionResetError(), what, size)
     elif verdict is Verdict.TIMED_OUT and cause is not None:
@@ -49,12 +51,16 @@ def vanished_of(cause: BaseException, what: str, size: int) -> TimedOutError:
     return failed
 
 
-def failure_of(error: OSError, what: str) -> RingmainError:
-    """Return what a failure of the connection means to who sends; an alert comes from a peer that rejects us."""
+def failure_of(error: OSError, what: str, prefix: str = "") -> RingmainError:
+    """Return what a failure of the connection means to who sends; an alert comes from a peer that rejects us.
+
+    `prefix` is what the names of our options begin with.
+    """
     why = "the peer closed the connection" if isinstance(error, ssl.SSLZeroReturnError) else reason(error)
     failed: RingmainError = SendError(what, why, "what was sent may not have arrived")
     if was_alerted(error):
-        failed = TlsError(what, why, "does the peer accept our certificate and settings?")
+        remedy = remedy_for(error, prefix) if "alert" in why else "does the peer accept our certificate and settings?"
+        failed = TlsError(what, why, remedy)
     failed.__cause__ = error
     return failed
 

@@ -37,11 +37,12 @@ class Link(Watched):
     name of the suite) are None for a plain one. `failure` is why nothing can be sent any more, `peer_ended` tells that
     the peer sends nothing more, `heard_reset` that a reset was told to who sends. The kernel tells of one once: who
     reads finds an end afterwards, as if the peer had closed. `credentials` are those of a UNIX socket's peer.
+    `prefix` is what the names of this end's options begin with.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, introduced: Introduced | None = None) -> None:
+    def __init__(self, sock: socket.socket, peer: str, introduced: Introduced | None = None, prefix: str = "") -> None:
         super().__init__(sock)
-        self.peer = peer
+        self.peer, self.prefix = peer, prefix
         self.introduced = introduced or NOT_TOLD
         self.credentials = credentials_of(sock)
         self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None

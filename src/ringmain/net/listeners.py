@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Any
 
-from ringmain.endpoint import Endpoint, host_and_port
+from ringmain.endpoint import Endpoint, plain_address
 from ringmain.errors import BindError, UsageError, reason
 from ringmain.net import activation, unix
 from ringmain.net.dial import resolve
@@ -68,7 +68,7 @@ def _written(address: tuple[Any, ...] | str | bytes) -> str:
     if isinstance(address, str | bytes):
         return unix.written(address)
     zone = f"%{socket.if_indextoname(address[3])}" if address[3:] and address[3] else ""
-    return host_and_port(f"{address[0]}{zone}", address[1])
+    return plain_address(f"{address[0]}{zone}", address[1])
 
 
 def _open_all(rows: list[tuple[Any, ...]], settings: Settings, *, v6_only: bool) -> list[socket.socket]:

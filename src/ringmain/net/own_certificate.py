@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 import ssl
 import stat
 from pathlib import Path
@@ -26,7 +27,7 @@ def load_own(context: ssl.SSLContext, settings: Settings) -> None:
     for option, path in (("certfile", certfile), ("keyfile", keyfile)):
         try:
             with Path(path).open("rb"):
-                mode = Path(path).stat().st_mode
+                status = Path(path).stat()
         except OSError as error:
             raise CertificateError(
                 f"{settings.prefix}{option}={path}", reason(error), "give a readable PEM file"
@@ -54,12 +55,14 @@ def load_own(context: ssl.SSLContext, settings: Settings) -> None:
         else:
             why, remedy = reason(error), "check it with: openssl x509 -in ... -text"
         raise CertificateError(f"certificate {certfile}", why, remedy) from error
-    _warn_of_readers("key file", keyfile, mode)
+    _warn_of_readers("key file", keyfile, status)
 
 
-def _warn_of_readers(what: str, path: str, mode: int) -> None:
-    if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        log.warning("%s %s: others may read it; run: chmod 600 %s", what, path, path)
+def _warn_of_readers(what: str, path: str, status: os.stat_result) -> None:
+    # A group may read what is root's: so a service without root is let in to a key, by Debian's group ssl-cert say.
+    allowed = stat.S_IRWXU | (stat.S_IRGRP if status.st_uid == 0 else 0)
+    if stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) & ~allowed & 0o777:
+        log.warning("%s %s: others may read it; run: chmod 600 %s", what, path, shlex.quote(path))
 
 
 def _password(settings: Settings, keyfile: str) -> bytes:
@@ -73,18 +76,18 @@ def _password(settings: Settings, keyfile: str) -> bytes:
     elif path in piped_passwords:
         return piped_passwords[path]
     else:
-        what, mode = f"password file {path}", 0
+        what = f"password file {path}"
         try:
             with Path(path).open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                _warn_of_readers("password file", path, mode)
+                status = os.fstat(file.fileno())
+                _warn_of_readers("password file", path, status)
                 line = file.readline(_LONGEST_PASSWORD + 3).rstrip(b"\r\n")
         except OSError as error:
             raise CertificateError(what, reason(error), "give a readable file") from error
     if not 0 < len(line) <= _LONGEST_PASSWORD:
         why = f"longer than {_LONGEST_PASSWORD} bytes" if line else "its first line is empty"
         raise CertificateError(what, why, "write the password into its first line")
-    if path is not None and stat.S_ISFIFO(mode):
+    if path is not None and stat.S_ISFIFO(status.st_mode):
         piped_passwords[path] = line
     return line
 

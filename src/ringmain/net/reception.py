@@ -227,7 +227,7 @@ async def get_ready(
                 sock.close()
                 return None
             sock = secured
-        return Link(sock, peer, introduced)
+        return Link(sock, peer, introduced, settings.prefix)
     except (RingmainError, OSError) as error:
         unserved[Cause.of(error)] += 1
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")

@@ -48,8 +48,8 @@ _OF_HANDSHAKES = {
 }
 
 
-def remedy_for(error: Exception, prefix: str, *, of_client: bool = False) -> str:
-    """Return what to do about an error of `do_handshake`; `of_client`: we are the server."""
+def remedy_for(error: BaseException, prefix: str, *, of_client: bool = False) -> str:
+    """Return what to do about an error of a handshake, or an alert behind it; `of_client`: we are the server."""
     if isinstance(error, ssl.SSLCertVerificationError):
         trust = f"{prefix}{'client_ca' if of_client else 'cafile'}="
         for codes, remedy in _OF_CERTIFICATES.items():

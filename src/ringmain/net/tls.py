@@ -42,6 +42,9 @@ def server_context(settings: Settings, *, again: bool = False) -> ssl.SSLContext
     if settings.certfile is None and not settings.self_signed:
         remedy = f"give {prefix}certfile=, a PEM file, or {prefix}self_signed=True to try it out"
         raise UsageError("TLS listener", "it needs a certificate", remedy)
+    if settings.self_signed and (asked := keywords_given(vars(settings), ("certfile", "keyfile"), prefix)):
+        why = "it makes a certificate of its own"
+        raise UsageError(f"{prefix}self_signed=True with {asked}", why, "leave one of them out")
     if settings.tls_auto and (asked := keywords_given(vars(settings), ("client_ca", "fingerprint"), prefix)):
         why = "plain clients, who have no certificate, would be served too"
         raise UsageError(f"{prefix}tls_auto=True with {asked}", why, "leave one of them out")

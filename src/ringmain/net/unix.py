@@ -76,7 +76,8 @@ def refuse(endpoint: Endpoint, settings: Settings, *names: str) -> None:
     for name in names:
         if getattr(settings, name):
             what = f"{name}= with {endpoint}"
-            raise UsageError(what, "a UNIX socket has no such thing", f"leave {name}= out")
+            remedy = f"leave {name}= out{', or that socket' if endpoint.handed_over else ''}"
+            raise UsageError(what, "a UNIX socket has no such thing", remedy)
 
 
 class Listener(socket.socket):
