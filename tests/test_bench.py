@@ -22,12 +22,11 @@ from measuring import SCHEMA, measured, serving
 from ringmain.bench.client import measure
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import split
-from ringmain.bench.plan import Plan
+from ringmain.bench.plan import Plan, measured_at
 from ringmain.bench.result import Measurement
 from ringmain.bench.server import Server
 from ringmain.bench.streams import evenly
 from ringmain.bench.wire import CONTROL
-from ringmain.cli.session import measured_at
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.settings import Settings
