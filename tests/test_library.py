@@ -95,9 +95,9 @@ def test_views_that_are_kept_stay_as_they_were(run: Run) -> None:
 
 
 def test_a_consumer_that_holds_every_block_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ringmain.flow.inflow
+    import ringmain.flow.blocks
 
-    monkeypatch.setattr(ringmain.flow.inflow, "_HELD_TIMEOUT", 0.2)
+    monkeypatch.setattr(ringmain.flow.blocks, "_HELD_TIMEOUT", 0.2)
 
     async def main() -> None:
         async with ringmain.load("127.0.0.1:0", listen_once=True, ring_size=4096, block_size=1024) as loader:
@@ -116,9 +116,9 @@ def test_a_consumer_that_holds_every_block_is_told(run: Run, monkeypatch: pytest
 def test_what_it_is_told_is_a_short_traceback(
     run: Run, monkeypatch: pytest.MonkeyPatch, plain: bool, count: int
 ) -> None:
-    import ringmain.flow.inflow
+    import ringmain.flow.blocks
 
-    monkeypatch.setattr(ringmain.flow.inflow, "_HELD_TIMEOUT", 0.2)
+    monkeypatch.setattr(ringmain.flow.blocks, "_HELD_TIMEOUT", 0.2)
     options: Any = {"ring_size": 4096, "block_size": 1024, "max_connections": count, "delimiter": b"\n"}
 
     def hold(loader: ringmain.Loader) -> None:
