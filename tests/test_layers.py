@@ -45,7 +45,7 @@ MAY_IMPORT = {
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress", "engines", "terminal"},
     # Nothing else imports these.
-    "feeds": {"_frames", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
+    "feeds": {"_frames", "_json", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "flow", "outcome", "settings", "sources"},
     "pytest_plugin": {"testing"},
