@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from streams import connection, pipe, read, run_pump
 
 import ringmain
+from ringmain._counters import Counters
 from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump
-from ringmain._ring import Counters
 from ringmain.flow import copying
 from ringmain.flow.descriptor import Input, Output
 

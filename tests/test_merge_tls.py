@@ -17,7 +17,8 @@ import pytest
 from conftest import Certificates
 from merging import Sockets, Sums, merger, until
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

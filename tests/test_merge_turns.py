@@ -19,9 +19,10 @@ from conftest import FORGOTTEN, Certificates
 from merging import Sockets, Sums, merger, records, taken, until
 from test_ring import Cycle
 
+from ringmain._counters import Counters
 from ringmain._member import Member
 from ringmain._merge import Merger
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 from ringmain.net.link import Link
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

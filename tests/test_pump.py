@@ -20,10 +20,10 @@ import peers
 import pytest
 from streams import connection, drain, fill, flood, pipe, read, run_pump, sending
 
+from ringmain._counters import Counters
 from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump, widen_pipe
 from ringmain._pump_loop import PumpLoop
-from ringmain._ring import Counters
 from ringmain.errors import UsageError
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import Output

@@ -16,7 +16,8 @@ import peers
 import pytest
 from conftest import Certificates
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain._tls import Session
 from ringmain._tls_receiver import TlsReceiver
 

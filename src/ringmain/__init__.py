@@ -31,7 +31,7 @@ from ringmain.errors import (
 )
 
 if TYPE_CHECKING:
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.connection import Connection, connect
     from ringmain.destinations import relay, save
     from ringmain.endpoint import Endpoint, LogEndpoint
@@ -57,7 +57,7 @@ _ROOMS = {
     "BlockingSaver": "plain",
     "Connection": "connection",
     "ConnectionOptions": "settings",
-    "Counters": "_ring",
+    "Counters": "_counters",
     "Endpoint": "endpoint",
     "Loader": "loader",
     "LogEndpoint": "endpoint",

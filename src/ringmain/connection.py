@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, SendError, TimedOutError, UsageError
 from ringmain.flow.blocks import Flow, flow_for

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.settings import Settings

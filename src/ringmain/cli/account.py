@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
 from ringmain.cli.summary import Blame, Summary
 from ringmain.errors import RingmainError, TimedOutError, TlsError, UsageError

@@ -15,7 +15,7 @@ from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD,
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
@@ -197,7 +197,7 @@ def load_into(
     """Write what all connections bring to one output, until that ends; return the exit code."""
     import asyncio
 
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.cli.summary import Blame
     from ringmain.flow import copying
 
@@ -242,7 +242,7 @@ def _load_apart(
     tls: bool,
 ) -> int:
     """Run a load of each connection to a place of its own."""
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.flow.apart import each_by_itself
 
     async def work() -> None:

@@ -94,7 +94,7 @@ def run_save(
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
     import time
 
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session

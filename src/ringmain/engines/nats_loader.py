@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self, Unpack
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_ahead import Ahead

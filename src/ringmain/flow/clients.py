@@ -8,8 +8,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ringmain._counters import Counters
 from ringmain._cutter import Cutter
-from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
 from ringmain.flow.idle_timeout import Deadline

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ringmain._counters import Counters
 from ringmain._low_water import CAP, LowWater
 from ringmain._member import Member
 from ringmain._merge import Merger
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import Receiver
-from ringmain._ring import Counters
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.errors import ParseError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
