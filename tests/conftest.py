@@ -8,6 +8,7 @@ import importlib.util
 import os
 import signal
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -43,7 +44,9 @@ for _name in ("COLUMNS", "LINES"):
     os.unsetenv(_name)
 
 if TYPE_CHECKING:
+    import brokers
     import conforming
+    import scraping
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _SIOCSIFFLAGS = 0x8914  # <linux/sockios.h>
@@ -165,6 +168,41 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
         return result
 
     return run_it
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let those who dial again after a loss do so soon."""
+    monkeypatch.setattr("ringmain.net.redial._LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("ringmain.flow.clients._GRACE", 0.2)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def context(request: pytest.FixtureRequest, certificates: Certificates) -> ssl.SSLContext | None:
+    """Give a receiver of ours plain TCP, and what it needs for TLS."""
+    if not request.param:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+    return context
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, bench: peers.Bench) -> "brokers.Broker":
+    """Give a NATS server with a stream EVENTS: of the subject events, or of the SUBJECTS of the tests' module."""
+    import brokers
+
+    broker = brokers.Broker(bench)
+    broker.add_stream("EVENTS", *getattr(request.module, "SUBJECTS", ()))
+    return broker
+
+
+@pytest.fixture
+def metrics() -> "scraping.Metrics":
+    """Give a program's metrics a port."""
+    import scraping
+
+    return scraping.Metrics()
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])

@@ -23,13 +23,7 @@ from ringmain import errors
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-
-@pytest.fixture
-def broker(bench: peers.Bench) -> brokers.Broker:
-    """Give a server with a stream EVENTS of all subjects under events."""
-    it = brokers.Broker(bench)
-    it.add_stream("EVENTS", "events.>")
-    return it
+SUBJECTS = ["events.>"]
 
 
 def messages(count: int, size: int = 50_000) -> list[bytes]:
