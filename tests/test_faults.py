@@ -33,10 +33,6 @@ LIMIT = 300.0  # seconds, for all runs of a test: they are many small steps, and
 pytestmark = pytest.mark.timeout(LIMIT + peers.TIMEOUT)
 
 
-def payload(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
 @dataclass
 class Case:
     """One run: what is drawn from its seed, and what came of it."""
@@ -55,10 +51,10 @@ class Case:
         self.listening = self.draw.random() < 0.5  # ringmain does, where it has but one end
         # A saver that never writes waits for no client; the server behind a relay says goodbye once it has that much.
         size = self.draw.choice([0 if self.verb == "load" else 2, 1, 1000, 70_000, 300_000, 1_000_000])
-        self.data = payload(size, self.seed)
+        self.data = peers.payload(size, self.seed)
         # What a client brings that comes after one that did not count: as much, and other bytes from the first one on.
         self.second = self.data.translate(bytes(range(255, -1, -1))) or b"x"
-        self.answer = payload(self.draw.choice([0, 0, 1, 100_000]), 3) if self.verb == "relay" else b""
+        self.answer = peers.payload(self.draw.choice([0, 0, 1, 100_000]), 3) if self.verb == "relay" else b""
         count = 2 if self.verb == "relay" else 1
         encrypted = self.draw.choice([[True, True], [True, False], [False, True]]) if self.tls else [False, False]
         self.versions = [self.draw.choice(["1.2", "1.3"]) if it else None for it in encrypted[:count]]

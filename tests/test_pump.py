@@ -8,8 +8,6 @@ import os
 import pty
 import signal
 import socket
-import struct
-import termios
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -60,10 +58,6 @@ def loading(ours: socket.socket, sink: Any, *, linger: float = 0.001, through: b
 def saving(source: Any, ours: socket.socket, **options: Any) -> Pump:
     """Return a pump from a descriptor to a connection."""
     return Pump(source.fileno(), ours.fileno(), Counters(), **options)
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def moved(pump: Pump) -> tuple[int, int]:
@@ -165,7 +159,7 @@ def test_a_reset_comes_after_the_bytes_before_it() -> None:
         pump = loading(ours, sink)
         with running(pump) as thread:
             peer.sendall(data)
-            peers.eventually(lambda: pump.paused and not unacknowledged(peer), "a full pipe")
+            peers.eventually(lambda: pump.paused and not peers.unacknowledged(peer), "a full pipe")
             peers.close_with_reset(peer)
             assert peers.sha256(read(source, len(data))) == peers.sha256(data)
             thread.join(peers.TIMEOUT)
@@ -258,7 +252,7 @@ def test_a_pump_that_is_over_holds_no_descriptors(tmp_path: Path) -> None:
 def test_what_had_come_before_the_stop_is_moved() -> None:
     with connection() as (peer, ours), pipe() as (source, sink):
         peer.sendall(b"already here")
-        peers.eventually(lambda: not unacknowledged(peer), "the bytes")
+        peers.eventually(lambda: not peers.unacknowledged(peer), "the bytes")
         pump = loading(ours, sink)
         pump.stop()
         run_pump(pump)
