@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "connection": WORDS | COMPILED | {"net", "flow"},
     "server": WORDS | {"net", "flow", "connection"},
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
-    "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
+    "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "plain", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress", "engines", "terminal"},
     # Nothing else imports these.
