@@ -98,6 +98,23 @@ def test_each_module_imports_only_what_the_table_allows(module: Path) -> None:
     assert not prints or module.parts[0] == "cli" or module.stem == "progress"
 
 
+def test_each_module_has_its_place_in_the_map_of_the_house_and_no_other_has() -> None:
+    guide, sources = (Path(__file__).parent.parent / name for name in ("CONTRIBUTING.md", "src/ringmain"))
+    if not guide.exists() or not sources.exists():
+        pytest.skip("the guide and the sources are not beside these tests")
+    rooms = guide.read_text().partition("## Rooms\n")[2].partition("\n## ")[0]
+    places: list[str] = []
+    for row in re.findall(r"^\| (`.+?) \|", rooms, re.MULTILINE):
+        folder = ""  # the first name of a row says it for all of them
+        for name in re.findall(r"`([\w/]+)`", row):
+            folder, own = name.rpartition("/")[::2] if "/" in name else (folder, name)
+            places += [f"{folder}/{own}".removeprefix("/")] if own else []
+    apart = ("feeds", "bench", "testing")  # a module each, or tables of their own
+    modules = [str(it.relative_to(sources).with_suffix("")) for it in sources.rglob("*.py") if "__" not in it.stem]
+    modules = [it for it in modules if it.partition("/")[0] not in apart]
+    assert sorted(places) == sorted([*modules, *(f"ext/{name}" for name in COMPILED)])
+
+
 def test_compiled_modules_know_no_settings_and_the_ring_no_event_loop() -> None:
     sources = Path(__file__).parent.parent / "ext" / "ringmain"
     if not sources.exists():
