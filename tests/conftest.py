@@ -72,6 +72,10 @@ _have_a_network_of_our_own()
 FORGOTTEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
+# What the fixture `run` gives.
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
 class Certificates(NamedTuple):
     ca: Path
     server: Path
@@ -168,6 +172,14 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
         return result
 
     return run_it
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Give a socket that listens; who never comes fails the test."""
+    with socket.create_server(("127.0.0.1", 0)) as it:
+        it.settimeout(peers.TIMEOUT)
+        yield it
 
 
 @pytest.fixture

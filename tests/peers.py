@@ -144,6 +144,14 @@ class Program:
         self.log.close()
 
 
+def expect(program: Program, code: int, *words: str) -> None:
+    """Check how a program ended, and that it said so in a line."""
+    assert program.wait() == code, program.stderr
+    assert "Traceback" not in program.stderr
+    for word in words:
+        assert word in program.stderr
+
+
 class Bench:
     """Starts programs for one test, and ends them after it."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from test_ring import Cycle
+from rings import Cycle
 
 import ringmain
 from ringmain import errors

@@ -2,19 +2,18 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import peers
 import pytest
-from conftest import open_descriptors
+from conftest import Run, open_descriptors
 from steps import cancelled_at
 
 import ringmain
 from ringmain.flow import clients
 from ringmain.flow import inflow as inflows
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 OPENED = {
     "load": lambda: ringmain.load("127.0.0.1:0"),
     "load many": lambda: ringmain.load("127.0.0.1:0", max_connections=2),
