@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "destinations": {"endpoint", "engines", "keywords", "relayer", "saver", "settings"},
     "file": {"errors", "keywords", "loader", "saver", "settings", "sources"},
     "connection": WORDS | COMPILED | {"net", "flow"},
+    "dialled": WORDS | {"net", "flow", "connection"},
     "server": WORDS | {"net", "flow", "connection"},
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
     "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "plain", "stream"},
@@ -54,6 +55,7 @@ MAY_IMPORT = {
         "_counters",
         "connection",
         "destinations",
+        "dialled",
         "engines",
         "file",
         "interfaces",
