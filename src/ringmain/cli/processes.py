@@ -278,9 +278,7 @@ class Processes:
             raise OutputError(f"write to {self._opened[number]}", why, "start again")
 
     def _warn(self, worker: Process, code: int) -> None:
-        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with code {code}"
-        if worker.error is not None:
-            how = f"cannot begin: {worker.error}"
+        how = worker.end_of(code)
         log.warning("process %d %s; lost with it: %d connections", worker.number, how, len(worker.guests))
 
     def _stop(self) -> bool:
@@ -340,10 +338,3 @@ def _check(what: str, template: Template, output: str, session: Session, count: 
     if options["self_signed"]:
         why = "each process would make a certificate of its own"
         raise UsageError(f"{what} with self_signed=True", why, "give certfile=")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
