@@ -130,7 +130,8 @@ lint: $(VENV)/installed $(VENV)/linting
 
 # CPython itself leaks at exit, and its allocator hides from the sanitizer what comes from it: neither is of use here.
 SANITIZED := .venv-sanitized
-SAFETY := tests/test_ring.py tests/test_pump.py tests/test_path.py tests/test_low_water.py tests/test_library.py tests/test_merge.py tests/test_merge_turns.py
+SAFETY := $(foreach it,ring pump pump_loop pump_stop path path_outputs low_water low_water_bytes library blocks load_connections merge \
+	merge_turns merge_threads,tests/test_$(it).py)
 sanitize:
 	RINGMAIN_SANITIZE=1 $(MAKE) VENV=$(SANITIZED) $(SANITIZED)/installed $(SANITIZED)/testing
 	@$(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('platlib'))" > $(SANITIZED)/where

@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ringmain._counters import Counters
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import Pump
 from ringmain._pump_loop import PumpLoop
 from ringmain._receiver import Receiver
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 from ringmain._tls import Session
 from ringmain._tls_receiver import TlsReceiver
 

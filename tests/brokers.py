@@ -25,6 +25,14 @@ def server_program() -> str:
     return str(beside) if beside.exists() else peers.need("nats-server")
 
 
+def tags_of(count: int) -> list[dict[str, str]]:
+    """Return the headers of messages of one connection, 1,000 bytes each."""
+    return [
+        {"Ringmain-Connection": "c1", "Ringmain-Offset": str(1000 * number), "Ringmain-Peer": "192.0.2.1:9"}
+        for number in range(count)
+    ]
+
+
 class Broker:
     """A server at a port of its own, with its files in the test's folder; it can be killed, and started again there."""
 
@@ -100,6 +108,10 @@ class Broker:
 
     def add_consumer(self, stream: str, name: str, **config: Any) -> None:
         self.run(lambda js: js.add_consumer(stream, ConsumerConfig(durable_name=name, **config)))
+
+    def acknowledged(self, consumer: str, stream: str = "EVENTS") -> int:
+        """Return the sequence up to which all messages are acknowledged."""
+        return int(self.run(lambda js: js.consumer_info(stream, consumer)).ack_floor.stream_seq)
 
     def publish(self, subject: str, *messages: bytes, headers: list[dict[str, str]] | None = None) -> None:
         """Publish messages, each with the headers at its place, and wait until all are stored."""

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import signal
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -43,7 +44,9 @@ for _name in ("COLUMNS", "LINES"):
     os.unsetenv(_name)
 
 if TYPE_CHECKING:
+    import brokers
     import conforming
+    import scraping
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _SIOCSIFFLAGS = 0x8914  # <linux/sockios.h>
@@ -67,6 +70,10 @@ _have_a_network_of_our_own()
 # For tests that forget what they have opened: of the objects in a cycle the collector finalizes whichever it likes
 # first. A socket that it comes to before its owner warns before it closes itself.
 FORGOTTEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+# What the fixture `run` gives.
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class Certificates(NamedTuple):
@@ -165,6 +172,49 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
         return result
 
     return run_it
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Give a socket that listens; who never comes fails the test."""
+    with socket.create_server(("127.0.0.1", 0)) as it:
+        it.settimeout(peers.TIMEOUT)
+        yield it
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let those who dial again after a loss do so soon."""
+    monkeypatch.setattr("ringmain.net.redial._LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("ringmain.flow.clients._GRACE", 0.2)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def context(request: pytest.FixtureRequest, certificates: Certificates) -> ssl.SSLContext | None:
+    """Give a receiver of ours plain TCP, and what it needs for TLS."""
+    if not request.param:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+    return context
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, bench: peers.Bench) -> "brokers.Broker":
+    """Give a NATS server with a stream EVENTS: of the subject events, or of the SUBJECTS of the tests' module."""
+    import brokers
+
+    broker = brokers.Broker(bench)
+    broker.add_stream("EVENTS", *getattr(request.module, "SUBJECTS", ()))
+    return broker
+
+
+@pytest.fixture
+def metrics() -> "scraping.Metrics":
+    """Give a program's metrics a port."""
+    import scraping
+
+    return scraping.Metrics()
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])

@@ -1,12 +1,9 @@
 """A `ringmain load --processes`, the processes that it runs, and what they have written."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
-import struct
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,11 +80,7 @@ def all_ended(pids: list[int]) -> None:
 
 def until_acknowledged(sock: socket.socket) -> None:
     """Wait until the other side's kernel has every byte."""
-
-    def unacknowledged() -> int:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-
-    peers.eventually(lambda: unacknowledged() == 0, "the acknowledgement")
+    peers.eventually(lambda: peers.unacknowledged(sock) == 0, "the acknowledgement")
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import peers
 import witness
 from conforming import nothing_is_pending
 from conftest import Certificates
@@ -101,3 +102,20 @@ async def crossing(certificates: Certificates, way: str, most: int, **options: A
             with contextlib.suppress(asyncio.CancelledError):
                 await it.serving
     nothing_is_pending()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something is true; the test's own limit ends it."""
+    while not condition():  # noqa: ASYNC110 - of state that tells nobody
+        await asyncio.sleep(0.005)
+
+
+async def flood(end: witness.Witness) -> None:
+    """Send without end."""
+    while True:
+        await end.send(bytes(1 << 20))
+
+
+def stands_still(sock: socket.socket) -> bool:
+    before = peers.unread(sock)
+    return not any(peers.unread(sock) != before for _ in range(200))

@@ -17,6 +17,7 @@ import pytest
 import ringmain
 
 MANY: Any = {"max_connections": 8, "block_size": 4096, "ring_size": 65536}
+LINES: Any = {"delimiter": b"\n", "block_size": 4096, "ring_size": 65536}
 
 
 def library(name: str) -> Any:
@@ -32,6 +33,17 @@ def library(name: str) -> Any:
         if os.environ.get("CI") == "true" and not (without.exists() and name in without.read_text().split()):
             raise
         pytest.skip(f"{name} is not installed; `make test` installs it", allow_module_level=True)
+
+
+def schema() -> Any:
+    """Return what `numbered` lines are to Arrow."""
+    pa = library("pyarrow")
+    return pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
+
+
+def event() -> Any:
+    """Return what they are to msgspec."""
+    return library("msgspec").defstruct("Event", [("a", int), ("b", str), ("c", list[int | None])])
 
 
 def send(port: int, *parts: bytes, reset: bool = False) -> threading.Thread:

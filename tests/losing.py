@@ -57,6 +57,13 @@ def check_records(streams: list[bytes], records: list[bytes], delimiter: bytes) 
     assert following == len(records)
 
 
+def listen_at(port: int) -> socket.socket:
+    """Listen, also where connections were before."""
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.settimeout(peers.TIMEOUT)  # who never comes fails the test
+    return listener
+
+
 class Losing:
     """Accept one connection after another at a port, lose `losses` of them, and take the next one to its end.
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -143,6 +144,14 @@ class Program:
         self.log.close()
 
 
+def expect(program: Program, code: int, *words: str) -> None:
+    """Check how a program ended, and that it said so in a line."""
+    assert program.wait() == code, program.stderr
+    assert "Traceback" not in program.stderr
+    for word in words:
+        assert word in program.stderr
+
+
 class Bench:
     """Starts programs for one test, and ends them after it."""
 
@@ -276,6 +285,24 @@ def established(port: int) -> int:
     """Return how many ends of established connections a port has part in, on either side."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[3] == "01" and (row[1] + row[2]).count(f":{port:04X}") > 0 for row in rows)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes that were sent the peer's kernel has yet to acknowledge."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def until_reset(sock: socket.socket) -> None:
+    """Take what comes until a reset; fail where it ends properly."""
+    with pytest.raises(ConnectionResetError):
+        while sock.recv(100):
+            pass
+        raise AssertionError("it ended properly")
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a stats file so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def connect(port: int, host: str = "127.0.0.1", timeout: float = TIMEOUT) -> socket.socket:

@@ -1,5 +1,6 @@
 """What bytes go through in tests, and threads that send, read, flood, drain and echo."""
 
+import asyncio
 import contextlib
 import fcntl
 import functools
@@ -177,3 +178,29 @@ def exchange(sock: socket.socket, data: bytes) -> bytes:
         sock.shutdown(socket.SHUT_WR)
         got += peers.read_all(sock)
     return got
+
+
+def small_listener() -> socket.socket:
+    """Return a listener whose connections hold little that was not read."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def slow_client(port: int) -> socket.socket:
+    """Return a connection that holds little that was not read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
+async def settled(sock: socket.socket) -> int:
+    """Wait until no more comes to a socket that nobody reads; return how much is there."""
+    before = -1
+    while (now := peers.unread(sock)) != before or now == 0:
+        before = now
+        await asyncio.sleep(0.2)
+    return now

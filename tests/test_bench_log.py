@@ -10,14 +10,8 @@ import pytest
 from brokers import Broker
 from measuring import checked, measured
 
+SUBJECTS = ["events.>"]
 SIZE = 3_000_001
-
-
-@pytest.fixture
-def broker(bench: peers.Bench) -> Broker:
-    broker = Broker(bench)
-    broker.add_stream("EVENTS", "events.>")
-    return broker
 
 
 def consumers(broker: Broker) -> list[str]:

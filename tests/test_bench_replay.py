@@ -1,14 +1,11 @@
 """`ringmain bench save` and `bench load`: load tests of other people's receivers and senders."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import signal
 import socket
-import struct
 import subprocess
-import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,10 +37,6 @@ def receiver(bench: peers.Bench, *address: str, options: str = "") -> Iterator[t
     peers.wait_for_port(port)
     yield f"127.0.0.1:{port}", path
     assert program.wait() == 0
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def repeated(size: int) -> bytes:
@@ -123,7 +116,7 @@ def test_what_got_through_is_told_also_when_the_receiver_breaks(bench: peers.Ben
             size += len(sock.recv(1 << 16))
         # What it has read need not be acknowledged yet; with a byte of its own that has arrived it is.
         sock.sendall(b"x")
-        peers.eventually(lambda: unacknowledged(sock) == 0, "the arrival of a byte")
+        peers.eventually(lambda: peers.unacknowledged(sock) == 0, "the arrival of a byte")
         got.append(size)
         peers.close_with_reset(sock)
 
@@ -158,7 +151,7 @@ def test_a_peer_that_takes_a_few_bytes_is_told_to_have_taken_all_of_them(bench: 
             sock = stack.enter_context(peers.connect(port))
         assert sock.recv(1 << 16) == b"0123456789\n"
         sock.sendall(b"x")
-        peers.eventually(lambda: unacknowledged(sock) == 0, "the arrival of a byte")
+        peers.eventually(lambda: peers.unacknowledged(sock) == 0, "the arrival of a byte")
         peers.close_with_reset(sock)
         assert program.wait() == 55
     assert program.process.stdout is not None

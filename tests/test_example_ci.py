@@ -16,6 +16,7 @@ from typing import Any
 import peers
 import pytest
 from feeding import library
+from hosted import Repository
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ci"
 if not EXAMPLE.exists():
@@ -23,7 +24,6 @@ if not EXAMPLE.exists():
 yaml = library("yaml")
 library("pytest_benchmark")
 
-BASE_SHA = "${{ github.event.pull_request.base.sha }}"
 COUNTING = "            counts.update(event.event_type for event in events)\n"
 SLOW_COUNTING = "            for _ in range(120):\n                Counter(event.event_type for event in events)\n"
 
@@ -34,58 +34,22 @@ def job() -> dict[str, Any]:
     return dict(it)
 
 
-class Project:
+class Project(Repository):
     """A copy of the example, in a repository with a base commit."""
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder / "project"
-        shutil.copytree(
-            EXAMPLE, self.root, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", ".benchmarks")
-        )
+        ignored = shutil.ignore_patterns("__pycache__", ".pytest_cache", ".benchmarks")
+        shutil.copytree(EXAMPLE, folder / "project", ignore=ignored)
         (folder / "bin").mkdir()
         python = folder / "bin" / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         python.chmod(0o755)
-        (folder / "temp").mkdir()
-        self.environment = {
-            **os.environ,
-            **{f"GIT_{who}_{what}": "me@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-            **job()["env"],
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
-            "PIP_NO_INDEX": "1",
-            "RUNNER_TEMP": str(folder / "temp"),
-        }
-        self.run("git init --quiet . && git add --all")
-        self.commit()
-        self.base = self.run("git rev-parse HEAD").strip()
-
-    def commit(self) -> None:
-        self.run("git commit --quiet --all --message=changed")
-
-    def run(self, command: str, **environment: str) -> str:
-        result = subprocess.run(
-            ["bash", "-e", "-c", command],
-            cwd=self.root,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=4 * peers.TIMEOUT,
-        )
-        if result.returncode:
-            raise subprocess.CalledProcessError(result.returncode, command, result.stdout)
-        return result.stdout
+        ours = {**job()["env"], "PATH": f"{python.parent}:{os.environ['PATH']}", "PIP_NO_INDEX": "1"}
+        super().__init__(folder / "project", folder / "temp", **ours)
 
     def run_workflow(self, fail_at: str) -> dict[str, str]:
         """Run each step; return what they print, by their names."""
-        printed = {}
-        for step in job()["steps"]:
-            if "uses" in step:
-                continue
-            environment = {name: value.replace(BASE_SHA, self.base) for name, value in step.get("env", {}).items()}
-            assert "${{" not in "".join([step["run"], *environment.values()])
-            printed[step["name"]] = self.run(step["run"], FAIL_AT=fail_at, **environment)
-        return printed
+        return dict(self.run_steps(job()["steps"], FAIL_AT=fail_at))
 
 
 @pytest.fixture

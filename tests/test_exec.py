@@ -1,21 +1,15 @@
 """`load --exec`: a command a connection, which is its standard input, and what becomes of both."""
 
-import json
 import os
 import resource
 import signal
 import socket
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import peers
 import pytest
 from conftest import Certificates
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def fill(sock: socket.socket) -> None:
@@ -55,11 +49,11 @@ def test_each_connection_is_the_standard_input_of_a_command(
             sock.sendall(payload)
             if options:
                 sock.unwrap()
-    peers.eventually(lambda: len(rows(stats)) == 8, "the rows")
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 8, "the rows")
     loader.signal(signal.SIGTERM)
     assert loader.wait() == 143
     assert {peers.sha256(tmp_path / str(number)) for number in range(1, 9)} == {peers.sha256(it) for it in data}
-    told = rows(stats)
+    told = peers.rows_in(stats)
     assert [row["exec_exit"] for row in told] == [0] * 8
     assert loader.process.stdout is not None
     said = sorted(loader.process.stdout.read().decode().splitlines())
@@ -71,7 +65,7 @@ def test_a_command_inherits_its_standard_descriptors_and_nothing_else(bench: pee
     command = f"exec ls /proc/self/fd > {tmp_path}/fds-$RINGMAIN_NUMBER"
     loader, port = bench.listening("load", "--max-connections", 3, "--exec", command, "--stats-file", stats)
     with peers.connect(port), peers.connect(port):
-        peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
+        peers.eventually(lambda: len(peers.rows_in(stats)) == 2, "the rows")
     assert [it.read_text().split() for it in tmp_path.glob("fds-*")] == [["0", "1", "2", "3"]] * 2  # 3 is ls's own
     loader.signal(signal.SIGTERM)
     assert loader.wait() == 143
@@ -99,9 +93,9 @@ def test_a_command_that_fails_early_resets_its_connection_only(
     assert peers.is_reset(port)
     with peers.connect(port) as sock:
         sock.sendall(b"served")
-    peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 2, "the rows")
     assert (tmp_path / "got").read_bytes() == b"served"
-    assert [(row["exec_exit"], row["verdict"]) for row in rows(stats)] == [(code, "stopped"), (0, "ended")]
+    assert [(row["exec_exit"], row["verdict"]) for row in peers.rows_in(stats)] == [(code, "stopped"), (0, "ended")]
     loader.signal(signal.SIGTERM)
     assert loader.wait() == 143
     assert loader.stderr.count(f"the command: it ended with {code} before the stream did") == 1
@@ -114,10 +108,10 @@ def test_a_command_that_stops_reading_is_waited_for(bench: peers.Bench, tmp_path
     loader, port = bench.listening("load", "--exec", line, "--stats-file", stats)
     with peers.connect(port) as sock:
         fill(sock)
-        assert rows(stats) == []
+        assert peers.rows_in(stats) == []
         (tmp_path / "go").touch()
-        peers.eventually(lambda: len(rows(stats)) == 1, "the row")
-    assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (3, "stopped")
+        peers.eventually(lambda: len(peers.rows_in(stats)) == 1, "the row")
+    assert (peers.rows_in(stats)[0]["exec_exit"], peers.rows_in(stats)[0]["verdict"]) == (3, "stopped")
     loader.says("the command: it ended with 3 before the stream did")
 
 
@@ -126,8 +120,8 @@ def test_a_command_that_fails_in_the_end_is_warned_of(bench: peers.Bench, tmp_pa
     loader, port = bench.listening("load", "--exec", "cat > /dev/null; exit 4", "--stats-file", stats)
     with peers.connect(port) as sock:
         sock.sendall(b"all of it")
-    peers.eventually(lambda: len(rows(stats)) == 1, "the row")
-    assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (4, "ended")
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 1, "the row")
+    assert (peers.rows_in(stats)[0]["exec_exit"], peers.rows_in(stats)[0]["verdict"]) == (4, "ended")
     loader.says("the command: it ended with 4")
     assert loader.stderr.count("the command: it ended with 4") == 1
     assert "before the stream did" not in loader.stderr
@@ -142,8 +136,8 @@ def test_a_command_that_needs_no_more_ends_its_connection_without_a_word(bench: 
             sock.sendall(line)
             assert loader.process.stdout.readline() == line
             assert not peers.ends_in_reset(sock)  # all that came was read
-    peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
-    assert [(row["exec_exit"], row["verdict"]) for row in rows(stats)] == [(0, "stopped")] * 2
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 2, "the rows")
+    assert [(row["exec_exit"], row["verdict"]) for row in peers.rows_in(stats)] == [(0, "stopped")] * 2
     assert loader.stderr == f"listening on tcp://127.0.0.1:{port}\n"
 
 
@@ -165,8 +159,8 @@ def test_a_reset_is_told_although_its_command_is_content(bench: peers.Bench, tmp
     sock.sendall(b"a part")
     peers.eventually(lambda: (tmp_path / "got").exists() and (tmp_path / "got").read_bytes() == b"a part")
     peers.close_with_reset(sock)
-    peers.eventually(lambda: len(rows(stats)) == 1, "the row")
-    assert (rows(stats)[0]["exec_exit"], rows(stats)[0]["verdict"]) == (0, "reset")
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 1, "the row")
+    assert (peers.rows_in(stats)[0]["exec_exit"], peers.rows_in(stats)[0]["verdict"]) == (0, "reset")
     loader.says("connection reset by peer after 6 bytes")  # a moment after the row
 
 
@@ -203,7 +197,7 @@ def test_a_signal_lets_commands_have_what_was_acknowledged(bench: peers.Bench, t
         for sock in socks:
             sock.close()
     assert [(tmp_path / name).read_bytes() for name in "123"] == [b"acknowledged\nwhole\n"] * 3
-    assert [row["exec_exit"] for row in rows(stats)] == [0] * 3
+    assert [row["exec_exit"] for row in peers.rows_in(stats)] == [0] * 3
     assert "has not ended" not in loader.stderr
 
 
@@ -216,7 +210,7 @@ def test_a_command_that_goes_on_after_the_end_is_ended_with_all_it_started(bench
         peers.eventually(lambda: pids.exists() and pids.read_text().endswith("\n"), "the command")
         loader.signal(signal.SIGTERM)
         assert loader.wait() == 143
-    assert rows(stats)[0]["exec_exit"] == 137
+    assert peers.rows_in(stats)[0]["exec_exit"] == 137
     peers.eventually(lambda: not is_alive(int(pids.read_text())), "the end of what the command started")
 
 
@@ -265,7 +259,7 @@ def test_exit_codes_are_told_where_our_parent_ignored_its_children(bench: peers.
         signal.signal(signal.SIGCHLD, before)
     peers.send_in_thread(port, b"x").join()
     assert loader.wait() == 23
-    assert rows(stats)[0]["exec_exit"] == 5
+    assert peers.rows_in(stats)[0]["exec_exit"] == 5
 
 
 def test_a_connection_without_descriptors_for_it_costs_itself_only(bench: peers.Bench, tmp_path: Path) -> None:
@@ -279,10 +273,10 @@ def test_a_connection_without_descriptors_for_it_costs_itself_only(bench: peers.
     resource.prlimit(loader.process.pid, resource.RLIMIT_NOFILE, limits)
     with peers.connect(port) as sock:
         sock.sendall(b"served")
-    peers.eventually(lambda: len(rows(stats)) == 2, "the rows")
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 2, "the rows")
     assert (tmp_path / "got").read_bytes() == b"served"
     loader.says("start the command: too many open files; see ulimit -n")
-    assert [row.get("exec_exit") for row in rows(stats)] == [None, 0]
+    assert [row.get("exec_exit") for row in peers.rows_in(stats)] == [None, 0]
 
 
 @pytest.mark.parametrize(

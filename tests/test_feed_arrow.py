@@ -8,7 +8,7 @@ from typing import Any
 
 import peers
 import pytest
-from feeding import library, numbered, send
+from feeding import LINES, library, numbered, schema, send
 
 import ringmain
 from ringmain import errors
@@ -19,8 +19,7 @@ pj = library("pyarrow.json")
 np = library("numpy")
 arrow = library("ringmain.feeds.arrow")
 
-LINES: Any = {"delimiter": b"\n", "block_size": 4096, "ring_size": 65536}
-SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
+SCHEMA = schema()
 csv.read_csv(io.BytesIO(b"a\n1\n"))  # the first call in the main thread makes a pipe for signals, which it keeps
 ROWS = b"".join(b'%d,"text ""%d""",%d.5\n' % (n, n * n, n) for n in range(5000))
 

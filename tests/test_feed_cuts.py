@@ -9,7 +9,7 @@ from typing import Any
 
 import peers
 import pytest
-from feeding import library, numbered
+from feeding import library, numbered, schema
 
 import ringmain
 
@@ -21,7 +21,7 @@ arrow = library("ringmain.feeds.arrow")
 
 csv.read_csv(io.BytesIO(b"a\n1\n"))  # the first call in the main thread makes a pipe for signals, which it keeps
 LINES: Any = {"delimiter": b"\n", "block_size": 512, "ring_size": 8192, "linger": 0, "listen_once": True}
-SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
+SCHEMA = schema()
 SEEDS = range(8)
 
 

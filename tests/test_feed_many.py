@@ -8,7 +8,7 @@ from typing import Any
 
 import peers
 import pytest
-from feeding import MANY, all_given_back, library, numbered, senders
+from feeding import MANY, all_given_back, event, library, numbered, schema, senders
 
 import ringmain
 from ringmain import errors
@@ -20,8 +20,8 @@ arrow = library("ringmain.feeds.arrow")
 msgspec = library("msgspec")
 lines = library("ringmain.feeds.msgspec")
 
-SCHEMA = pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.list_(pa.int64())})
-Event = msgspec.defstruct("Event", [("a", int), ("b", str), ("c", list[int | None])])
+SCHEMA = schema()
+Event = event()
 
 
 def msgspec_next(loader: ringmain.Loader, **options: Any) -> Callable[[], list[int]]:

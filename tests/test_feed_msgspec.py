@@ -6,7 +6,7 @@ from typing import Any
 
 import peers
 import pytest
-from feeding import library, numbered, send
+from feeding import LINES, event, library, numbered, send
 
 import ringmain
 from ringmain import errors
@@ -15,8 +15,7 @@ np = library("numpy")
 msgspec = library("msgspec")
 lines = library("ringmain.feeds.msgspec")
 
-Event = msgspec.defstruct("Event", [("a", int), ("b", str), ("c", list[int | None])])
-LINES: Any = {"delimiter": b"\n", "block_size": 4096, "ring_size": 65536}
+Event = event()
 
 
 def test_objects_are_those_of_the_same_bytes_in_a_file() -> None:

@@ -12,9 +12,9 @@ import pytest
 from conftest import Certificates
 from streams import run_pump
 
+from ringmain._counters import Counters
 from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump
-from ringmain._ring import Counters
 from ringmain.flow import kernel
 
 DATA = peers.payload(5_000_001)

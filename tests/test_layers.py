@@ -16,7 +16,7 @@ COMPILED = {path.stem for path in (Path(__file__).parent.parent / "ext" / "ringm
 DECLARED = {"_clock", "_epoll", "_splice", "_unraisable"}
 MAY_IMPORT = {
     "errors": set(),
-    "outcome": {"_ring", "errors"},
+    "outcome": {"_counters", "errors"},
     "log": {"outcome"},
     "keywords": set(),
     "settings": {"errors", "keywords"},
@@ -27,10 +27,10 @@ MAY_IMPORT = {
     "terminal": set(),
     "net": WORDS | COMPILED,
     "flow": WORDS | COMPILED | {"net"},
-    "stream": {"_ring", "errors", "flow"},
+    "stream": {"_counters", "_ring", "errors", "flow"},
     "iterators": {"stream", "flow"},
     "blocking": {"errors"},
-    "plain": {"_ring", "endpoint", "outcome", "settings"},
+    "plain": {"_counters", "endpoint", "outcome", "settings"},
     # The verbs for Python; none imports another.
     "loader": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
     "saver": WORDS | COMPILED | {"net", "flow", "blocking", "plain"},
@@ -39,21 +39,23 @@ MAY_IMPORT = {
     "destinations": {"endpoint", "engines", "keywords", "relayer", "saver", "settings"},
     "file": {"errors", "keywords", "loader", "saver", "settings", "sources"},
     "connection": WORDS | COMPILED | {"net", "flow"},
+    "dialled": WORDS | {"net", "flow", "connection"},
     "server": WORDS | {"net", "flow", "connection"},
     # Distributed logs; `cli` and whoever gives out what `ringmain.load` and the other verbs return imports them.
-    "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "stream"},
+    "engines": WORDS | COMPILED | {"net", "flow", "blocking", "iterators", "plain", "stream"},
     # What `ringmain bench` is made of; only the command line imports it.
     "bench": WORDS | COMPILED | {"net", "flow", "progress", "engines", "terminal"},
     # Nothing else imports these.
-    "feeds": {"_frames", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
+    "feeds": {"_frames", "_json", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
     "testing": {"net", "endpoint", "errors", "flow", "outcome", "settings", "sources"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS
     | {
-        "_ring",
+        "_counters",
         "connection",
         "destinations",
+        "dialled",
         "engines",
         "file",
         "interfaces",
@@ -87,7 +89,7 @@ def test_each_module_imports_only_what_the_table_allows(module: Path) -> None:
     tree = ast.parse((PACKAGE / module).read_text())
     names = imports_of(tree)
     if module.parts[0] == "cli":
-        assert names <= set(MAY_IMPORT) - {"feeds", "testing", "pytest_plugin"} | {"_ring", "cli"}
+        assert names <= set(MAY_IMPORT) - {"feeds", "testing", "pytest_plugin"} | {"_counters", "cli"}
     elif module.parts[0] in ROOMS:
         assert names <= MAY_IMPORT[module.parts[0]] | {module.parts[0]}
     else:
@@ -96,6 +98,23 @@ def test_each_module_imports_only_what_the_table_allows(module: Path) -> None:
     assert "pytest" not in foreign or module.stem == "pytest_plugin"
     prints = any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(tree))
     assert not prints or module.parts[0] == "cli" or module.stem == "progress"
+
+
+def test_each_module_has_its_place_in_the_map_of_the_house_and_no_other_has() -> None:
+    guide, sources = (Path(__file__).parent.parent / name for name in ("CONTRIBUTING.md", "src/ringmain"))
+    if not guide.exists() or not sources.exists():
+        pytest.skip("the guide and the sources are not beside these tests")
+    rooms = guide.read_text().partition("## Rooms\n")[2].partition("\n## ")[0]
+    places: list[str] = []
+    for row in re.findall(r"^\| (`.+?) \|", rooms, re.MULTILINE):
+        folder = ""  # the first name of a row says it for all of them
+        for name in re.findall(r"`([\w/]+)`", row):
+            folder, own = name.rpartition("/")[::2] if "/" in name else (folder, name)
+            places += [f"{folder}/{own}".removeprefix("/")] if own else []
+    apart = ("feeds", "bench", "testing")  # a module each, or tables of their own
+    modules = [str(it.relative_to(sources).with_suffix("")) for it in sources.rglob("*.py") if "__" not in it.stem]
+    modules = [it for it in modules if it.partition("/")[0] not in apart]
+    assert sorted(places) == sorted([*modules, *(f"ext/{name}" for name in COMPILED)])
 
 
 def test_compiled_modules_know_no_settings_and_the_ring_no_event_loop() -> None:
@@ -107,7 +126,7 @@ def test_compiled_modules_know_no_settings_and_the_ring_no_event_loop() -> None:
         ours = {name for name in imported if name.startswith("ringmain")}
         assert ours <= {f"ringmain.{name}" for name in COMPILED | DECLARED}
         assert not imported & {"click", "logging", "asyncio", "uvloop"}
-        if source.stem in ("_blocks", "_cutter", "_delimiter", "_frames", "_ring"):
+        if source.stem in ("_blocks", "_counters", "_cutter", "_delimiter", "_frames", "_ring"):
             known = ("_blocks", "_cutter", "_delimiter", "_unraisable")
             assert ours <= {f"ringmain.{name}" for name in known}
             assert not imported & {"socket", "ssl", "os"}

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import sys
-import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +34,7 @@ def probe_often(sock: socket.socket) -> None:
 def vanish(sock: socket.socket) -> None:
     """Drop whatever comes to a socket, so that it answers nothing, as one whose machine is gone."""
     # What it sent and has not seen acknowledged it would send again and again.
-    peers.eventually(lambda: fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)) == bytes(4))
+    peers.eventually(lambda: peers.unacknowledged(sock) == 0)
     assert hold_back(sock)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from test_ring import Cycle
+from rings import Cycle
 
 import ringmain
 from ringmain import errors
@@ -109,7 +109,7 @@ def test_what_cannot_be_skipped_is_refused() -> None:
 
 
 def test_a_loader_holds_no_more_than_its_ring_and_one_record(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ringmain.flow.inflow._HELD_TIMEOUT", 0.2)
+    monkeypatch.setattr("ringmain.flow.blocks._HELD_TIMEOUT", 0.2)
     record = b"r" * 3000 + b"\n"
 
     async def main() -> None:

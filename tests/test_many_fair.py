@@ -18,7 +18,8 @@ import pytest
 from merging import Sockets, merger, until
 
 import ringmain
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain.flow.inflow import Inflow
 from ringmain.net.link import Link
 

@@ -23,13 +23,6 @@ from ringmain.net.arrivals import MOST_AT_ONCE
 Run = Callable[..., Any]
 
 
-def _until_reset(sock: socket.socket) -> None:
-    with pytest.raises(ConnectionResetError):
-        while sock.recv(100):
-            pass
-        raise AssertionError("it ended properly")
-
-
 @pytest.mark.parametrize("delimiter", [b"\n\n", b"xx", b"aba"])
 def test_a_part_of_a_delimiter_at_the_end_of_one_client_is_no_part_of_the_next(run: Run, delimiter: bytes) -> None:
     async def main() -> bytes:
@@ -64,7 +57,7 @@ def test_a_client_that_cannot_be_watched_stops_nothing(
         async with ringmain.load("127.0.0.1:0", max_connections=2) as loader:
             waiting = asyncio.ensure_future(anext(loader))
             with peers.connect(loader.port) as unlucky:
-                await asyncio.to_thread(_until_reset, unlucky)
+                await asyncio.to_thread(peers.until_reset, unlucky)
                 with peers.connect(loader.port) as lucky:
                     lucky.sendall(b"served\n")
                     got = bytes(await waiting)

@@ -13,10 +13,11 @@ import pytest
 from conftest import Certificates
 from merging import Sockets, Sums, every_split, merger, records, taken, until
 
+from ringmain._counters import Counters
 from ringmain._delimiter import Delimiter
 from ringmain._member import Member
 from ringmain._merge import Merger
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 SIZES = [0, 0, 1, 3, 100, 400, 400, 400, 5000, 70_000]

@@ -11,9 +11,9 @@ import pytest
 from framed import LENGTHS, Cut, cut, framed
 from merging import Sockets, taken
 
+from ringmain._counters import Counters
 from ringmain._member import Member
 from ringmain._merge import Merger
-from ringmain._ring import Counters
 from ringmain.flow.blocks import flow_for
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

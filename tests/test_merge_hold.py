@@ -15,8 +15,9 @@ from conftest import Certificates
 from framed import KINDS, cut, framed
 from merging import Sockets, Sums, merger, records, taken, until
 
+from ringmain._counters import Counters
 from ringmain._member import Member
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 from ringmain.flow.blocks import cutter_for
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

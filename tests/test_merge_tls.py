@@ -4,11 +4,8 @@ import _ssl
 import asyncio
 import contextlib
 import ctypes
-import fcntl
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -17,7 +14,8 @@ import pytest
 from conftest import Certificates
 from merging import Sockets, Sums, merger, until
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -43,7 +41,7 @@ def fill(sock: socket.socket) -> int:
 
 def is_received(sock: socket.socket) -> bool:
     """Tell whether the other side's kernel has all that was sent."""
-    return bool(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0] == 0)
+    return peers.unacknowledged(sock) == 0
 
 
 @pytest.mark.parametrize("then", ["reads", "is reset", "is stopped"])

@@ -31,11 +31,6 @@ LABELS = {
 }
 
 
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
 @pytest.mark.parametrize("many", [[], ["--max-connections", "5"]], ids=["one", "many"])
 def test_a_listener_tells_of_those_who_were_there_and_are(
     bench: peers.Bench, metrics: Metrics, many: list[str]

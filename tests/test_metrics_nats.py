@@ -5,20 +5,7 @@ import subprocess
 
 import brokers
 import peers
-import pytest
 from scraping import Metrics
-
-
-@pytest.fixture
-def broker(bench: peers.Bench) -> brokers.Broker:
-    it = brokers.Broker(bench)
-    it.add_stream("EVENTS")
-    return it
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
 
 
 def test_a_load_counts_what_it_takes_and_that_it_came_back(

@@ -20,11 +20,6 @@ HEAD = b"GET /metrics HTTP/1.1\r\nHost: here\r\n"
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
 def port(bench: peers.Bench, metrics: Metrics) -> int:
     """Give the port of a listener's metrics."""
     bench.listening("load", *metrics.options)

@@ -19,15 +19,8 @@ import streams
 from conftest import Certificates
 from managers import Manager
 
+SUBJECTS = ["events.>"]
 NAMED = ["load", "--consumer", "c"]
-
-
-@pytest.fixture
-def broker(bench: peers.Bench) -> brokers.Broker:
-    """Give a server with a stream EVENTS of all subjects under events."""
-    it = brokers.Broker(bench)
-    it.add_stream("EVENTS", "events.>")
-    return it
 
 
 def refused(bench: peers.Bench, *arguments: Any) -> tuple[int, str]:

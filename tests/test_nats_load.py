@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -13,7 +12,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import brokers
-import feeding
 import peers
 import pytest
 from conftest import FORGOTTEN
@@ -23,13 +21,7 @@ from ringmain import errors
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-
-@pytest.fixture
-def broker(bench: peers.Bench) -> brokers.Broker:
-    """Give a server with a stream EVENTS of all subjects under events."""
-    it = brokers.Broker(bench)
-    it.add_stream("EVENTS", "events.>")
-    return it
+SUBJECTS = ["events.>"]
 
 
 def messages(count: int, size: int = 50_000) -> list[bytes]:
@@ -38,18 +30,6 @@ def messages(count: int, size: int = 50_000) -> list[bytes]:
 
 def digest(blocks: list[bytes]) -> str:
     return hashlib.sha256(b"".join(blocks)).hexdigest()
-
-
-def tags_of(count: int) -> list[dict[str, str]]:
-    return [
-        {"Ringmain-Connection": "c1", "Ringmain-Offset": str(1000 * number), "Ringmain-Peer": "192.0.2.1:9"}
-        for number in range(count)
-    ]
-
-
-def acknowledged(broker: brokers.Broker, consumer: str) -> int:
-    """Return the sequence up to which all messages are acknowledged."""
-    return int(broker.run(lambda js: js.consumer_info("EVENTS", consumer)).ack_floor.stream_seq)
 
 
 def test_every_message_is_one_block_in_order_until_a_sequence(broker: brokers.Broker, run: Run) -> None:
@@ -64,7 +44,7 @@ def test_every_message_is_one_block_in_order_until_a_sequence(broker: brokers.Br
     got = run(work())
     assert [len(block) for block in got] == [len(message) for message in sent]
     assert digest(got) == digest(sent)
-    assert acknowledged(broker, "all") == 60
+    assert broker.acknowledged("all") == 60
 
 
 def test_a_block_is_the_message_itself_and_not_a_copy_of_it(broker: brokers.Broker) -> None:
@@ -90,11 +70,11 @@ def test_a_block_is_acknowledged_when_the_next_one_is_asked_for(broker: brokers.
     broker.publish("events.a", *messages(3))
     with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
         next(loader)
-        assert acknowledged(broker, "c") == 0
+        assert broker.acknowledged("c") == 0
         next(loader)
         next(loader)
-        peers.eventually(lambda: acknowledged(broker, "c") == 2, "two acknowledged")
-    assert acknowledged(broker, "c") == 3  # left properly
+        peers.eventually(lambda: broker.acknowledged("c") == 2, "two acknowledged")
+    assert broker.acknowledged("c") == 3  # left properly
 
 
 def test_what_was_not_asked_past_comes_again_after_an_exception(broker: brokers.Broker, run: Run) -> None:
@@ -142,7 +122,7 @@ def test_what_was_not_asked_past_comes_again_after_an_abort_and_none_is_opened_t
 
     run(leave())
     assert digest(sorted(run(rest()))) == digest(sorted(sent[1:]))
-    assert acknowledged(broker, "c") == 4
+    assert broker.acknowledged("c") == 4
 
 
 def test_who_is_cancelled_while_waiting_loses_nothing(broker: brokers.Broker, run: Run) -> None:
@@ -158,7 +138,7 @@ def test_who_is_cancelled_while_waiting_loses_nothing(broker: brokers.Broker, ru
             return bytes(await anext(loader))
 
     assert run(work()) == b"late"
-    assert acknowledged(broker, "c") == 1
+    assert broker.acknowledged("c") == 1
 
 
 def test_who_is_cancelled_while_connecting_leaves_nothing_open(broker: brokers.Broker, run: Run) -> None:
@@ -218,7 +198,7 @@ def test_what_a_killed_one_had_comes_again(broker: brokers.Broker, bench: peers.
     broker.add_consumer("EVENTS", "c", ack_wait=2.0)
     reader = bench.start([sys.executable, "-c", READER, broker.url("EVENTS")], stdin=-1, stdout=-1)
     assert [reader.process.stdout.readline() for _ in range(3)] == [b"1\n", b"2\n", b"3\n"]
-    peers.eventually(lambda: acknowledged(broker, "c") == 2, "two acknowledged")
+    peers.eventually(lambda: broker.acknowledged("c") == 2, "two acknowledged")
     reader.signal(signal.SIGKILL)
     with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=10) as loader:
         got = [bytes(block) for block in loader]
@@ -262,7 +242,7 @@ def test_a_filter_and_a_first_sequence_leave_out_the_rest(broker: brokers.Broker
 
 
 def test_tags_tell_whose_a_block_is_and_where_it_was(broker: brokers.Broker) -> None:
-    broker.publish("events.a", b"one", b"two", headers=tags_of(2))
+    broker.publish("events.a", b"one", b"two", headers=brokers.tags_of(2))
     broker.publish("events.a", b"")  # a verdict, which is no block
     broker.publish("events.b", b"of somebody else")
     broker.publish("events.b", b"lies", headers=[{"Ringmain-Connection": "x", "Ringmain-Offset": "\u0661-1"}])
@@ -274,7 +254,7 @@ def test_tags_tell_whose_a_block_is_and_where_it_was(broker: brokers.Broker) -> 
         (("events.b", 4, "", "", 0, "", 0), b"of somebody else"),
         (("events.b", 5, "", "", 0, "", 0), b"lies"),
     ]
-    assert acknowledged(broker, "c") == 5
+    assert broker.acknowledged("c") == 5
 
 
 def test_records_are_found_in_the_messages(broker: brokers.Broker) -> None:
@@ -362,52 +342,6 @@ def test_no_more_is_asked_for_at_once_however_many_messages_have_come(broker: br
             assert loader._puller._share == asked
 
     run(main())
-
-
-def test_an_arrow_feed_reads_messages_and_acknowledges_none_before_its_time(broker: brokers.Broker) -> None:
-    feeding.library("pyarrow")
-    from ringmain.feeds import arrow
-
-    sent = [feeding.numbered(100, 100 * number) for number in range(40)]
-    broker.publish("events.a", *sent, headers=tags_of(40))
-    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=40) as loader:
-        rows: list[Any] = []
-        for batch in arrow.record_batches(loader):
-            done = acknowledged(broker, "c")
-            assert done * 100 <= len(rows)
-            rows += batch.to_pylist()
-    assert rows == [json.loads(line) for line in b"".join(sent).splitlines()]
-    assert acknowledged(broker, "c") == 40
-
-
-def test_a_record_that_a_feed_refuses_is_named_and_its_message_is_not_lost(broker: brokers.Broker) -> None:
-    feeding.library("msgspec")
-    from ringmain.feeds import msgspec as lines
-
-    broker.publish("events.a", b'{"a":1}\n', b'{"a":2}\n{"a":oh no}\n', b'{"a":3}\n', headers=tags_of(3))
-    with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
-        feed = lines.decode_lines(loader)
-        assert next(feed) == [{"a": 1}]
-        with pytest.raises(errors.ParseError) as caught:
-            while True:
-                assert next(feed) == [{"a": 2}]
-        assert (caught.value.connection, caught.value.offset) == ("192.0.2.1:9", 1008)
-    with ringmain.load(broker.url("EVENTS"), consumer="c", until_sequence=3) as loader:
-        skipping = lines.decode_lines(loader, on_error="skip")
-        got = {row["a"] for rows in skipping for row in rows}
-        assert {2, 3} <= got <= {1, 2, 3}
-        assert skipping.skipped == 1
-
-
-def test_a_format_that_needs_a_whole_connection_is_refused(broker: brokers.Broker) -> None:
-    feeding.library("pyarrow")
-    from ringmain.feeds import arrow
-
-    with ringmain.load(broker.url("EVENTS"), consumer="c") as loader:
-        with pytest.raises(errors.UsageError):
-            arrow.record_batches(loader, "ipc")
-        with pytest.raises(errors.UsageError, match="use tagged"):
-            loader.connections()
 
 
 @FORGOTTEN

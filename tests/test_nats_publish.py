@@ -19,13 +19,6 @@ from ringmain.settings import Settings
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@pytest.fixture
-def broker(bench: peers.Bench) -> Broker:
-    broker = Broker(bench)
-    broker.add_stream("EVENTS")
-    return broker
-
-
 def publisher_to(url: str, max_in_flight: int = 1 << 20, **options: Any) -> Publisher:
     return Publisher(LogEndpoint.parse(url), Settings(), max_in_flight=max_in_flight, **options)
 

@@ -13,13 +13,6 @@ from conftest import Certificates
 from publishing import lines, read_log, relaying, send
 
 
-@pytest.fixture
-def broker(bench: peers.Bench) -> Broker:
-    broker = Broker(bench)
-    broker.add_stream("EVENTS")
-    return broker
-
-
 def until_read(port: int, clients: int = 1) -> None:
     """Wait until the relay has read all of so many clients."""
     peers.eventually(lambda: len(peers.rows_of(port)) > clients and peers.unread_at(port) == 0, "it to be read")

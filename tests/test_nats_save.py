@@ -11,13 +11,6 @@ from brokers import Broker
 from publishing import lines, read_log
 
 
-@pytest.fixture
-def broker(bench: peers.Bench) -> Broker:
-    broker = Broker(bench)
-    broker.add_stream("EVENTS")
-    return broker
-
-
 def test_a_file_is_stored_whole_and_the_command_ends_once_it_is(bench: peers.Bench, broker: Broker) -> None:
     data = lines(5_000_000)
     saver = bench.ringmain("save", "--input", bench.file(data), broker.url("events"))

@@ -91,13 +91,6 @@ def test_files_for_the_server_that_are_written_while_it_is_away_are_read_again(
         assert client.recv(1) == b"", relay.stderr
 
 
-@pytest.fixture
-def broker(bench: peers.Bench) -> Broker:
-    broker = Broker(bench)
-    broker.add_stream("EVENTS")
-    return broker
-
-
 def test_a_stream_that_is_deleted_is_told_of_and_ends_the_relay(bench: peers.Bench, broker: Broker) -> None:
     relay, port = relaying(bench, broker)
     send(port, b"one\n")

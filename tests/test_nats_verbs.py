@@ -21,13 +21,6 @@ from ringmain.outcome import Outcome, RelayOutcome
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@pytest.fixture
-def broker(bench: peers.Bench) -> Broker:
-    broker = Broker(bench)
-    broker.add_stream("EVENTS")
-    return broker
-
-
 def test_what_python_writes_is_stored_as_whole_records_and_all_of_it_once_left(run: Run, broker: Broker) -> None:
     data = lines(1_000_000)
     ended: list[Outcome] = []

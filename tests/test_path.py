@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -27,19 +26,8 @@ pytestmark = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splic
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 PATHS = ["kernel", "block"]
-PAGE = 4096
-# What ends at once takes no longer than this, however busy the machine.
-AT_ONCE = 10.0
 # What a run says that ended only because its grace was over.
 OVERDUE = "stopped with bytes under way"
-
-
-def expect(program: peers.Program, code: int, *words: str) -> None:
-    """Check how a program ended, and that it said so in a line."""
-    assert program.wait() == code, program.stderr
-    assert "Traceback" not in program.stderr
-    for word in words:
-        assert word in program.stderr
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])
@@ -65,102 +53,7 @@ def test_pipes_of_users_who_may_not_enlarge_them(bench: peers.Bench, tmp_path: P
                 assert peers.sha256(read(sock, len(data))) == peers.sha256(data)
             program.process.stdin.close()
             program.process.stdin = None
-        expect(program, 0)
-
-
-@pytest.mark.parametrize("path", ["auto", "kernel", "block"])
-def test_an_append_mode_file_is_appended_to_by_the_block_path(bench: peers.Bench, tmp_path: Path, path: str) -> None:
-    data = peers.payload(1_000_001)
-    log = bench.file(b"before\n", "log")
-    with log.open("ab") as sink:
-        if path == "kernel":
-            expect(bench.ringmain("load", "--path", path, "127.0.0.1:0", stdout=sink), 2, "appending", "--path")
-            assert log.read_bytes() == b"before\n"
-            return
-        loader, port = bench.listening("load", "-o", "--path", path, stdout=sink)
-        with peers.connect(port) as sock:
-            sock.sendall(data[:1000])
-            peers.eventually(lambda: log.stat().st_size > 1000, "the first bytes")
-            os.write(sink.fileno(), b"between")  # by another who appends
-            sock.sendall(data[1000:])
-        expect(loader, 0)
-    assert log.read_bytes() == b"before\n" + data[:1000] + b"between" + data[1000:]
-
-
-def test_a_file_that_takes_standard_error_too_loses_nothing(bench: peers.Bench, tmp_path: Path) -> None:
-    data = peers.payload(5_000_001)
-    with (tmp_path / "both").open("wb") as both:
-        for path in ("kernel", "auto"):
-            port = peers.free_port()
-            command = [*peers.RINGMAIN, "load", "-o", "-v", "--gate", "refuse", "--path", path, f"127.0.0.1:{port}"]
-            # A Program has a standard error of its own.
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=both, stderr=both)
-            try:
-                if path == "kernel":
-                    assert process.wait(peers.TIMEOUT) == 2
-                    continue
-                peers.wait_for_port(port)
-                with peers.connect(port) as sock:
-                    for start in range(0, len(data), 1_000_000):
-                        sock.sendall(data[start : start + 1_000_000])
-                        with contextlib.suppress(OSError), peers.connect(port) as refused:
-                            refused.recv(1)  # each of these writes a line
-                assert process.wait(peers.TIMEOUT) == 0
-            finally:
-                process.kill()
-                process.wait()
-    got = (tmp_path / "both").read_bytes()
-    assert got.startswith(b"ringmain: --path kernel: standard output is where standard error goes too")
-    lines = re.findall(rb"ringmain: [^\n]*\n|listening on [^\n]*\n", got)
-    assert len(got) - sum(map(len, lines)) == len(data)
-
-
-@pytest.mark.parametrize("path", ["auto", "kernel"])
-def test_dev_full_is_full(bench: peers.Bench, path: str) -> None:
-    loader, port = bench.listening("load", "--path", path, "-O", "/dev/full")
-    with contextlib.suppress(ConnectionResetError), peers.connect(port) as sock:  # it may be reset while it connects
-        sock.sendall(b"x")
-        loader.wait()
-    if path == "kernel":
-        expect(loader, 2, "/dev/full cannot be spliced")
-    else:
-        expect(loader, 23, "/dev/full", "no space left on device")
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_file_at_its_size_limit_keeps_what_came_before(bench: peers.Bench, tmp_path: Path, path: str) -> None:
-    data, limit = peers.payload(4_000_000), 2_000_001
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    loader, port = bench.listening("load", "-o", "--path", path, "-O", tmp_path / "got", preexec_fn=limited)
-    with peers.connect(port) as sock:
-        with contextlib.suppress(OSError):
-            sock.sendall(data)
-        expect(loader, 23, str(tmp_path / "got"), "file too large")
-    assert (tmp_path / "got").read_bytes() == data[:limit]
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_disk_that_fills_up_keeps_what_came_before(bench: peers.Bench, tmp_path: Path, path: str) -> None:
-    data = peers.payload(4_000_000)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "ringmain-test", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("may not mount a small file system")
-    try:
-        loader, port = bench.listening("load", "-o", "--path", path, "-O", disk / "got")
-        with peers.connect(port) as sock:
-            with contextlib.suppress(OSError):
-                sock.sendall(data)
-            expect(loader, 23, str(disk / "got"), "no space left on device")
-        got = (disk / "got").read_bytes()
-        assert 1 << 20 < len(got) < 3 << 20
-        assert data.startswith(got)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        peers.expect(program, 0)
 
 
 def test_terminals_go_by_the_block_path(bench: peers.Bench) -> None:
@@ -168,15 +61,15 @@ def test_terminals_go_by_the_block_path(bench: peers.Bench) -> None:
     tty.setraw(side)
     text = b"one line\nanother\n" * 10
     try:
-        expect(bench.ringmain("load", "--path", "kernel", "127.0.0.1:0", stdout=side), 2, "is a terminal")
-        expect(bench.ringmain("save", "--path", "kernel", "127.0.0.1:1", stdin=side), 2, "is a terminal")
+        peers.expect(bench.ringmain("load", "--path", "kernel", "127.0.0.1:0", stdout=side), 2, "is a terminal")
+        peers.expect(bench.ringmain("save", "--path", "kernel", "127.0.0.1:1", stdin=side), 2, "is a terminal")
         flags = fcntl.fcntl(side, fcntl.F_GETFL)
         loader, port = bench.listening("load", "-o", stdout=side)
         with peers.connect(port) as sock:
             sock.sendall(text)
             with open(main, "rb", buffering=0, closefd=False) as screen:
                 assert read(screen, len(text)) == text
-        expect(loader, 0)
+        peers.expect(loader, 0)
         tty.setcbreak(side)
         attributes = tty.tcgetattr(side)
         attributes[3] |= tty.ICANON
@@ -185,7 +78,7 @@ def test_terminals_go_by_the_block_path(bench: peers.Bench) -> None:
         with peers.connect(port) as sock:
             os.write(main, text + b"\x04")
             assert peers.read_all(sock) == text
-        expect(saver, 0)
+        peers.expect(saver, 0)
         assert fcntl.fcntl(side, fcntl.F_GETFL) == flags
     finally:
         os.close(main)
@@ -199,24 +92,24 @@ def test_devices_take_and_give(bench: peers.Bench, tmp_path: Path, path: str) ->
     loader, port = bench.listening("load", *options, "-O", "/dev/null")
     with peers.connect(port) as sock:
         sock.sendall(bytes(3_000_000))
-    expect(loader, 0)
+    peers.expect(loader, 0)
     assert json.loads(stats.read_text())["bytes"] == 3_000_000
     saver, port = bench.listening("save", *options, "-I", "/dev/zero")
     with peers.connect(port) as sock:
         assert read(sock, 3_000_000) == bytes(3_000_000)
-    expect(saver, 55, "save to 127.0.0.1:")
+    peers.expect(saver, 55, "save to 127.0.0.1:")
     if path != "kernel":
         saver, port = bench.listening("save", *options)  # /dev/null
         with peers.connect(port) as sock:
             assert peers.read_all(sock) == b""
-        expect(saver, 0)
+        peers.expect(saver, 0)
 
 
 def test_sockets_as_standard_input_and_output_go_by_the_block_path(bench: peers.Bench) -> None:
     data = peers.payload(2_000_001)
     with connection() as (near, far), connection() as (source, sink):
-        expect(bench.ringmain("load", "--path", "kernel", "127.0.0.1:0", stdout=far), 2, "is a socket")
-        expect(bench.ringmain("save", "--path", "kernel", "127.0.0.1:1", stdin=sink), 2, "is a socket")
+        peers.expect(bench.ringmain("load", "--path", "kernel", "127.0.0.1:0", stdout=far), 2, "is a socket")
+        peers.expect(bench.ringmain("save", "--path", "kernel", "127.0.0.1:1", stdin=sink), 2, "is a socket")
         far.setblocking(True)
         loader, port = bench.listening("load", "-o", stdout=far)
         far.close()
@@ -225,8 +118,8 @@ def test_sockets_as_standard_input_and_output_go_by_the_block_path(bench: peers.
             assert peers.sha256(read(near, len(data))) == peers.sha256(data)
         source.shutdown(socket.SHUT_WR)
         assert near.recv(1) == b""
-        expect(saver, 0)
-        expect(loader, 0)
+        peers.expect(saver, 0)
+        peers.expect(loader, 0)
 
 
 @pytest.mark.parametrize("verb", ["load", "save"])
@@ -247,7 +140,7 @@ def test_a_process_that_is_stopped_and_continued_loses_nothing(bench: peers.Benc
             got += part
         assert peers.sha256(got) == peers.sha256(data)
         sock.shutdown(socket.SHUT_WR)
-    expect(program, 0)
+    peers.expect(program, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -269,7 +162,7 @@ def test_a_signal_ends_a_load(bench: peers.Bench, tmp_path: Path, state: str, nu
             assert read(source, 1 << 20) == bytes(1 << 20)
             wait = drain(source) if state == "flooded" else None
         loader.signal(number)
-        expect(loader, 128 + number)
+        peers.expect(loader, 128 + number)
         # What has come is handed on first: where nobody takes it, it is given up when nothing has moved for a while.
         assert state == "blocked" or OVERDUE not in loader.stderr
         if end is not None:
@@ -289,7 +182,7 @@ def test_a_signal_ends_a_save(bench: peers.Bench, state: str) -> None:
         if state == "blocked":
             assert sock.recv(1)
         saver.signal(signal.SIGTERM)
-        expect(saver, 143)
+        peers.expect(saver, 143)
         # What was sent gets two seconds at a standstill to arrive.
         assert (OVERDUE in saver.stderr) == (state == "blocked")
         if wait is not None:
@@ -305,7 +198,7 @@ def test_an_idle_peer_is_timed_out_and_a_stalled_reader_is_not(bench: peers.Benc
         time.sleep(4)
         assert loader.process.poll() is None
         assert peers.sha256(read(loader.process.stdout, len(data))) == peers.sha256(data)
-        expect(loader, 28, "nothing came for 3 s after 20000000 bytes", "--idle-timeout")
+        peers.expect(loader, 28, "nothing came for 3 s after 20000000 bytes", "--idle-timeout")
     saver, port = bench.listening("save", *options, stdin=subprocess.PIPE)
     with peers.connect(port) as sock:
         time.sleep(4)  # an idle input is no idle peer
@@ -314,7 +207,7 @@ def test_an_idle_peer_is_timed_out_and_a_stalled_reader_is_not(bench: peers.Benc
             assert read(sock, 100) == data[:100]
         writer = threading.Thread(target=lambda: quietly(write_all, saver.process.stdin, data), daemon=True)
         writer.start()
-        expect(saver, 28, "it took nothing for 3 s")
+        peers.expect(saver, 28, "it took nothing for 3 s")
         writer.join(peers.TIMEOUT)
         quietly(saver.process.stdin.close)
 
@@ -392,7 +285,7 @@ def test_a_file_is_sent_from_where_it_stands(bench: peers.Bench, path: str) -> N
         saver, port = bench.listening("save", "-o", "--path", path, stdin=source)
         with peers.connect(port) as sock:
             assert peers.sha256(peers.read_all(sock)) == peers.sha256(body)
-        expect(saver, 0)
+        peers.expect(saver, 0)
         assert os.lseek(source.fileno(), 0, os.SEEK_CUR) == 7
 
 
@@ -407,7 +300,7 @@ def test_standard_output_and_its_position_are_left_for_who_comes_next(
         loader, port = bench.listening("load", "-o", "--path", path, stdout=sink)
         with peers.connect(port) as sock:
             sock.sendall(data)
-        expect(loader, 0)
+        peers.expect(loader, 0)
         assert fcntl.fcntl(sink, fcntl.F_GETFL) == flags
         sink.write(b"trailer\n")
     assert (tmp_path / "got").read_bytes() == b"header\n" + data + b"trailer\n"
@@ -430,7 +323,7 @@ def test_shared_pipes_keep_their_flags(bench: peers.Bench, verb: str) -> None:
             assert [fcntl.fcntl(end, fcntl.F_GETFL) for end in (source, sink) if not end.closed] == (
                 flags if verb == "load" else flags[:1]
             )
-        expect(program, 0)
+        peers.expect(program, 0)
 
 
 def test_one_client_after_another_goes_by_the_kernel_path(bench: peers.Bench, tmp_path: Path) -> None:
@@ -456,4 +349,4 @@ def test_files_that_sendfile_refuses_and_empty_ones(bench: peers.Bench, tmp_path
     with peers.connect(port) as sock:
         got = peers.read_all(sock)
     assert got == b"" if source == "empty" else b"ringmain\0save" in got
-    expect(saver, 0)
+    peers.expect(saver, 0)

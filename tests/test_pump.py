@@ -1,6 +1,5 @@
 """The pump by itself: whatever its two ends do, no byte is lost and it can be stopped."""
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -8,22 +7,18 @@ import os
 import pty
 import signal
 import socket
-import struct
-import termios
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
-from streams import connection, drain, fill, flood, pipe, read, run_pump, sending
+from pumping import loading, moved, running, saving
+from streams import connection, pipe, read, run_pump, sending
 
-from ringmain._low_water import LowWater
-from ringmain._pump import HAS_SPLICE, Pump, widen_pipe
-from ringmain._pump_loop import PumpLoop
-from ringmain._ring import Counters
+from ringmain._pump import HAS_SPLICE, widen_pipe
 from ringmain.errors import UsageError
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import Output
@@ -31,43 +26,7 @@ from ringmain.flow.descriptor import Output
 pytestmark = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splice")
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-PATHS = ["kernel", "block"]
 PAGE = 4096
-# What ends at once takes no longer than this, however busy the machine.
-AT_ONCE = 10.0
-# What a run says that ended only because its grace was over.
-OVERDUE = "stopped with bytes under way"
-
-
-@contextlib.contextmanager
-def running(pump: Pump) -> Iterator[threading.Thread]:
-    """Let a pump run on a thread; stop it at the end."""
-    thread = threading.Thread(target=run_pump, args=[pump], daemon=True)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        pump.stop()
-        thread.join(peers.TIMEOUT)
-        assert not thread.is_alive()
-
-
-def loading(ours: socket.socket, sink: Any, *, linger: float = 0.001, through: bool = False) -> Pump:
-    """Return a pump from a connection to a descriptor."""
-    return Pump(ours.fileno(), sink.fileno(), Counters(), LowWater(ours.fileno(), linger, 1 << 19), through=through)
-
-
-def saving(source: Any, ours: socket.socket, **options: Any) -> Pump:
-    """Return a pump from a descriptor to a connection."""
-    return Pump(source.fileno(), ours.fileno(), Counters(), **options)
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
-
-
-def moved(pump: Pump) -> tuple[int, int]:
-    return pump.counters.bytes_in, pump.counters.bytes_out
 
 
 @pytest.mark.parametrize("size", [PAGE, 1 << 20])
@@ -165,7 +124,7 @@ def test_a_reset_comes_after_the_bytes_before_it() -> None:
         pump = loading(ours, sink)
         with running(pump) as thread:
             peer.sendall(data)
-            peers.eventually(lambda: pump.paused and not unacknowledged(peer), "a full pipe")
+            peers.eventually(lambda: pump.paused and not peers.unacknowledged(peer), "a full pipe")
             peers.close_with_reset(peer)
             assert peers.sha256(read(source, len(data))) == peers.sha256(data)
             thread.join(peers.TIMEOUT)
@@ -198,73 +157,6 @@ def test_a_peer_that_resets_is_the_destinations_failure(tmp_path: Path, kind: st
             thread.join(peers.TIMEOUT)
         assert (pump.failed, pump.verdict) == ("destination", "reset")
         assert isinstance(pump.error, ConnectionResetError | BrokenPipeError)
-
-
-@pytest.mark.parametrize("state", ["unstarted", "idle", "blocked", "flooded"])
-def test_stop_ends_a_load_at_once(state: str) -> None:
-    with connection() as (peer, ours), pipe() as (source, sink), contextlib.ExitStack() as stack:
-        pump = loading(ours, sink, linger=60)  # a raised mark must not hold up the end
-        if state == "unstarted":
-            pump.stop("timed out")
-        with running(pump) as thread:
-            if state == "blocked":
-                fill(peer, lambda: pump.paused)
-            elif state == "flooded":
-                stack.callback(drain(source))
-                stack.callback(sink.close)  # the end that drain waits for
-                stack.callback(flood(peer))
-                peers.eventually(lambda: pump.counters.bytes_out > 10 << 20, "a flood")
-            started = time.monotonic()
-            pump.stop("timed out")
-            pump.stop("stopped")  # the first word counts
-            thread.join(peers.TIMEOUT)
-            assert time.monotonic() - started < AT_ONCE
-        assert (pump.verdict, pump.error, pump.failed) == ("timed out", None, None)
-        assert pump.counters.bytes_in == pump.counters.bytes_out
-
-
-@pytest.mark.parametrize("state", ["idle", "blocked", "flooded"])
-def test_stop_ends_a_save_at_once(state: str) -> None:
-    with connection() as (peer, ours), pipe() as (idle, _), open("/dev/zero", "rb") as zero:  # noqa: PTH123
-        pump = saving(idle, ours) if state == "idle" else saving(zero, ours, through=True)
-        wait = drain(peer) if state == "flooded" else None
-        with running(pump) as thread:
-            if state == "blocked":
-                peers.eventually(lambda: pump.paused, "a full connection")
-            elif state == "flooded":
-                peers.eventually(lambda: pump.counters.bytes_out > 10 << 20, "a flood")
-            started = time.monotonic()
-            pump.stop()
-            thread.join(peers.TIMEOUT)
-            assert time.monotonic() - started < AT_ONCE
-        assert (pump.verdict, pump.failed) == ("stopped", None)
-        ours.close()
-        if wait is not None:
-            wait()
-
-
-def test_a_pump_that_is_over_holds_no_descriptors(tmp_path: Path) -> None:
-    with connection() as (peer, ours), (tmp_path / "got").open("wb") as sink:
-        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-        pump = loading(ours, sink, through=True)
-        peer.close()
-        run_pump(pump)
-        pump.stop()
-        assert pump.verdict == "ended"
-        assert pump.fullness == 0
-        assert len(os.listdir("/proc/self/fd")) == before - 1  # noqa: PTH208
-
-
-def test_what_had_come_before_the_stop_is_moved() -> None:
-    with connection() as (peer, ours), pipe() as (source, sink):
-        peer.sendall(b"already here")
-        peers.eventually(lambda: not unacknowledged(peer), "the bytes")
-        pump = loading(ours, sink)
-        pump.stop()
-        run_pump(pump)
-        assert (pump.verdict, moved(pump)) == ("stopped", (12, 12))
-        assert pump.fullness == 0
-        assert read(source, 12) == b"already here"
 
 
 def test_signals_with_a_handler_interrupt_nothing() -> None:
@@ -431,141 +323,6 @@ def test_a_file_that_is_not_open_for_it_is_blamed(tmp_path: Path) -> None:
             assert pump.error.errno == errno.EBADF
 
 
-def test_a_pump_is_waited_for_however_often_its_task_is_cancelled(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
-
-    class Stubborn:
-        over: Callable[[], object]
-
-        def __init__(self, start: Callable[[Callable[[], None]], object]) -> None:
-            self.start = start
-
-        def add(self, _: Pump, over: Callable[[], object]) -> None:
-            self.over = over
-            self.start(self.run)
-
-        def run(self) -> None:
-            release.wait(peers.TIMEOUT)
-            self.over()
-
-    class Stoppable:
-        stopped = False
-
-        def stop(self) -> None:
-            self.stopped = True
-
-    async def main() -> None:
-        pump = Stoppable()
-        task = asyncio.ensure_future(kernel.Pumping().run(pump))  # type: ignore[arg-type]
-        for _ in range(3):
-            await asyncio.sleep(0)
-            task.cancel()
-        await asyncio.sleep(0.01)
-        assert pump.stopped
-        assert not task.done()
-        release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    monkeypatch.setattr(kernel, "PumpLoop", Stubborn)
-    run(main())
-
-
-@contextlib.contextmanager
-def both_ways(
-    threads_to_spare: int,
-) -> Iterator[tuple[socket.socket, socket.socket, Pump, Pump, list[threading.Thread]]]:
-    """Yield two peers, the pumps of both ways between them, and their threads."""
-    with connection() as (left, ours), connection() as (right, theirs):
-        there, back = loading(ours, theirs, through=True), loading(theirs, ours, through=True)
-        threads: list[threading.Thread] = []
-
-        def start(work: Callable[[], None]) -> None:
-            if len(threads) == threads_to_spare:
-                raise RuntimeError("can't start new thread")
-            threads.append(threading.Thread(target=work, daemon=True))
-            threads[-1].start()
-
-        pumps = PumpLoop(start)
-        pumps.add(there, lambda: theirs.shutdown(socket.SHUT_WR))
-        pumps.add(back, lambda: ours.shutdown(socket.SHUT_WR))
-        try:
-            yield left, right, there, back, threads
-        finally:
-            there.stop()
-            back.stop()
-            for thread in threads:
-                thread.join(peers.TIMEOUT)
-                assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("threads_to_spare", [1, 2])
-def test_two_floods_get_a_thread_each_if_there_is_one_and_each_ends_alone(threads_to_spare: int) -> None:
-    data = peers.payload(50_000_001)
-    with both_ways(threads_to_spare) as (left, right, there, back, threads):
-        rounds = 0
-        while rounds == 0 or (len(threads) < threads_to_spare and rounds < 50):
-            got: list[bytes] = []
-            with sending(left, data), sending(right, data[::-1]):
-                reader = threading.Thread(target=lambda: got.append(read(left, len(data))), daemon=True)  # noqa: B023
-                reader.start()
-                assert peers.sha256(read(right, len(data))) == peers.sha256(data)
-                reader.join(peers.TIMEOUT)
-            assert peers.sha256(got[0]) == peers.sha256(data[::-1])
-            rounds += 1
-        assert len(threads) == threads_to_spare
-        left.shutdown(socket.SHUT_WR)
-        assert right.recv(1) == b""
-        assert (there.verdict, back.verdict) == ("ended", None)
-        right.sendall(b"still")
-        assert read(left, 5) == b"still"
-        right.shutdown(socket.SHUT_WR)
-        assert left.recv(1) == b""
-        for thread in threads:
-            thread.join(peers.TIMEOUT)
-        size = rounds * len(data)
-        assert (back.verdict, moved(there), moved(back)) == ("ended", (size, size), (size + 5, size + 5))
-
-
-def test_questions_and_answers_share_a_thread() -> None:
-    with both_ways(2) as (left, right, there, back, threads):
-        for _ in range(1000):
-            left.sendall(bytes(1024))
-            right.sendall(read(right, 1024))
-            assert len(read(left, 1024)) == 1024
-        assert len(threads) == 1
-        # A pump counts what it has moved a moment after it arrived.
-        whole = (1_024_000, 1_024_000)
-        peers.eventually(lambda: moved(there) == moved(back) == whole, "every byte counted")
-
-
-@pytest.mark.parametrize("which", ["there", "back"])
-def test_a_way_that_stalls_or_is_stopped_does_not_hold_up_the_other(which: str) -> None:
-    data = peers.payload(3_000_001)
-    with both_ways(1) as (left, right, there, back, _):
-        stalled, sender, other, receiver = (
-            (there, left, right, left) if which == "there" else (back, right, left, right)
-        )
-        fill(sender, lambda: stalled.paused)
-        for _ in range(2):
-            with sending(other, data):
-                assert peers.sha256(read(receiver, len(data))) == peers.sha256(data)
-            stalled.stop()
-            peers.eventually(lambda: stalled.verdict == "stopped", "the end of the stalled way")
-
-
-def test_a_loop_of_pumps_can_be_used_again() -> None:
-    pumps = PumpLoop(lambda run: run())
-    for text in (b"once", b"twice"):
-        with connection() as (peer, ours), pipe() as (source, sink):
-            peer.sendall(text)
-            peer.shutdown(socket.SHUT_WR)
-            over: list[bool] = []
-            pumps.add(loading(ours, sink), lambda: over.append(True))  # noqa: B023
-            assert (read(source, len(text)), over) == (text, [True])
-    pumps.run()  # and without any there is nothing to do
-
-
 def test_what_stands_in_the_way_is_told_by_name(tmp_path: Path) -> None:
     main, side = pty.openpty()
     left, right = socket.socketpair()
@@ -589,34 +346,3 @@ def test_what_stands_in_the_way_is_told_by_name(tmp_path: Path) -> None:
             output.close()
     os.close(main)
     os.close(side)
-
-
-def test_a_pump_whose_end_is_told_to_someone_who_fails_leaves_a_loop_that_others_can_use(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    complaints: list[Any] = []
-    monkeypatch.setattr("sys.unraisablehook", lambda it: complaints.append(it.exc_type))
-    threads: list[threading.Thread] = []
-
-    def start(work: Callable[[], None]) -> None:
-        threads.append(threading.Thread(target=work, daemon=True))
-        threads[-1].start()
-
-    def fail() -> None:
-        raise LookupError
-
-    loop = PumpLoop(start)
-    for number in range(3):
-        with connection() as (peer, ours), pipe() as (source, sink):
-            over = threading.Event()
-            pump = saving(source, ours)
-            loop.add(pump, over.set if number == 2 else fail)
-            sink.write(b"some")
-            sink.close()
-            assert read(peer, 4) == b"some"
-            for thread in threads:
-                thread.join(peers.TIMEOUT)
-                assert not thread.is_alive()
-            assert pump.verdict == "ended"
-            assert over.is_set() == (number == 2)
-    assert complaints == [LookupError] * 2

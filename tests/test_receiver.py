@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from conftest import Certificates
 
+from ringmain._counters import Counters
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._receiver import Receiver
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 from ringmain._tls import Session
 from ringmain._tls_receiver import TlsReceiver
 from ringmain.net.link import Link

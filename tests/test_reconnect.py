@@ -11,26 +11,10 @@ from conftest import Certificates
 from losing import Losing, check_parts, check_records, numbered
 
 import ringmain
-from ringmain.flow import clients
-from ringmain.net import redial
 
 Run = Callable[[Any], Any]
 LOSSES = 20
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redial, "_LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(clients, "_GRACE", 0.2)
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def context(request: pytest.FixtureRequest, certificates: Certificates) -> ssl.SSLContext | None:
-    if not request.param:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
-    return context
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def parts_of(data: bytes, rng: random.Random) -> Iterator[bytes]:

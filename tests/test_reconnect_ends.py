@@ -16,6 +16,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
+from losing import listen_at
 from streams import server_at
 
 import ringmain
@@ -25,13 +26,6 @@ from ringmain.net import redial
 from ringmain.net.backoff import Backoff
 
 Run = Callable[[Any], Any]
-
-
-def listen_at(port: int) -> socket.socket:
-    """Listen, also where connections were before."""
-    listener = socket.create_server(("127.0.0.1", port))
-    listener.settimeout(peers.TIMEOUT)  # who never comes fails the test
-    return listener
 
 
 def lose(listener: socket.socket, size: int) -> bytes:

@@ -18,26 +18,10 @@ from streams import server_at
 
 import ringmain
 from ringmain import settings
-from ringmain.flow import clients
-from ringmain.net import redial
 
 Run = Callable[[Any], Any]
 LOSSES = 12
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redial, "_LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(clients, "_GRACE", 0.2)
-
-
-@pytest.fixture(params=[False, True], ids=["plain", "tls"])
-def context(request: pytest.FixtureRequest, certificates: Certificates) -> ssl.SSLContext | None:
-    if not request.param:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.server)
-    return context
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def relay_to(port: int, tls: ssl.SSLContext | None, certificates: Certificates, **options: Any) -> ringmain.Relayer:

@@ -13,7 +13,7 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-from losing import drained
+from losing import drained, listen_at
 from streams import server_at
 
 import ringmain
@@ -28,13 +28,6 @@ FLAGS = ("--one-way", "--reconnect")
 
 def url_of(listener: socket.socket) -> str:
     return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def listen_at(port: int) -> socket.socket:
-    """Listen, also where connections were before."""
-    listener = socket.create_server(("127.0.0.1", port))
-    listener.settimeout(peers.TIMEOUT)
-    return listener
 
 
 def take(sock: socket.socket, data: bytearray | None = None) -> tuple[bytes, bool]:
@@ -105,14 +98,6 @@ def test_a_dialled_source_is_dialled_again_and_each_of_its_connections_gets_one(
     assert [is_reset for _, is_reset in got] == broken
 
 
-def unsent(sock: socket.socket) -> int:
-    import fcntl
-    import struct
-    import termios
-
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-
-
 def test_what_a_lost_source_has_sent_reaches_a_destination_that_is_away_meanwhile(bench: peers.Bench) -> None:
     data = peers.payload(3_000_000)
     port = peers.free_port()
@@ -127,7 +112,7 @@ def test_what_a_lost_source_has_sent_reaches_a_destination_that_is_away_meanwhil
         got = sock.recv(100_000, socket.MSG_WAITALL) + drained(sock)
         peers.close_with_reset(sock)
         relay.says("connecting again")
-        peers.eventually(lambda: unsent(client) == 0)
+        peers.eventually(lambda: peers.unacknowledged(client) == 0)
         peers.close_with_reset(client)
     with listen_at(port) as listener:
         rest, is_reset = take(listener.accept()[0])
@@ -181,7 +166,7 @@ def test_a_signal_while_it_waits_resets_the_source_and_tells_what_may_be_lost(be
         lose_one(relay, port, listener, client)
         client.sendall(b"for nobody")
         relay.says(f"waiting for 127.0.0.1:{port} (")
-        peers.eventually(lambda: unsent(client) == 0)
+        peers.eventually(lambda: peers.unacknowledged(client) == 0)
         relay.signal(signal.SIGTERM)
         assert peers.ends_in_reset(client)
     assert relay.wait() == 143
@@ -317,7 +302,7 @@ def test_a_unix_source_and_destination_go_on_too(bench: peers.Bench, tmp_path: P
             client.sendall(b"".join(records[:500]))
             with listener.accept()[0] as sock:
                 sock.settimeout(peers.TIMEOUT)
-                peers.eventually(lambda: unsent(client) == 0)
+                peers.eventually(lambda: peers.unacknowledged(client) == 0)
                 sock.recv(5)
             client.sendall(b"".join(records[500:]))
             client.shutdown(socket.SHUT_WR)

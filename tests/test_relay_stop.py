@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import fcntl
 import signal
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -147,10 +144,6 @@ def test_a_relay_can_be_cancelled_at_each_turn_of_the_loop(run: Run) -> None:
         run(main(there))
 
 
-def unacknowledged(sock: socket.socket) -> int:
-    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-
-
 @pytest.mark.parametrize("path", [*PATHS, "tls"])
 @pytest.mark.parametrize("goes_on", [False, True], ids=["", "and the client goes on"])
 def test_what_was_acknowledged_when_a_signal_came_arrives_and_then_a_reset(
@@ -174,7 +167,7 @@ def test_what_was_acknowledged_when_a_signal_came_arrives_and_then_a_reset(
                 while True:
                     begin = sent % len(data)
                     sent += client.send(data[begin : begin + 65536])
-            acknowledged = sent - unacknowledged(client)  # of a TLS stream a little more than that
+            acknowledged = sent - peers.unacknowledged(client)  # of a TLS stream a little more than that
             relay.signal(signal.SIGTERM)
             end = flood(client) if goes_on and path != "tls" else lambda: None
             got = bytearray()
@@ -209,7 +202,7 @@ def test_what_goes_to_a_tls_client_when_a_signal_comes_arrives_and_then_a_reset(
                 while True:
                     begin = sent % len(data)
                     sent += server.send(data[begin : begin + 65536])
-            acknowledged = sent - unacknowledged(server)
+            acknowledged = sent - peers.unacknowledged(server)
             relay.signal(signal.SIGTERM)
             got = bytearray()
             with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):

@@ -10,6 +10,7 @@ from pathlib import Path
 import peers
 import pytest
 import soak
+from soaking import Broken, Feed, Heard, record
 
 SOAK = [sys.executable, str(Path(__file__).with_name("soak.py")), "--seed", "7", "--minutes"]
 
@@ -42,26 +43,31 @@ def test_a_program_that_dies_fails_it(bench: peers.Bench) -> None:
 
 
 def test_what_is_missing_wrong_or_twice_is_found() -> None:
-    heard = soak.Heard("a", once=True)
+    heard = Heard("a", once=True)
     for number in range(3):
-        heard.take(soak.record("a", number))
-    for line in (soak.record("a", 4), soak.record("a", 2), soak.record("b", 3), soak.record("a", 3)[:-2] + b"\n"):
-        with pytest.raises(soak.Broken):
+        heard.take(record("a", number))
+    for line in (
+        record("a", 4),
+        record("a", 2),
+        record("b", 3),
+        record("a", 3)[:-2] + b"\n",
+    ):
+        with pytest.raises(Broken):
             heard.take(line)
-    again = soak.Heard("a", once=False)
-    again.take(soak.record("a", 0))
-    again.take(soak.record("a", 0))
+    again = Heard("a", once=False)
+    again.take(record("a", 0))
+    again.take(record("a", 0))
     assert (again.count, again.twice) == (1, 1)
 
 
 def test_records_that_have_not_come_are_found() -> None:
-    feed, heard, sent = soak.Feed("a"), soak.Heard("a", once=True), []
+    feed, heard, sent = Feed("a"), Heard("a", once=True), []
     feed.send(sent.append, lambda: len(sent) == 1)
     for line in sent[0].splitlines(keepends=True)[:-1]:
         heard.take(line)
-    with pytest.raises(soak.Broken, match="40 records were sent, 39 came"):
+    with pytest.raises(Broken, match="40 records were sent, 39 came"):
         feed.check(heard)
-    heard.take(soak.record("a", 39))
+    heard.take(record("a", 39))
     feed.check(heard)
 
 

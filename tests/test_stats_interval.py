@@ -1,7 +1,6 @@
 """`--stats-interval`: rows of totals between those of the connections, which stay as they are."""
 
 import contextlib
-import json
 import signal
 import socket
 import subprocess
@@ -15,12 +14,8 @@ from streams import server_at
 OFTEN = ["--stats-interval", "50ms"]
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def totals(path: Path) -> list[dict[str, Any]]:
-    return [row for row in rows(path) if row.get("event") == "totals"]
+    return [row for row in peers.rows_in(path) if row.get("event") == "totals"]
 
 
 def last(path: Path, **figures: Any) -> bool:
@@ -55,7 +50,7 @@ def test_totals_tell_of_all_who_were_and_are_there(bench: peers.Bench, tmp_path:
         peers.eventually(lambda: last(stats, connections=1, accepted=3, peak=2, bytes=12), "a row of the next one")
         loader.signal(signal.SIGTERM)
         assert loader.wait() == 143
-    found = rows(stats)
+    found = peers.rows_in(stats)
     final, connections = found[-1], [row for row in found if "event" not in row]
     assert final["event"] == "totals"
     assert final["refused"] > 0
@@ -146,7 +141,7 @@ def test_a_relay_has_totals_of_both_sides(bench: peers.Bench, tmp_path: Path, on
         peers.eventually(lambda: last(stats, connections=0, accepted=2, peak=2), "a row of those who have left")
     relay.signal(signal.SIGTERM)
     assert relay.wait() == 143
-    found = rows(stats)
+    found = peers.rows_in(stats)
     final, passages = found[-1], [row for row in found if "event" not in row]
     assert (final["event"], final["connections"], final["accepted"], final["peak"]) == ("totals", 0, 2, 2)
     for side, size in (("source", 8), ("destination", 16)):
@@ -168,7 +163,7 @@ def test_a_relay_from_or_to_a_file_has_the_totals_of_save_and_load(bench: peers.
     assert bench.ringmain("relay", "--stats-file", stats, *OFTEN, tmp_path / "got", f"127.0.0.1:{port}").wait() == 0
     assert there.wait() == 0
     assert [(row["accepted"], row["bytes"]) for row in totals(stats)[-1:]] == [(1, 4)]
-    assert len([row for row in rows(stats) if "event" not in row]) == 2
+    assert len([row for row in peers.rows_in(stats) if "event" not in row]) == 2
 
 
 def test_a_run_that_is_shorter_than_the_interval_has_totals_at_its_end(bench: peers.Bench, tmp_path: Path) -> None:
@@ -176,7 +171,7 @@ def test_a_run_that_is_shorter_than_the_interval_has_totals_at_its_end(bench: pe
     loader, port = bench.listening("load", "-o", "--stats-file", stats, "--stats-interval", "1h")
     peers.send_in_thread(port, b"1234").join()
     assert loader.wait() == 0
-    assert [row.get("event") for row in rows(stats)] == [None, "totals"]
+    assert [row.get("event") for row in peers.rows_in(stats)] == [None, "totals"]
     assert last(stats, connections=0, accepted=1, peak=1, bytes=4)
 
 

@@ -1,7 +1,6 @@
 """When, where and why: what every row of a stats file tells, also of a connection that never began."""
 
 import datetime
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,6 @@ from typing import Any
 import peers
 import pytest
 from conftest import Certificates
-
-
-def rows_in(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def check_times(row: dict[str, Any], since: datetime.datetime) -> None:
@@ -29,14 +24,14 @@ def test_a_row_tells_when_where_and_why(bench: peers.Bench, tmp_path: Path) -> N
     loader, port = bench.listening("load", "--stats-file", stats, "--stats-interval", "1h")
     with peers.connect(port) as sock:
         sock.sendall(b"x" * 5000)
-    peers.eventually(lambda: len(rows_in(stats)) == 1)
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 1)
     with peers.connect(port) as sock:
         sock.sendall(b"x" * 5000)
         peers.close_with_reset(sock)
-    peers.eventually(lambda: len(rows_in(stats)) == 2)
+    peers.eventually(lambda: len(peers.rows_in(stats)) == 2)
     loader.signal(15)
     assert loader.wait() == 143
-    proper, broken, totals = rows_in(stats)
+    proper, broken, totals = peers.rows_in(stats)
     for row in (proper, broken, totals):
         check_times(row, since)
     assert proper["endpoint"] == broken["endpoint"] == f"tcp://127.0.0.1:{port}"  # not the port 0 that was asked for
@@ -56,7 +51,7 @@ def test_a_client_whose_handshake_fails_has_a_row(
     with peers.connect(port) as sock:
         name = "{}:{}".format(*sock.getsockname())
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        (row,) = peers.eventually(lambda: rows_in(stats))
+        (row,) = peers.eventually(lambda: peers.rows_in(stats))
     check_times(row, since)
     assert (row["peer"], row["verdict"], row["bytes"], row["tls"]) == (name, "handshake failed", 0, None)
     assert row["endpoint"] == f"tcp://127.0.0.1:{port}"
@@ -64,7 +59,7 @@ def test_a_client_whose_handshake_fails_has_a_row(
     with peers.connect_tls(port, certificates.ca) as sock:  # whose row has the same fields
         if verb == "load":
             sock.unwrap()
-            assert peers.eventually(lambda: rows_in(stats)[1:])[0].keys() == row.keys()
+            assert peers.eventually(lambda: peers.rows_in(stats)[1:])[0].keys() == row.keys()
 
 
 def test_one_of_several_processes_tells_of_a_failed_handshake_too(
@@ -75,7 +70,7 @@ def test_one_of_several_processes_tells_of_a_failed_handshake_too(
     _, port = bench.listening("load", *options, "--certfile", certificates.server, "--stats-file", stats)
     with peers.connect(port) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        (row,) = peers.eventually(lambda: rows_in(stats))
+        (row,) = peers.eventually(lambda: peers.rows_in(stats))
     assert row["verdict"] == "handshake failed"
     assert row["endpoint"] == f"tcp://127.0.0.1:{port}"
 
@@ -88,7 +83,7 @@ def test_each_side_of_a_relay_has_its_endpoint_and_a_client_without_a_header_its
     relay, port = bench.relaying(f"tcp://127.0.0.1:{there}", "--accept-proxy", "--stats-file", stats)
     with peers.connect(port) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        (row,) = peers.eventually(lambda: rows_in(stats))
+        (row,) = peers.eventually(lambda: peers.rows_in(stats))
     assert (row["verdict"], row["source"]["endpoint"]) == ("handshake failed", f"tcp://127.0.0.1:{port}")
     assert f"ringmain: {row['error']}\n" in relay.stderr
     assert "destination" not in row
@@ -96,7 +91,7 @@ def test_each_side_of_a_relay_has_its_endpoint_and_a_client_without_a_header_its
         sock.sendall(b"PROXY UNKNOWN\r\nx")
         sock.shutdown(1)
         assert sock.recv(1) == b""
-    row = peers.eventually(lambda: rows_in(stats)[1:])[0]
+    row = peers.eventually(lambda: peers.rows_in(stats)[1:])[0]
     assert row["error"] is None
     assert [row[side]["endpoint"] for side in ("source", "destination")] == [
         f"tcp://127.0.0.1:{port}",
@@ -112,7 +107,7 @@ def test_a_server_that_is_not_trusted_has_a_row(bench: peers.Bench, certificates
     url = f"tcps://127.0.0.1:{port}"
     saver = bench.ringmain("save", "--cafile", certificates.stranger_ca, "--stats-file", stats, url)
     assert saver.wait() == 60
-    (row,) = rows_in(stats)
+    (row,) = peers.rows_in(stats)
     check_times(row, since)
     assert (row["endpoint"], row["peer"], row["verdict"]) == (url, f"127.0.0.1:{port}", "handshake failed")
     assert saver.stderr.endswith(f"ringmain: {row['error']}\n")
@@ -124,7 +119,7 @@ def test_a_server_that_says_nothing_of_tls_has_a_row(bench: peers.Bench, tmp_pat
     options = ["--insecure", "--handshake-timeout", "200ms", "--stats-file", stats]
     saver = bench.ringmain("save", *options, f"tcps://127.0.0.1:{port}")
     assert saver.wait() == 28
-    (row,) = rows_in(stats)
+    (row,) = peers.rows_in(stats)
     assert (row["peer"], row["verdict"]) == (f"127.0.0.1:{port}", "handshake failed")
     assert saver.stderr.endswith(f"ringmain: {row['error']}\n")
 
@@ -138,5 +133,5 @@ def test_a_connection_that_fails_late_has_one_row(
     url = f"tcps://127.0.0.1:{port}"  # of TLS 1.3: the server rejects us after our handshake
     saver = bench.ringmain("save", "--cafile", certificates.ca, "--stats-file", stats, "-I", bench.file(b"x"), url)
     assert saver.wait() in (35, 55, 60)
-    (row,) = rows_in(stats)
+    (row,) = peers.rows_in(stats)
     assert row["error"] is not None

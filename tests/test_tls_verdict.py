@@ -162,7 +162,7 @@ def test_any_answer_is_a_verdict_and_the_peer_may_stay(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     """Were any of them waited for until the time is over, this would fail: it never is."""
-    monkeypatch.setattr("ringmain.net.link._VERDICT", 1e6)
+    monkeypatch.setattr("ringmain.net.heard._VERDICT", 1e6)
     left = threading.Event()
 
     def serve(sock: ssl.SSLSocket) -> None:
@@ -192,7 +192,7 @@ def test_any_answer_is_a_verdict_and_the_peer_may_stay(
 def test_a_peer_that_says_nothing_is_not_waited_for_for_ever_nor_counts_as_idle(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ringmain.net.link._VERDICT", 1.0)
+    monkeypatch.setattr("ringmain.net.heard._VERDICT", 1.0)
     left = threading.Event()
 
     def serve(sock: ssl.SSLSocket) -> None:

@@ -5,7 +5,6 @@ is there already: the package under test, for both commits.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import peers
 import pytest
 from feeding import library
+from hosted import Repository
 
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / ".github" / "workflows" / "gate.yml"
@@ -22,8 +22,6 @@ if not WORKFLOW.exists() or not (ROOT / "ext").exists():
     pytest.skip("the workflow and the sources are not beside these tests", allow_module_level=True)
 yaml = library("yaml")
 
-BASE_SHA = "${{ github.event.pull_request.base.sha }}"
-ME = {f"GIT_{who}_{what}": "me@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 SMALL = {
     "OPERATIONS": "hand_out_a_block_and_take_it_back",
     "RINGMAIN_BENCH_TIME": "20ms",
@@ -37,17 +35,13 @@ def job(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(WORKFLOW.read_text())["jobs"][name])
 
 
-class Project:
+class Project(Repository):
     """The sources in a repository with one commit, which is the base commit too."""
 
     def __init__(self, folder: Path) -> None:
-        self.root, self.temp = folder / "project", folder / "temp"
-        self.temp.mkdir()
         ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "*.so", "*.egg-info", "tests", "examples")
-        shutil.copytree(ROOT, self.root, ignore=ignored)
-        self.environment = {**os.environ, **ME, "RUNNER_TEMP": str(self.temp)}
-        self.run("git init --quiet . && git add --all && git commit --quiet --message=base")
-        self.base = self.run("git rev-parse HEAD").strip()
+        shutil.copytree(ROOT, folder / "project", ignore=ignored)
+        super().__init__(folder / "project", folder / "temp")
         self.install(self.root)
 
     def install(self, where: Path) -> None:
@@ -61,29 +55,11 @@ class Project:
         for name in ("made", "installed", "benching"):
             (programs.parent / name).touch()
 
-    def run(self, command: str, **environment: str) -> str:
-        done = subprocess.run(
-            ["bash", "-e", "-c", command],
-            cwd=self.root,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=8 * peers.TIMEOUT,
-        )
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout)
-        return done.stdout
-
     def run_job(self, name: str) -> str:
         """Run the steps of a job; return what they print."""
         it, printed = job(name), []
-        for step in it["steps"]:
-            if "uses" in step:
-                continue
-            environment = {name: value.replace(BASE_SHA, self.base) for name, value in step.get("env", {}).items()}
-            assert "${{" not in "".join([step["run"], *environment.values()])
-            printed.append(self.run(step["run"], **{**it.get("env", {}), **SMALL, **environment}))
+        for _, text in self.run_steps(it["steps"], **{**it.get("env", {}), **SMALL}):
+            printed.append(text)
             if (self.temp / "base").exists() and not (self.temp / "base" / ".venv").exists():
                 self.install(self.temp / "base")
         return "".join(printed)

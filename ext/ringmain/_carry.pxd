@@ -1,8 +1,9 @@
 # cython: language_level=3
 # Fields of what one stream has begun of a record; _carry.pyx tells what they promise.
 
+from ringmain._counters cimport Counters
 from ringmain._cutter cimport Cutter
-from ringmain._ring cimport Claim, Counters
+from ringmain._ring cimport Claim
 
 
 cdef class Carry:

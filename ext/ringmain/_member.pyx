@@ -11,9 +11,10 @@ import os
 from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno as c_errno
 
 from ringmain._carry cimport Carry
+from ringmain._counters cimport Counters
 from ringmain._cutter cimport Cutter
 from ringmain._libssl cimport SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
-from ringmain._ring cimport Block, Counters
+from ringmain._ring cimport Block
 from ringmain._tls cimport Session
 
 cdef extern from "<sys/socket.h>" nogil:

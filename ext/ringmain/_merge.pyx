@@ -22,6 +22,7 @@ from libc.stdint cimport uint32_t
 from posix.unistd cimport close
 
 from ringmain._clock cimport monotonic
+from ringmain._counters cimport Counters
 from ringmain._cutter cimport Cutter
 from ringmain._epoll cimport (
     EPOLL_CLOEXEC,
@@ -36,7 +37,7 @@ from ringmain._epoll cimport (
     epoll_wait,
 )
 from ringmain._member cimport Member
-from ringmain._ring cimport Counters, Ring
+from ringmain._ring cimport Ring
 from ringmain._runs cimport Runs
 from ringmain._sorter cimport STALLED, Sorter
 

@@ -1,8 +1,8 @@
 # cython: language_level=3
 # Fields of a pump; _pump.pyx tells what they promise.
 
+from ringmain._counters cimport Counters
 from ringmain._low_water cimport LowWater
-from ringmain._ring cimport Counters
 
 cdef enum:
     CHUNK = 1 << 20     # what one call moves at most

@@ -21,8 +21,8 @@ from libc.errno cimport errno as c_errno
 from posix.unistd cimport close, write
 
 from ringmain._clock cimport monotonic
+from ringmain._counters cimport Counters
 from ringmain._low_water cimport LowWater
-from ringmain._ring cimport Counters
 from ringmain._splice cimport (
     FIONREAD, MSG_DONTWAIT, POLLIN, POLLOUT, RINGMAIN_HAS_SPLICE, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, ioctl, off_t, recv,
     sendfile, splice,

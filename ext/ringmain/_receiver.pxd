@@ -1,8 +1,9 @@
 # cython: language_level=3
 # Fields of a receiver: what every way of receiving (plain here, TLS in _tls_receiver) shares.
 
+from ringmain._counters cimport Counters
 from ringmain._linger cimport Linger
-from ringmain._ring cimport Block, Claim, Counters, Ring
+from ringmain._ring cimport Block, Claim, Ring
 
 
 cdef class Receiver:

@@ -12,8 +12,9 @@ Invariants:
 """
 
 from ringmain._clock cimport monotonic
+from ringmain._counters cimport Counters
 from ringmain._linger cimport Linger
-from ringmain._ring cimport CLAIMED, MALFORMED, TOO_LONG, Claim, Counters, Ring
+from ringmain._ring cimport CLAIMED, MALFORMED, TOO_LONG, Claim, Ring
 
 
 cdef class Receiver:

@@ -1,5 +1,5 @@
 # cython: language_level=3
-# Fields of the ring and of a stream's counters; _ring.pyx tells what they promise.
+# Fields of the ring; _ring.pyx tells what they promise.
 
 from cpython.object cimport PyObject
 
@@ -13,14 +13,6 @@ cdef enum Claim:
     NO_BLOCK                # every block is filled or lent: pause, on_release tells when to try again
     TOO_LONG                # a record has outgrown max_record, or says that it will
     MALFORMED               # what comes next is no record
-
-
-cdef class Counters:
-    cdef public long long bytes_in, reads, bytes_out, writes, blocks, stalls
-    cdef public long long skipped_records, skipped_bytes    # of records that outgrew max_record
-    cdef public long long dropped_bytes     # of a last record without an end, where streams are merged
-    cdef public double stalled_seconds
-    cdef public double started, ended       # seconds on the monotonic clock, 0 until it happened
 
 
 cdef class Ring(BlockPool):

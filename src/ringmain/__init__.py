@@ -31,9 +31,10 @@ from ringmain.errors import (
 )
 
 if TYPE_CHECKING:
-    from ringmain._ring import Counters
-    from ringmain.connection import Connection, connect
+    from ringmain._counters import Counters
+    from ringmain.connection import Connection
     from ringmain.destinations import relay, save
+    from ringmain.dialled import connect
     from ringmain.endpoint import Endpoint, LogEndpoint
     from ringmain.engines.nats_loader import LogLoader
     from ringmain.engines.nats_relay import LogRelayer
@@ -57,7 +58,7 @@ _ROOMS = {
     "BlockingSaver": "plain",
     "Connection": "connection",
     "ConnectionOptions": "settings",
-    "Counters": "_ring",
+    "Counters": "_counters",
     "Endpoint": "endpoint",
     "Loader": "loader",
     "LogEndpoint": "endpoint",
@@ -74,7 +75,7 @@ _ROOMS = {
     "Stream": "stream",
     "TlsSettings": "settings",
     "Writer": "file",
-    "connect": "connection",
+    "connect": "dialled",
     "load": "sources",
     "nics": "interfaces",
     "open": "file",

@@ -1,6 +1,6 @@
 from typing_extensions import disjoint_base
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 
 @disjoint_base
 class Carry:

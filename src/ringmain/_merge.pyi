@@ -2,9 +2,10 @@ import asyncio
 
 from typing_extensions import disjoint_base
 
+from ringmain._counters import Counters
 from ringmain._cutter import Cutter
 from ringmain._member import Member, _Link
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 from ringmain._sorter import Sorter
 
 @disjoint_base

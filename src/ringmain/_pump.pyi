@@ -2,8 +2,8 @@ from typing import Final
 
 from typing_extensions import disjoint_base
 
+from ringmain._counters import Counters
 from ringmain._low_water import LowWater
-from ringmain._ring import Counters
 
 HAS_SPLICE: Final[bool]
 PIPE_SIZE: Final[int]

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from typing_extensions import disjoint_base
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain._tls import Session
 
 class _Link(Protocol):  # ringmain.net.link.Link

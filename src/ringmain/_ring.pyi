@@ -1,25 +1,7 @@
 from typing import Self, final
 
-from typing_extensions import disjoint_base
-
 from ringmain._blocks import BlockPool
 from ringmain._cutter import Cutter
-
-@disjoint_base
-class Counters:
-    bytes_in: int
-    reads: int
-    bytes_out: int
-    writes: int
-    blocks: int
-    stalls: int
-    skipped_records: int
-    skipped_bytes: int
-    dropped_bytes: int
-    stalled_seconds: float
-    started: float
-    ended: float
-    def __init__(self) -> None: ...
 
 @final
 class Ring(BlockPool):

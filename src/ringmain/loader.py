@@ -7,7 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import Self
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import RingmainError, UsageError

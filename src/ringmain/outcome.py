@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.errors import RingmainError, TimedOutError, TlsError, TruncatedError, UntrustedError
 
 

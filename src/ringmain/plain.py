@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.outcome import Outcome, RelayOutcome
 from ringmain.settings import Settings
@@ -12,7 +12,32 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class BlockingSaver(Protocol):
+class BlockingListener(Protocol):
+    """What savers and relayers have in common that may listen."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses listened at, those of a relay's source first; empty where nothing is listened at."""
+
+    @property
+    def port(self) -> int:
+        """The port listened at, the source's where both ends of a relay listen."""
+
+    @property
+    def refused(self) -> int:
+        """How many clients were turned away."""
+
+    def reload_certificates(self) -> None:
+        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
+
+    def stop(self) -> bool:
+        """Serve no other client, and end a relay's `serve`; for other threads and handlers of signals too.
+
+        False when there is no connection.
+        """
+
+
+class BlockingSaver(BlockingListener, Protocol):
     """A saver in a plain `with`: the same, without `await`."""
 
     endpoint: Endpoint
@@ -20,18 +45,6 @@ class BlockingSaver(Protocol):
     listening: bool
     listen_once: bool
     on_end: Callable[[Outcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at; empty when dialled."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
 
     @property
     def connections(self) -> int:
@@ -65,12 +78,6 @@ class BlockingSaver(Protocol):
     def break_off(self, *, at_once: bool = False) -> None:
         """Reset the peer, if there is one, once it has all that was written, or `at_once`."""
 
-    def reload_certificates(self) -> None:
-        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
-
-    def stop(self) -> bool:
-        """Serve no other client. False when there is no connection."""
-
     def close(self) -> None:
         """End the connection properly, as leaving the `with` by its end does."""
 
@@ -78,22 +85,10 @@ class BlockingSaver(Protocol):
         """Reset all peers, as leaving the `with` by an exception does."""
 
 
-class BlockingRelayer(Protocol):
+class BlockingRelayer(BlockingListener, Protocol):
     """A relayer in a plain `with`: the same, without `await`."""
 
     on_end: Callable[[RelayOutcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at, those of the source first."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at, the source's where both ends listen."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
 
     @property
     def counters(self) -> list[Counters]:
@@ -113,12 +108,6 @@ class BlockingRelayer(Protocol):
 
     def serve(self, path: str = "auto") -> None:
         """Relay for one client after another, or many at once, until none is to come. path: auto, kernel, block."""
-
-    def reload_certificates(self) -> None:
-        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
-
-    def stop(self) -> bool:
-        """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""
 
     def close(self) -> None:
         """Reset both peers of each present connection and listen no more, as leaving the `with` does."""

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal, Unpack, cast
 
+from ringmain._counters import Counters
 from ringmain._cutter import Cutter
-from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import ReceiveError, RingmainError, UsageError, reason

@@ -5,8 +5,8 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
 
+from ringmain._counters import Counters
 from ringmain._cutter import Cutter
-from ringmain._ring import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, as_url
 from ringmain.errors import SendError, UsageError

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, Self, TypeVar
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain.errors import RingmainError
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.records import Records

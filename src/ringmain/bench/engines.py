@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from ringmain._counters import Counters
 from ringmain._pump import Pump
-from ringmain._ring import Counters, Ring
+from ringmain._ring import Ring
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan
 from ringmain.flow.blocks import Flow

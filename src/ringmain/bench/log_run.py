@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.bench.engines import Budget
 from ringmain.bench.plan import Plan
 from ringmain.bench.replay_result import Figures

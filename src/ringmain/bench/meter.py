@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.bench.tcp_info import TcpInfo, of_sender, read_congestion, read_sender, tcp_info
 
 # How much before its time a timer may fire.

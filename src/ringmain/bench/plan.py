@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
 
 # What either end takes on for the other, whoever that is.
@@ -123,6 +124,15 @@ class Plan:
         if not known or not all(isinstance(message[name], bool) for name in ("apart", "processes", "reverse")):
             raise UsageError("plan", "not understood", "use the same version of ringmain at both ends")
         return cls(**message)
+
+
+def measured_at(text: str, default_port: str = "") -> Endpoint:
+    """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
+    endpoint = Endpoint.parse(text, default_port)
+    if endpoint.path or endpoint.handed_over:
+        why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
+        raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")
+    return endpoint
 
 
 def _words(value: float) -> str:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import Meter
 from ringmain.bench.plan import Plan

@@ -3,7 +3,7 @@
 import socket
 from typing import Any
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.bench.meter import Meter
 from ringmain.bench.result import about, connected_of, described, interval_of, span, tls_of, work_of
 from ringmain.bench.rounds import figures_from

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.bench import engines, reference
 from ringmain.bench.meter import Meter, joined, joined_interval
 from ringmain.bench.plan import MAX_MESSAGE, Plan

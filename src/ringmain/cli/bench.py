@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.bench.plan import MAX_PARALLEL, Plan
+from ringmain.bench.plan import MAX_PARALLEL, Plan, measured_at
 from ringmain.cli.bench_gate import BASELINES, OTHERS, ROUND_SECONDS, gate, gate_of
 from ringmain.cli.bench_log import MESSAGE_SIZE, OF_LOG, SHARED, SIZE, log_options, run_bench_log
 from ringmain.cli.bench_output import JsonCommand, Teller
@@ -159,7 +159,8 @@ def run_bench(
     from ringmain.bench.files import try_to_write, write
     from ringmain.bench.page import page
     from ringmain.bench.run import Run
-    from ringmain.cli.session import Session, measured_at, uses_tls
+    from ringmain.cli.session import Session
+    from ringmain.cli.tls import uses_tls
     from ringmain.settings import Settings
 
     plan = _plan(options, ROUND_SECONDS if gate.wanted else _LOOPBACK_SECONDS if endpoint is None else Plan.seconds)
@@ -207,7 +208,8 @@ def _plan(options: dict[str, Any], seconds: float | None) -> Plan:
 def run_server(endpoint: str, *, listen_once: bool, **options: Any) -> int:
     """Run `ringmain bench --server`; return the exit code."""
     from ringmain.bench.server import Server
-    from ringmain.cli.session import Session, measured_at, uses_tls
+    from ringmain.cli.session import Session
+    from ringmain.cli.tls import uses_tls
     from ringmain.settings import Settings
 
     session = Session(options)

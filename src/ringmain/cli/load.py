@@ -15,7 +15,7 @@ from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD,
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
@@ -140,8 +140,9 @@ def run_load(
     from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.outputs import Commands, Files, Template, reopen
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.session import Session
     from ringmain.cli.summary import Blame
+    from ringmain.cli.tls import uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
@@ -196,7 +197,7 @@ def load_into(
     """Write what all connections bring to one output, until that ends; return the exit code."""
     import asyncio
 
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.cli.summary import Blame
     from ringmain.flow import copying
 
@@ -241,7 +242,7 @@ def _load_apart(
     tls: bool,
 ) -> int:
     """Run a load of each connection to a place of its own."""
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.flow.apart import each_by_itself
 
     async def work() -> None:
@@ -268,10 +269,10 @@ def _run(
 
     def on_end(outcome: Outcome) -> None:
         row = figures(outcome, loader.refused, exits.pop(outcome.counters, None))
-        session.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, loader.served)
+        session.account.record(row, outcome.counters.bytes_in, outcome.counters.bytes_out, outcome, loader.served)
 
     def look() -> tuple[int, int, float]:
-        bytes_in, bytes_out = session.moved(loader.counters if loader.served else None)
+        bytes_in, bytes_out = session.account.moved(loader.counters if loader.served else None)
         return bytes_in, bytes_out + written.bytes_out, loader.fullness
 
     def present() -> Present:
@@ -289,7 +290,7 @@ def _run(
 
     loader.on_end = on_end
     if isinstance(loader, ringmain.Loader):
-        session.record_failures(loader)
+        session.account.record_failures(loader)
     else:
         blame = None  # of a log nobody counts what waits
     return session.run(work, loader.stop, look, line, present, signals, renewal, blame=lambda: blame)

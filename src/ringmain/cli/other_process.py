@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,12 @@ class Process:
             os.close(pidfd)
         return self._process.wait()
 
+    def end_of(self, code: int) -> str:
+        """Return in words what that exit code says of it."""
+        if self.error is not None:
+            return f"cannot begin: {self.error}"
+        return f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with code {code}"
+
     def take(self, number: int, link: Link, gate: Gate) -> None:
         """Hand a client over."""
         guest = _Guest(number, self.channel)
@@ -139,6 +146,13 @@ class Process:
         elif "error" in message:
             self.error = RingmainError(message["error"])
             self.error.exit_code = message["exit_code"]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _start(channel: int, memory: int) -> "subprocess.Popen[bytes]":

@@ -17,7 +17,7 @@ from ringmain.net.listeners import addresses_of
 from ringmain.waiting import let_go, unless
 
 if TYPE_CHECKING:
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.flow.inflow import Inflow
 
 log = logging.getLogger("ringmain")

@@ -22,10 +22,11 @@ from ringmain.cli.metrics import KINDS, Told, summed, told_of_clients, told_of_f
 from ringmain.cli.other_process import Process
 from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
-from ringmain.cli.session import Session, uses_tls
+from ringmain.cli.session import Session
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import failed_handshake
 from ringmain.cli.summary import Blame
+from ringmain.cli.tls import uses_tls
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
@@ -132,7 +133,7 @@ class Processes:
 
     def record(self, row: dict[str, Any]) -> None:
         """Write the row of a connection."""
-        self._session.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
+        self._session.account.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
 
     def _record_failed(self, peer: str, seconds: float, error: Exception) -> None:
         """Write the row of a client that never got as far as one of the processes."""
@@ -277,9 +278,7 @@ class Processes:
             raise OutputError(f"write to {self._opened[number]}", why, "start again")
 
     def _warn(self, worker: Process, code: int) -> None:
-        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with code {code}"
-        if worker.error is not None:
-            how = f"cannot begin: {worker.error}"
+        how = worker.end_of(code)
         log.warning("process %d %s; lost with it: %d connections", worker.number, how, len(worker.guests))
 
     def _stop(self) -> bool:
@@ -331,7 +330,7 @@ def _check(what: str, template: Template, output: str, session: Session, count: 
     if not template.parts:
         why = "what several processes write to one place would mix their records"
         raise UsageError(f"{what} with {option} {output}", why, f"give {option} a FILE with {{process}} in its name")
-    if session.interval is not None:
+    if session.account.interval is not None:
         raise UsageError(f"{what} with --stats-interval", "their totals are not summed", "leave one of them out")
     if options["max_connections"] < count:
         why = f"{options['max_connections']} connections are too few for them"
@@ -339,10 +338,3 @@ def _check(what: str, template: Template, output: str, session: Session, count: 
     if options["self_signed"]:
         why = "each process would make a certificate of its own"
         raise UsageError(f"{what} with self_signed=True", why, "give certfile=")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

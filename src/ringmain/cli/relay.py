@@ -114,9 +114,10 @@ def run_relay(
 
     from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.session import Session
     from ringmain.cli.stats import Present, Side, relay_figures
     from ringmain.cli.summary import Blame
+    from ringmain.cli.tls import warn_of_unused
     from ringmain.endpoint import Endpoint
     from ringmain.outcome import RelayOutcome, Unserved
     from ringmain.progress import relay_line, waiting_line
@@ -139,11 +140,11 @@ def run_relay(
 
     def on_end(outcome: RelayOutcome) -> None:
         row = relay_figures(outcome, relayer.refused)
-        session.record(row, outcome.source.size, outcome.destination.size, outcome, relayer.served)
+        session.account.record(row, outcome.source.size, outcome.destination.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         there, back = [*relayer.taken, 0, 0][:2]
-        return session.bytes_in + there, session.bytes_out + back, relayer.fullness
+        return session.account.bytes_in + there, session.account.bytes_out + back, relayer.fullness
 
     def present() -> Present:
         names = ["source", "destination"][: 2 - options["one_way"]]
@@ -164,7 +165,7 @@ def run_relay(
     async def work() -> None:
         relayer.on_end = on_end
         for name, end in zip(_ENDS, ends, strict=True):
-            session.record_failures(end, name)
+            session.account.record_failures(end, name)
         async with relayer:
             with session.announced(*((end, end.endpoint, end.tls) for end in ends)):
                 await relayer.serve(path)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ringmain.bench.plan import Plan
+from ringmain.bench.plan import Plan, measured_at
 from ringmain.cli.bench_gate import ROUND_SECONDS, gate, gate_of
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import duration, endpoint_of_bench, forms
@@ -144,7 +144,8 @@ def _test(
     from ringmain.bench.replay_rounds import in_rounds
     from ringmain.bench.result import about
     from ringmain.bench.table import replay_table, verdict_table
-    from ringmain.cli.session import Session, log, measured_at, uses_tls
+    from ringmain.cli.session import Session, log
+    from ringmain.cli.tls import uses_tls
 
     session = Session(options)
     where = measured_at(endpoint)

@@ -94,12 +94,13 @@ def run_save(
     """Run `ringmain save`; return the exit code. `option` is what `input_` was given as."""
     import time
 
-    from ringmain._ring import Counters
+    from ringmain._counters import Counters
     from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, uses_tls
+    from ringmain.cli.session import Session
     from ringmain.cli.stats import Present, Side, figures
     from ringmain.cli.summary import Blame
+    from ringmain.cli.tls import uses_tls
     from ringmain.endpoint import Endpoint
     from ringmain.flow import copying, kernel
     from ringmain.flow.descriptor import open_input
@@ -120,15 +121,15 @@ def run_save(
 
     def on_end(outcome: Outcome) -> None:
         row, counters = figures(outcome, saver.refused), outcome.counters
-        session.record(row, counters.bytes_in, counters.bytes_out, outcome, saver.connections)
+        session.account.record(row, counters.bytes_in, counters.bytes_out, outcome, saver.connections)
 
     def look() -> tuple[int, int, float]:
-        bytes_in, bytes_out = session.moved(saver.counters)
+        bytes_in, bytes_out = session.account.moved(saver.counters)
         return bytes_in + read.bytes_in, bytes_out - saver.unacknowledged_bytes, saver.fullness
 
     async def work() -> None:
         saver.on_end = on_end
-        session.record_failures(saver)
+        session.account.record_failures(saver)
         try:
             async with saver:
                 with session.announced((saver, saver.endpoint, tls)):

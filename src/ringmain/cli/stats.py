@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.cli.flags import as_flags
 from ringmain.errors import OutputError, RingmainError, reason
 from ringmain.outcome import Outcome, RelayOutcome, Unserved, Verdict, total

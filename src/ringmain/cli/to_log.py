@@ -110,8 +110,9 @@ def run_relay_to_log(
     """Run `ringmain relay` into a log; return the exit code."""
     from ringmain.cli.descriptors import allow_descriptors
     from ringmain.cli.renewal import Renewal
-    from ringmain.cli.session import Session, warn_of_unused
+    from ringmain.cli.session import Session
     from ringmain.cli.stats import Present, Side, relay_figures
+    from ringmain.cli.tls import warn_of_unused
     from ringmain.endpoint import Endpoint
     from ringmain.engines.nats_relay import relay
     from ringmain.outcome import RelayOutcome
@@ -141,15 +142,15 @@ def run_relay_to_log(
 
     def on_end(outcome: RelayOutcome) -> None:
         row, source = relay_figures(outcome, relayer.refused), outcome.source
-        session.record(row, source.counters.bytes_in, source.size, outcome, relayer.served)
+        session.account.record(row, source.counters.bytes_in, source.size, outcome, relayer.served)
 
     def look() -> tuple[int, int, float]:
         received, stored = relayer.moved
-        return session.bytes_in + received, session.bytes_out + stored, relayer.fullness
+        return session.account.bytes_in + received, session.account.bytes_out + stored, relayer.fullness
 
     async def work() -> None:
         relayer.on_end = on_end
-        session.record_failures(relayer.source, "source")
+        session.account.record_failures(relayer.source, "source")
         async with relayer:
             with session.announced((relayer.source, listens, listens.tls)):
                 await relayer.serve()
@@ -194,7 +195,7 @@ def run_save_to_log(
         return saver.counters.bytes_in, saver.stored, saver.fullness
 
     def on_end(outcome: Outcome) -> None:
-        session.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, outcome)
+        session.account.record(figures(outcome, 0), saver.counters.bytes_in, saver.stored, outcome)
 
     async def work() -> None:
         try:

@@ -20,19 +20,21 @@ from collections.abc import Callable
 from typing import Any
 
 import ringmain
+from ringmain.cli.account import Account
 from ringmain.cli.descriptors import allow_descriptors
 from ringmain.cli.load import load_into
 from ringmain.cli.outputs import reopen
 from ringmain.cli.renewal import Renewal
-from ringmain.cli.session import Session, uses_tls
+from ringmain.cli.session import Session
 from ringmain.cli.signals import Signals, terminating
 from ringmain.cli.summary import Blame
+from ringmain.cli.tls import uses_tls
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import open_output
 from ringmain.flow.resuming import Mark, ResumableOutput
-from ringmain.net.channel import Message
+from ringmain.net.channel import Channel, Message
 from ringmain.net.handing import HandedDoor
 from ringmain.net.own_certificate import piped_passwords
 from ringmain.progress import INTERVAL, Line, Look
@@ -54,15 +56,26 @@ class _Orders(Signals):
         self.end = functools.partial(self.came, signal.SIGTERM, task, stop, moved)
 
 
+class _Account(Account):
+    """What goes to the parent, by a channel, once there is one."""
+
+    channel: Channel | None = None
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Send the row of a connection."""
+        if self.channel is not None:
+            self.channel.send({"row": row})
+
+
 class _Session(Session):
     """A run whose rows and progress go to the parent; its figures too, if `tells_figures`."""
 
     tells_figures = False
-    door: HandedDoor | None = None
+    account: _Account
 
-    def _append(self, row: dict[str, Any]) -> None:
-        if self.door is not None:
-            self.door.channel.send({"row": row})
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(options)
+        self.account = _Account([], None, None)
 
     def tell_end(self, _: Blame | None) -> None:
         """Leave that to the parent."""
@@ -72,12 +85,12 @@ class _Session(Session):
         told: Message = {"moved": (0, 0, 0.0)}
         while True:
             await asyncio.sleep(INTERVAL)
-            if self.door is None or self.door.channel.is_behind:
+            if (channel := self.account.channel) is None or channel.is_behind:
                 continue
             now = {"moved": look(), **({"figures": self.figures()} if self.tells_figures else {})}
             if now != told:
                 told = now
-                self.door.channel.send(now)
+                channel.send(now)
 
 
 def _run(
@@ -105,13 +118,14 @@ def _run(
         def renew(message: Message) -> None:
             if "output" in message:
                 reopen(sink, message["output"])
-                if session.door is not None:
-                    session.door.channel.send({"output": sink.name})
+                if session.account.channel is not None:
+                    session.account.channel.send({"output": sink.name})
             if "certificates" in message:
                 Renewal([loader]).renew()
 
         async def open_door(_: Endpoint, settings: Settings) -> HandedDoor:
-            session.door = door = HandedDoor(sock, settings, orders.end, renew)
+            door = HandedDoor(sock, settings, orders.end, renew)
+            session.account.channel = door.channel
             await door.open(resumes=sink.is_file)
             log.setLevel(level)
             return door
@@ -139,8 +153,8 @@ def main() -> None:
         code = error.exit_code
         last = json.dumps({"error": str(error), "exit_code": code}).encode()
     with contextlib.suppress(OSError):  # the parent is gone
-        if session.door is not None:
-            session.door.channel.finish()
+        if session.account.channel is not None:
+            session.account.channel.finish()
         sock.setblocking(True)
         if last:
             sock.send(last)

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.endpoint import LogEndpoint
 from ringmain.outcome import Outcome, RelayOutcome
+from ringmain.plain import BlockingListener
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -33,22 +34,10 @@ class BlockingLogSaver(Protocol):
         """Read certificates, CA files and credentials again, for the next connection; raise what is wrong with one."""
 
 
-class BlockingLogRelayer(Protocol):
+class BlockingLogRelayer(BlockingListener, Protocol):
     """A relayer into a log in a plain `with`: the same, without `await`."""
 
     on_end: Callable[[RelayOutcome], None] | None
-
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses listened at."""
-
-    @property
-    def port(self) -> int:
-        """The port listened at."""
-
-    @property
-    def refused(self) -> int:
-        """How many clients were turned away."""
 
     @property
     def moved(self) -> tuple[int, int]:
@@ -60,9 +49,3 @@ class BlockingLogRelayer(Protocol):
 
     def serve(self) -> None:
         """Relay for one client after another, or many at once, until none is to come."""
-
-    def reload_certificates(self) -> None:
-        """Read certificate, key and CA files again; raise what is wrong with one, and go on with what was read."""
-
-    def stop(self) -> bool:
-        """Serve no other client, and end `serve`; to be called from another thread, or a signal's handler."""

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self, Unpack
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import LogEndpoint
+from ringmain.engines.nats_ahead import Ahead
 from ringmain.engines.nats_consumer import Wanted
 from ringmain.engines.nats_message import Message, Tag, tag_of
 from ringmain.engines.nats_papers import Papers
@@ -65,14 +66,6 @@ def load(
     return LogLoader(endpoint, settings, flow, server, Puller(server, wanted, ring_size or RING_SIZE))
 
 
-class Origin:
-    """The connection that a message is of, as feeds tell of it. One object a connection, while anybody has it."""
-
-    def __init__(self, key: str, peer: str) -> None:
-        self.key = key
-        self.peer = peer
-
-
 class LogLoader(Iterated, Blocking):
     """What `load` returns for a log: a context manager and an iterator of blocks, plain or asynchronous, as a `Loader`.
 
@@ -97,7 +90,7 @@ class LogLoader(Iterated, Blocking):
         self.settings = settings
         self.flow = flow
         self.on_end: Callable[[Outcome], None] | None = None
-        self.many = _Ahead(self)
+        self.many = Ahead(self)
         self.counters = Counters()
         self.papers = server.papers
         self.papers.on_others = server.connect_again
@@ -316,47 +309,3 @@ class LogTagged(Items[tuple[Tag, memoryview]]):
     async def _next(self) -> tuple[Tag, memoryview] | None:
         message = await self._log.next_message(ends=True)
         return (tag_of(message), memoryview(message.data)) if message is not None else None
-
-
-class _Ahead:
-    """What feeds take blocks of. They parse some ahead, so none is done before so many others were taken, or all were.
-
-    In the words of `flow.many.Many`.
-    """
-
-    def __init__(self, loader: LogLoader) -> None:
-        self._loader = weakref.ref(loader)
-        self._origins: weakref.WeakValueDictionary[str, Origin] = weakref.WeakValueDictionary()
-
-    def take_of_one(self) -> tuple[Origin, int, memoryview] | None:
-        """Return the next block if there is one already: whose, its offset there, and itself."""
-        loader = self._the_loader
-        return self._part(loader.take_ahead(max(1, loader.ring.block_count // 2)))
-
-    async def next_of(self, _: object) -> tuple[Origin, int, memoryview] | None:
-        """Return the same once there is one; whoever waits is done with all that it took."""
-        return self._part(await self._the_loader.next_message())
-
-    def leave(self, origin: object) -> None:
-        """Give back what was taken of a connection; a block of it that is sent again counts as another's."""
-        assert isinstance(origin, Origin)
-        self._origins.pop(origin.key, None)
-        self._the_loader.give_back(lambda message: self._key_of(message) == origin.key)
-
-    def _part(self, message: Message | None) -> tuple[Origin, int, memoryview] | None:
-        if message is None:
-            return None
-        tag, key = tag_of(message), self._key_of(message)
-        if (origin := self._origins.get(key)) is None:
-            self._origins[key] = origin = Origin(key, tag.peer or key)
-        return origin, tag.offset, memoryview(message.data)
-
-    @staticmethod
-    def _key_of(message: Message) -> str:
-        return tag_of(message).connection or f"message {message.sequence}"
-
-    @property
-    def _the_loader(self) -> LogLoader:
-        loader = self._loader()
-        assert loader is not None, "whoever takes has the loader"
-        return loader

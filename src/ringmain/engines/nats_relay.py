@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Literal, Unpack, cast
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.blocking import Blocking
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url
 from ringmain.engines.nats_blocking import BlockingLogRelayer

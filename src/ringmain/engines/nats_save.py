@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Literal, Unpack, cast
 
-from ringmain._ring import Counters, Ring
+from ringmain._counters import Counters
+from ringmain._ring import Ring
 from ringmain.blocking import Blocking
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_blocking import BlockingLogSaver

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ringmain._records import CsvRecords, fields_of, line_ends, split_value
+from ringmain._json import fields_of, split_value
+from ringmain._records import CsvRecords, line_ends
 from ringmain.feeds._arrow_search import Job, Outcome, Search
 from ringmain.feeds._feed import Piece, broke
 from ringmain.feeds._refusal import Bad

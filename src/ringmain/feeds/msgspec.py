@@ -9,7 +9,8 @@ with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
 
 from typing import Any, Generic, TypeVar, overload
 
-from ringmain._records import line_ends, split_value
+from ringmain._json import split_value
+from ringmain._records import line_ends
 from ringmain.feeds._extra import missing
 from ringmain.feeds._feed import BlockFeed, Piece, Pieces, Source, check_lines
 from ringmain.feeds._merged import pieces_of

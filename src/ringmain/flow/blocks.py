@@ -1,12 +1,13 @@
 """How what comes is received and handed out as blocks: their sizes, where records end, how long a byte may wait."""
 
+import asyncio
 from typing import NamedTuple
 
 from ringmain._cutter import Cutter
 from ringmain._delimiter import Delimiter
 from ringmain._frames import Frames
 from ringmain._ring import Ring
-from ringmain.errors import UsageError
+from ringmain.errors import BlocksHeldError, UsageError
 from ringmain.settings import (
     BLOCK_SIZE,
     DELIMITER,
@@ -23,6 +24,8 @@ from ringmain.settings import (
 
 # The framings that are a delimiter by another name.
 _DELIMITERS = {"nul": b"\0", "crlf": b"\r\n"}
+# A consumer that holds every block may still be giving one back from another thread; this long it may take.
+_HELD_TIMEOUT = 5.0
 
 
 class Flow(NamedTuple):
@@ -108,6 +111,17 @@ def cutter_for(delimiter: bytes, framing: str | None = None) -> Cutter | None:
         return Frames()
     width, order = framing.removeprefix("length:")[:1], framing[-2:]
     return Frames(int(width), order == "le")
+
+
+async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
+    """Wait for a ring whose consumer holds all its blocks; raise BlocksHeldError."""
+    try:
+        await asyncio.wait([waiter], timeout=_HELD_TIMEOUT)  # whose time-out is no exception that would be told of too
+    finally:
+        held = waiter.cancel()
+    if held:
+        remedy = "release or copy blocks, or raise ring_size="
+        raise BlocksHeldError(f"the ring's {ring.block_count} blocks", "too many are still held", remedy)
 
 
 def _check_sizes(block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:

@@ -8,8 +8,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ringmain._counters import Counters
 from ringmain._cutter import Cutter
-from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TimedOutError, TlsError, UsageError
 from ringmain.flow.idle_timeout import Deadline
@@ -275,12 +275,9 @@ class Clients:
                 raise
             if was_alerted(cause) and self.outflow is outflow:
                 await outflow.link.hear_out()
-            raise self._broken(outflow, failure_of(cause, what, outflow.link.prefix)) from cause
-
-    def _broken(self, outflow: Outflow, error: RingmainError) -> RingmainError:
-        """Release a connection that broke; return the error."""
-        self._release(outflow, Verdict.RESET, error)
-        return error
+            broken = failure_of(cause, what, outflow.link.prefix)
+            self._release(outflow, Verdict.RESET, broken)
+            raise broken from cause
 
     def _warned_of(self, error: RingmainError, counters: Counters) -> bool:
         """Warn of a lost client, if there may be another: not when dialled, nor after the one that counted."""

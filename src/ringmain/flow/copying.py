@@ -4,8 +4,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ringmain._counters import Counters
 from ringmain._pump import Pump
-from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
 from ringmain.flow import kernel

@@ -6,7 +6,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.errors import ParseError, RecordTooLongError, RingmainError
 from ringmain.flow.blocks import Flow
 from ringmain.flow.inflow import Inflow

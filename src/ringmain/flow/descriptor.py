@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable, Container
 from pathlib import Path
 
+from ringmain._counters import Counters
 from ringmain._pump import widen_pipe
-from ringmain._ring import Counters
 from ringmain.errors import InputError, OutputError, reason
 from ringmain.net.readiness import until, until_gone
 

@@ -1,6 +1,5 @@
 """What one link brings, from its first byte to its verdict: as blocks, or to an output by the kernel path."""
 
-import asyncio
 import errno
 import functools
 import logging
@@ -8,17 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ringmain._counters import Counters
 from ringmain._low_water import CAP, LowWater
 from ringmain._member import Member
 from ringmain._merge import Merger
 from ringmain._plain_receiver import PlainReceiver
 from ringmain._pump import PIPE_SIZE, Pump
 from ringmain._receiver import Receiver
-from ringmain._ring import Counters, Ring
 from ringmain._tls_receiver import TlsReceiver
-from ringmain.errors import BlocksHeldError, ParseError, RecordTooLongError, RingmainError, TimedOutError
+from ringmain.errors import ParseError, RecordTooLongError, RingmainError, TimedOutError
 from ringmain.flow import kernel
-from ringmain.flow.blocks import Flow
+from ringmain.flow.blocks import Flow, until_given_back
 from ringmain.flow.idle_timeout import Watch
 from ringmain.log import log_connected, log_ended
 from ringmain.net.failures import loss_of, reset_of, vanished_of, was_alerted
@@ -26,9 +25,6 @@ from ringmain.net.link import Link
 from ringmain.outcome import Outcome, Verdict
 
 log = logging.getLogger("ringmain")
-
-# A consumer that holds every block may still be giving one back from another thread; this long it may take.
-_HELD_TIMEOUT = 5.0
 
 
 class Sink(kernel.Spliceable, Protocol):
@@ -319,17 +315,6 @@ class Inflow:
     def _cancel_idle(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
-
-
-async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
-    """Wait for a ring whose consumer holds all its blocks; raise BlocksHeldError."""
-    try:
-        await asyncio.wait([waiter], timeout=_HELD_TIMEOUT)  # whose time-out is no exception that would be told of too
-    finally:
-        held = waiter.cancel()
-    if held:
-        remedy = "release or copy blocks, or raise ring_size="
-        raise BlocksHeldError(f"the ring's {ring.block_count} blocks", "too many are still held", remedy)
 
 
 def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:

@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar, cast
 
 from ringmain._merge import Merger
 from ringmain.errors import UsageError, reason
-from ringmain.flow.blocks import Flow
+from ringmain.flow.blocks import Flow, until_given_back
 from ringmain.flow.crowd import Crowd
-from ringmain.flow.inflow import Inflow, until_given_back
+from ringmain.flow.inflow import Inflow
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.waiting import Turn, let_go

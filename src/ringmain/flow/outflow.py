@@ -7,8 +7,8 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 
+from ringmain._counters import Counters
 from ringmain._pump import Pump
-from ringmain._ring import Counters
 from ringmain.errors import RingmainError
 from ringmain.flow import kernel
 from ringmain.flow.idle_timeout import Watch

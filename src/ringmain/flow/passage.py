@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain.errors import RingmainError, SendError, TlsError
 from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow

@@ -9,8 +9,8 @@ import ssl
 import time
 import weakref
 
+from ringmain._counters import Counters
 from ringmain._cutter import Cutter
-from ringmain._ring import Counters
 from ringmain.errors import RingmainError, SendError
 from ringmain.flow.blocks import Flow
 from ringmain.flow.clients import Clients

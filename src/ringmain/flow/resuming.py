@@ -8,7 +8,7 @@ import struct
 from collections.abc import Container
 from pathlib import Path
 
-from ringmain._ring import Counters
+from ringmain._counters import Counters
 from ringmain._walk import Walk
 from ringmain.errors import OutputError, reason
 from ringmain.flow.descriptor import Output

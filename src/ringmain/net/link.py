@@ -1,4 +1,4 @@
-"""One connection, plain or TLS: what is known of its peer, what an error of its socket means, and how it ends.
+"""One connection, plain or TLS: what is known of its peer, what that has yet to acknowledge, and how it ends.
 
 Whether it ends properly, over TLS with close_notify, or is reset: `Inflow.close`, `Outflow.end` and `Passage` decide.
 """
@@ -9,35 +9,26 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
 
 from ringmain._tls import Session
 from ringmain.errors import reason
 from ringmain.net import queues
+from ringmain.net.heard import Heard
 from ringmain.net.introduced import NOT_TOLD, Introduced
-from ringmain.net.liveness import watch_peer
 from ringmain.net.peer_certificate import certificate_of
-from ringmain.net.readiness import finish
 from ringmain.net.resets import hear_out, reset_when_closed
 from ringmain.net.unix import credentials_of
 from ringmain.net.unix_diag import PeerQueue
-from ringmain.net.watched import Watched
 
 # Where the kernel cannot say what is unacknowledged: how long the peer may take to close after our FIN.
 _CLOSE_TIMEOUT = 2.0
-# How long a TLS 1.3 server that has asked for our certificate gets to answer it, once its kernel has everything.
-_VERDICT = 5.0
-_SCRATCH = bytearray(1 << 16)
 
 
-class Link(Watched):
+class Link(Heard):
     """A connected, non-blocking socket that is ready for data; whoever holds it closes it. Made inside the loop.
 
-    `session` is None for a plain connection, and once it is closed; `tls_version` ("TLSv1.3") and `cipher` (OpenSSL's
-    name of the suite) are None for a plain one. `failure` is why nothing can be sent any more, `peer_ended` tells that
-    the peer sends nothing more, `heard_reset` that a reset was told to who sends. The kernel tells of one once: who
-    reads finds an end afterwards, as if the peer had closed. `credentials` are those of a UNIX socket's peer.
-    `prefix` is what the names of this end's options begin with.
+    `tls_version` ("TLSv1.3") and `cipher` (OpenSSL's name of the suite) are None for a plain one. `credentials` are
+    those of a UNIX socket's peer. `prefix` is what the names of this end's options begin with.
     """
 
     def __init__(self, sock: socket.socket, peer: str, introduced: Introduced | None = None, prefix: str = "") -> None:
@@ -45,99 +36,12 @@ class Link(Watched):
         self.peer, self.prefix = peer, prefix
         self.introduced = introduced or NOT_TOLD
         self.credentials = credentials_of(sock)
-        self.session = Session(sock) if isinstance(sock, ssl.SSLSocket) else None
         self.tls_version = self.session.version if self.session is not None else None
         self.cipher = self.session.cipher if self.session is not None else None
         self.certificate = certificate_of(sock) if isinstance(sock, ssl.SSLSocket) else None
-        self.failure: OSError | None = None
-        self.peer_ended = self.heard_reset = False
-        self._on_failure: Callable[[], None] | None = None
-        self._discards = False  # nobody reads what the peer sends
-        self._changed: asyncio.Future[None] | None = None
-        self._unjudged = False
         self._goodbye_due = False  # close_notify waits until it costs nothing to read
         self._fin = 0  # what close_notify and FIN add to the bytes that are unacknowledged, once they are on their way
-        self._cancel_watch: Callable[[], None] | None = None
         self._peer_queue = PeerQueue()
-
-    def until_change(self) -> "asyncio.Future[None]":
-        """Return a Future that is done when the peer sent anything that was discarded, ended, or failed."""
-        if self._changed is None or self._changed.done():
-            self._changed = self.loop.create_future()
-        return self._changed
-
-    def _notify(self) -> None:
-        """Wake up whoever waits for a change, and, after a failure, whoever waits to write."""
-        if self._changed is not None:
-            finish(self._changed)
-        if self.failure is not None:
-            self.wake_writer()
-
-    def begin_to_send(self, on_failure: Callable[[], None], *, duplex: bool) -> None:
-        """Watch over the peer from now on, for who sends to it.
-
-        `on_failure` is called when there is a `failure`, and when the peer has ended. Unless others read what the
-        peer sends (`duplex`) it is read and dropped: unread, it would turn the close into a reset.
-        """
-        self._on_failure = on_failure
-        self._cancel_watch = watch_peer(self.loop, self.sock, self._vanished)
-        if not duplex:
-            self.discard_from_now_on(heard=False)
-
-    def discard_from_now_on(self, *, heard: bool) -> None:
-        """Read what the peer sends and drop it, since nobody else reads it; `heard` tells whether anything has come."""
-        self._discards = True
-        self._unjudged = not heard and self.session is not None and self.session.may_reject_us()
-        self.watch_readable(self.discard)
-        if self.session is not None:
-            self.discard()  # read-ahead may hold what the peer sent with its handshake
-
-    def discard(self) -> None:
-        """Read and drop what the peer has sent, and hear so of its end; nothing where others read."""
-        if not self._discards or self.closed:
-            return
-        read = self.sock.recv_into if self.session is None else self.session.read
-        try:
-            for _ in range(16):
-                size = read(_SCRATCH)
-                self._unjudged = self._unjudged and size == 0
-                if size == 0:
-                    self.peer_ended = True
-                    break
-            else:  # uvloop may not call again, if a reset is behind it
-                self.loop.call_soon(self._discard_more)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
-        except OSError as error:
-            self.fail(error)
-        if self.peer_ended or self.failure is not None:
-            self.ignore_readable()
-            if self.failure is None and self.watch_hang_up(self._find_reset) and self._on_failure is not None:
-                self._on_failure()
-        self._notify()
-
-    def _discard_more(self) -> None:
-        if not self.closed and not self.peer_ended and self.failure is None:
-            self.discard()
-
-    def read_to_end(self) -> None:
-        """Hear that the peer has ended, from those who read what it sends; a reset may still come."""
-        self.peer_ended = True
-        self.watch_hang_up(self._find_reset)
-
-    def _find_reset(self) -> None:
-        number = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self.fail(OSError(number, os.strerror(number)))
-        self._notify()
-
-    def _vanished(self) -> None:
-        self.give_up(errno.ETIMEDOUT)
-
-    def give_up(self, number: int) -> None:
-        """Take the connection for broken, by an error of the system's with this number."""
-        self.fail(OSError(number, os.strerror(number)))
-        self._notify()
 
     def was_reset(self) -> bool:
         """Tell whether the connection is gone although we have not ended it.
@@ -153,29 +57,6 @@ class Link(Watched):
             number = errno.ECONNRESET
         if number:
             self.fail(OSError(number, os.strerror(number)))
-
-    def fail(self, error: OSError) -> None:
-        """Take note of an error of the socket: the connection is broken by it, or the peer has ended."""
-        self.heard_reset |= isinstance(error, ConnectionResetError)
-        # Whether it said goodbye matters to those who read; a goodbye that comes after ours is raised, not returned.
-        if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            self.peer_ended = True
-            return
-        self.failure = self._cause(error)
-        if self._on_failure is not None:
-            self._on_failure()
-
-    def cause_of(self, error: OSError) -> OSError:
-        """Return why a write has failed: the peer's last words, an alert perhaps, say more than a broken pipe."""
-        self.heard_reset |= isinstance(error, ConnectionResetError)
-        self.discard()
-        return self.failure or self._cause(error)
-
-    def _cause(self, error: OSError) -> OSError:
-        """Return why a connection broke: a TLS peer that had ended, said so or not, has reset what came after that."""
-        if self.session is not None and self.peer_ended and isinstance(error, ConnectionError):
-            return ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "the peer closed the connection")
-        return error
 
     def unread(self) -> int:
         """Return how many bytes wait in the kernel to be read."""
@@ -220,7 +101,7 @@ class Link(Watched):
             try:
                 if session.send_close_notify():
                     return True
-                if not self._discards:
+                if not self.discards:
                     return False
                 self._shut_down_by_python(session)
             except ssl.SSLWantWriteError:
@@ -254,17 +135,17 @@ class Link(Watched):
                     self.session.shut_down()
             self._send_fin()
         await self.until_acknowledged()
-        await self._hear_verdict()
+        await self.hear_verdict()
 
     async def until_acknowledged(self) -> None:
         """Return once the peer's kernel has every byte that was sent; at a UNIX socket, once the peer has read it."""
         pause, deadline = 0.0005, self.loop.time() + _CLOSE_TIMEOUT
         while (left := self.unacknowledged()) != 0:
-            if self.failure is None and (self.peer_ended or not self._discards):  # nobody reads any more
+            if self.failure is None and (self.peer_ended or not self.discards):  # nobody reads any more
                 self._look_for_reset()
             if self.failure is not None:
                 # The peer had every byte when it closed for good.
-                if left is not None and left <= self._fin and self._is_judged():
+                if left is not None and left <= self._fin and self.is_judged():
                     return
                 raise self.failure
             if left is None and (self.peer_ended or self.loop.time() > deadline):
@@ -277,28 +158,6 @@ class Link(Watched):
             self._look_for_reset()
             if self.failure is not None:
                 raise self.failure
-
-    async def _hear_verdict(self) -> None:
-        """Wait until the peer has said anything, if it may still say that it rejects us; not for ever.
-
-        With TLS 1.3 our side of the handshake is over before the server has seen our certificate. Its first record,
-        its end, or an alert is its answer. One that says nothing at all has rejected nothing.
-        """
-        try:
-            async with asyncio.timeout(_VERDICT) as limit:
-                while not self._is_judged():
-                    if self.failure is not None:
-                        raise self.failure
-                    await self.until_change()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-
-    def _is_judged(self) -> bool:
-        """Tell whether the peer has accepted us, or cannot but do so."""
-        if self._unjudged and self.session is not None:
-            self._unjudged = not (self.peer_ended or self.session.has_ticket)
-        return not self._unjudged
 
     def cut(self) -> None:
         """Let what comes end with what our kernel has; that is no truncation. May raise OSError: it was reset."""
@@ -343,11 +202,4 @@ class Link(Watched):
                 self.session.shut_down()
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self.sock, socket.SHUT_WR)
-        if self._cancel_watch is not None:
-            self._cancel_watch()
         super().close()
-        self.session = self._on_failure = None
-        if self.failure is None:
-            self.failure = ConnectionAbortedError(errno.ECONNABORTED, "it was closed meanwhile")
-        if not self.loop.is_closed():
-            self._notify()
