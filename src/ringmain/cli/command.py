@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
+_GROUP_OF = {name: group for group, (_, names) in GROUPS.items() for name in names.split()}
 TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
 
 
@@ -100,7 +101,7 @@ class Command(click.Command):
     def group_of(option: click.Parameter) -> str:
         """Return the group that an option belongs to."""
         name = option.name.removeprefix("source_").removeprefix("destination_")
-        return next((group for group, (_, names) in GROUPS.items() if name in names.split()), "main")
+        return _GROUP_OF.get(name, "main")
 
     def groups(self) -> dict[str, list[click.Option]]:
         """Return the groups in the order of help, "main" first, and the options of each in theirs."""
@@ -115,14 +116,14 @@ class Command(click.Command):
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """Return --help, which may have the name of a group."""
-        if len(self.groups()) == 1:
-            return super().get_help_option(ctx)
         if self._help is None:
+            if len(groups := self.groups()) == 1:
+                return super().get_help_option(ctx)
             self._help = click.Option(
                 ctx.help_option_names,
                 is_flag=False,
                 flag_value="main",
-                type=click.Choice([*self.groups(), "all"]),
+                type=click.Choice([*groups, "all"]),
                 metavar="[GROUP]",
                 expose_value=False,
                 is_eager=True,
