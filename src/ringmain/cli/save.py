@@ -101,8 +101,9 @@ def run_save(
     from ringmain.cli.stats import Present, Side, figures
     from ringmain.cli.summary import Blame
     from ringmain.endpoint import Endpoint
-    from ringmain.flow import copying, kernel
+    from ringmain.flow import copying
     from ringmain.flow.descriptor import open_input
+    from ringmain.flow.path import may_pump
     from ringmain.outcome import Outcome
     from ringmain.progress import Far, progress_line, waiting_line
 
@@ -113,7 +114,7 @@ def run_save(
     session.check_reloading(*([saver.settings] if tls else []))
     source = open_input(input_, option)
     session.share_terminal(source)
-    kernel.may_pump(path, source, tls=tls)
+    may_pump(path, source, tls=tls)
 
     whole = source.size if not saver.reconnect else 0
     read = Counters()  # for many clients at once

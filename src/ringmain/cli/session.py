@@ -1,6 +1,8 @@
-"""One run of the command: its log and progress, and who is told where it listens and what it moved."""
+"""One run of the command: its log and progress, and who is told where it listens and what it moved.
 
-import asyncio
+A listener is to be up soon: what a run needs is imported when it begins, before the first client is accepted.
+"""
+
 import contextlib
 import dataclasses
 import errno
@@ -13,27 +15,28 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ringmain._ring import Counters
-from ringmain.blocking import new_loop
+from ringmain.cli.announcement import Announcement, say
 from ringmain.cli.log_handler import set_up_log
 from ringmain.cli.notify import ServiceManager
-from ringmain.cli.port_file import PortFile
-from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
-from ringmain.cli.summary import Blame, Summary
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
 from ringmain.errors import RingmainError, TimedOutError, TlsError, UsageError, reason
 from ringmain.flow.descriptor import Input, Output, ReaderLeft
-from ringmain.net.listening import Listening
-from ringmain.outcome import Outcome, RelayOutcome
-from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
 from ringmain.terminal import screen
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from ringmain._ring import Counters
     from ringmain.cli.metrics import Told
     from ringmain.cli.metrics_server import MetricsServer
+    from ringmain.cli.renewal import Renewal
+    from ringmain.cli.stats import Present, StatsFile, Totals
+    from ringmain.cli.summary import Blame, Summary
+    from ringmain.net.listening import Listening
+    from ringmain.outcome import Outcome, RelayOutcome
+    from ringmain.progress import Line, Look
 
 log = logging.getLogger("ringmain")
 
@@ -62,10 +65,6 @@ class Listener(Protocol):
         """Where it listens, as "127.0.0.1:43211"; nothing if it does not."""
 
     @property
-    def port(self) -> int:
-        """The port listened at."""
-
-    @property
     def peers(self) -> list[str]:
         """The clients that are served."""
 
@@ -78,8 +77,11 @@ class Session:
         self._endpoints = [str(LogEndpoint.parse(it) if is_log(it) else Endpoint.parse(it)) for it in endpoints]
         report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
-        self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
-        self._stats_file = StatsFile(report["stats_file"]) if report["stats_file"] is not None else None
+        self._stats_file: StatsFile | None = None
+        if report["stats_file"] is not None:
+            from ringmain.cli import stats
+
+            self._stats_file = stats.StatsFile(report["stats_file"])
         self.interval: float | None = report["stats_interval"]
         if self.interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
@@ -89,7 +91,7 @@ class Session:
             from ringmain.cli import metrics_server
 
             self._metrics = metrics_server.MetricsServer(address)
-        self._totals = Totals()
+        self._totals: Totals  # made when it runs, as the summary
         self._manager = ServiceManager()
         self._begun = False
         self._listening: list[Listener] = []
@@ -101,11 +103,12 @@ class Session:
         self.shows_progress = terminal and not report["quiet"] if report["progress"] is None else report["progress"]
         self._asked = report["progress"]
         self._verbose = report["verbose"] and not report["quiet"]
-        self._summary = Summary()
+        self._summary: Summary
         self._since = time.monotonic()  # when it began, or a connection ended last
         self._last_error: RingmainError | None = None  # that has a row
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
-        self._announce = report["verbose"] or (terminal and not report["quiet"])
+        aloud = report["verbose"] or (terminal and not report["quiet"])
+        self.announcement = Announcement(report["port_file"], aloud=aloud)
         self.bytes_in = 0
         self.bytes_out = 0
         set_up_log(report["quiet"], report["verbose"])
@@ -115,7 +118,7 @@ class Session:
         """Whether somebody may ask for metrics."""
         return self._metrics is not None
 
-    def moved(self, counters: Counters | None) -> tuple[int, int]:
+    def moved(self, counters: "Counters | None") -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
         if counters is None:
             return self.bytes_in, self.bytes_out
@@ -125,14 +128,14 @@ class Session:
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool] = lambda: False,
-        look: Look = _nothing,
-        line: Line | None = None,
-        present: Callable[[], Present] | None = None,
+        look: "Look" = _nothing,
+        line: "Line | None" = None,
+        present: "Callable[[], Present] | None" = None,
         signals: Signals | None = None,
-        renewal: Renewal | None = None,
+        renewal: "Renewal | None" = None,
         words: tuple[str, str] = ("in", "out"),
         figures: "Callable[[], Told] | None" = None,
-        blame: Callable[[], Blame | None] = lambda: None,
+        blame: "Callable[[], Blame | None]" = lambda: None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
@@ -143,10 +146,18 @@ class Session:
         are, `figures` are those of --metrics, where they are not made of the others. The last line tells who of `blame`
         kept the run waiting.
         """
+        import asyncio
+
+        from ringmain.blocking import new_loop
+        from ringmain.cli.stats import Totals
+        from ringmain.cli.summary import Summary
+        from ringmain.progress import Figures
+
         gc.freeze()  # what was imported stays
         gc.enable()
+        self._totals, self._summary = Totals(), Summary()
         self._look, self._present, self._renewal, self._words = look, present, renewal, words
-        signals = signals or Signals(self.remove_port_file)
+        signals = signals or Signals(self.announcement.withdraw)
         if renewal is not None and line is not None:
             signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: Figures(look, line).tell}
         runner = asyncio.Runner(loop_factory=new_loop)
@@ -180,8 +191,8 @@ class Session:
             return await run
         try:
             addresses = await self._metrics.open(figures)
-            if self._announce or self._metrics.endpoint.port == "0":
-                _say(*(f"metrics at {as_url(address, tls=False)}" for address in addresses))
+            if self.announcement.aloud or self._metrics.endpoint.port == "0":
+                say(*(f"metrics at {as_url(address, tls=False)}" for address in addresses))
             await run
         finally:
             run.close()
@@ -191,10 +202,12 @@ class Session:
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool],
-        line: Line | None,
+        line: "Line | None",
         signals: Signals,
-        blame: Callable[[], Blame | None],
+        blame: "Callable[[], Blame | None]",
     ) -> None:
+        import asyncio
+
         look, present, renewal = self._look, self._present, self._renewal
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -226,6 +239,8 @@ class Session:
 
     def _status(self) -> str:
         """Return a line for the service manager: who is connected, and what was moved."""
+        from ringmain.progress import size_words
+
         if not self._begun:
             return "beginning"
         peers = [peer for listener in self._listening for peer in listener.peers]
@@ -235,20 +250,22 @@ class Session:
         moved = [f"{size_words(size)} {word}" for size, word in zip(self._look()[:2], self._words, strict=True)]
         return ", ".join([*who, *filter(None, [waiting]), *moved])
 
-    def _renew(self, renewal: Renewal) -> None:
+    def _renew(self, renewal: "Renewal") -> None:
         if self._stats_file is not None:
             self._stats_file.reopen()
         renewal.renew()
 
-    async def show(self, look: Look, line: Line) -> None:
+    async def show(self, look: "Look", line: "Line") -> None:
         """Show progress until cancelled."""
+        from ringmain.progress import show_progress
+
         await show_progress(look, line)
 
-    def tell_end(self, blame: Blame | None) -> None:
+    def tell_end(self, blame: "Blame | None") -> None:
         """Say what all connections moved, on a terminal or where it is asked for."""
         line = self._summary.line(blame) if self.shows_progress or self._verbose else ""
         if line:
-            _say(f"ringmain: {line}")
+            say(f"ringmain: {line}")
 
     def share_terminal(self, data: Input | Output | None) -> None:
         """Show no progress where data has the terminal, typed or written; None: by commands, to standard output."""
@@ -265,14 +282,9 @@ class Session:
         if self._reload_interval is not None and not files and credentials is None:
             raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 
-    def remove_port_file(self) -> None:
-        """Remove the port file, if there is one of ours."""
-        if self._port_file is not None:
-            self._port_file.remove()
-
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint | LogEndpoint, bool]) -> Iterator[None]:
-        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS.
+        """Say where is listened: for each end the listener, what was asked for, TLS.
 
         Tell the service manager too, if there is one, that clients can come or the connection is there.
         """
@@ -283,19 +295,12 @@ class Session:
         for at, (listener, endpoint, _) in enumerate(ends):
             if isinstance(endpoint, Endpoint) and endpoint.port == "0" and self._endpoints and listener.addresses:
                 self._endpoints[at] = as_url(listener.addresses[0], tls=endpoint.tls)
-        for listener, endpoint, tls in listening:
-            if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
-                _say(*(f"listening on {as_url(address, tls=tls)}" for address in listener.addresses))
-        if self._port_file is not None and listening:
-            with_ports = [it[0] for it in listening if not it[0].addresses[0].startswith("unix:")]
-            if not with_ports:
-                raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
-            self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
+        self.announcement.tell(*((listener.addresses, endpoint, tls) for listener, endpoint, tls in listening))
         self._manager.tell("READY=1", _PATIENCE)
         try:
             yield
         finally:
-            self.remove_port_file()
+            self.announcement.withdraw()
             if self._present is not None:
                 self._totals.see(self._present())
 
@@ -304,7 +309,7 @@ class Session:
         row: dict[str, Any],
         bytes_in: int,
         bytes_out: int,
-        outcome: Outcome | RelayOutcome | None = None,
+        outcome: "Outcome | RelayOutcome | None" = None,
         others: int = 0,
     ) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all.
@@ -320,8 +325,9 @@ class Session:
         self._summary.add(row)
         self._append(row)
 
-    def record_failures(self, listening: Listening, end: str = "") -> None:
+    def record_failures(self, listening: "Listening", end: str = "") -> None:
         """Append a row for each client whose handshake fails, at one `end` of a relay."""
+        from ringmain.cli.stats import failed_handshake
 
         def failed(peer: str, seconds: float, error: Exception) -> None:
             self._append(failed_handshake(peer, seconds, error, listening.refused, end))
@@ -330,6 +336,8 @@ class Session:
 
     def _record_dialling(self, task: "asyncio.Task[None]") -> None:
         """Append a row where the run ends since a server and we have not come to terms."""
+        from ringmain.cli.stats import failed_handshake
+
         error = None if task.cancelled() else task.exception()
         if not isinstance(error, TlsError | TimedOutError) or error is self._last_error or len(self._endpoints) != 1:
             return
@@ -339,23 +347,20 @@ class Session:
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:
+            from ringmain.cli.stats import timed
+
             self._stats_file.append(timed(row, self._endpoints))
 
-    async def _tell_totals(self, interval: float, present: Callable[[], Present]) -> None:
+    async def _tell_totals(self, interval: float, present: "Callable[[], Present]") -> None:
         """Append a row of totals every so many seconds, once the run has got as far as connections."""
+        import asyncio
+
         due = time.monotonic()
         while True:
             due = max(due + interval, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
             if self._begun:
                 self._append(self._totals.row(present()))
-
-
-def _say(*lines: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-        screen.clear()
-        for line in lines:
-            print(line, file=sys.stderr, flush=True)
 
 
 def measured_at(text: str, default_port: str = "") -> Endpoint:

@@ -35,6 +35,12 @@ def hear_later(number: int, _: object) -> None:
     _early.append(number)
 
 
+def hear_all_later() -> None:
+    """From now on hear of every signal once a run watches for them: there is something to undo when it ends."""
+    for number in terminating():
+        signal.signal(number, hear_later)
+
+
 def heeded() -> set[int]:
     """Return the signals that a run may heed otherwise than by its end: SIGUSR1, and SIGHUP where no terminal sends it.
 

@@ -29,8 +29,8 @@ from ringmain.cli.signals import Signals, terminating
 from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
-from ringmain.flow import kernel
 from ringmain.flow.descriptor import open_output
+from ringmain.flow.path import may_pump
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Message
 from ringmain.net.handing import HandedDoor
@@ -100,7 +100,7 @@ def _run(
     orders = _Orders()
     kind = functools.partial(ResumableOutput, mark=Mark(0), walk=loader.records(headers=True))
     with contextlib.closing(open_output(output, option, os.O_APPEND if append else 0, kind)) as sink:
-        kernel.may_pump(path, sink, tls=tls, cut=True)
+        may_pump(path, sink, tls=tls, cut=True)
 
         def renew(message: Message) -> None:
             if "output" in message:
