@@ -172,7 +172,8 @@ def run_load(
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(contextlib.closing(open_output(template.name(), option, flags)))
         may_pump(path, sink, tls=tls, cut=cut or asked.settings.max_connections > 1)
-        sockets = None if asked.connect else stack.enter_context(session.announcement.listening_at_once(asked))
+        early = not (asked.connect or session.has_metrics)  # which answer before it is said where is listened
+        sockets = stack.enter_context(session.announcement.listening_at_once(asked)) if early else None
         # From here on clients may wait. What they need is imported before the first is accepted, nothing of it later.
         from ringmain.cli.outputs import reopen
         from ringmain.cli.renewal import Renewal
