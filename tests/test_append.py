@@ -13,7 +13,7 @@ import peers
 import pytest
 from crews import Crew
 
-from ringmain.cli.outputs import Template
+from ringmain.cli.template import Template
 from ringmain.errors import UsageError
 
 

@@ -288,11 +288,14 @@ def test_all_commands_are_listed_and_others_are_refused(bench: peers.Bench) -> N
 
 
 def test_a_plain_run_imports_neither_psutil_nor_cryptography(bench: peers.Bench) -> None:
-    loader, port = bench.listening("load", "-o")
-    maps = Path(f"/proc/{loader.process.pid}/maps").read_text()
+    loader, port = bench.listening("load", "-o", stdout=subprocess.PIPE)
+    with peers.connect(port) as sock:
+        sock.sendall(b"x")
+        assert loader.process.stdout is not None
+        assert loader.process.stdout.read(1) == b"x"
+        maps = Path(f"/proc/{loader.process.pid}/maps").read_text()
     assert "psutil" not in maps
     assert "cryptography" not in maps
-    peers.connect(port).close()
     assert loader.wait() == 0
 
 

@@ -12,6 +12,7 @@ import streams
 from conftest import Certificates
 
 import ringmain
+import ringmain.cli.relay  # lines name the flags of the commands that are there, of load too
 from ringmain import errors
 from ringmain.cli.flags import as_flags
 

@@ -260,18 +260,28 @@ def test_with_few_descriptors_left_clients_are_still_served(bench: peers.Bench, 
     data = bench.file(b"all there is")
     side = ["-O", tmp_path / "got"] if verb == "load" else ["-l", "-I", data]
     program, port = bench.listening(verb, *side)
-    numbers = {int(path.name) for path in Path(f"/proc/{program.process.pid}/fd").iterdir()}
-    free = next(number for number in range(1000) if number not in numbers)
-    limits = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)
-    for spare in (1, 2, 3):  # the connection itself, and then some of what the kernel path wants
-        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (free + spare, limits[1]))
+
+    def visit() -> None:
         with peers.connect(port) as sock:
             if verb == "save":
                 assert peers.read_all(sock) == data.read_bytes()
             else:
                 sock.sendall(data.read_bytes())
-    if verb == "load":
-        peers.eventually(lambda: (tmp_path / "got").read_bytes() == 3 * data.read_bytes(), "three times the data")
+
+    def got(times: int) -> None:
+        if verb == "load":
+            peers.eventually(lambda: (tmp_path / "got").read_bytes() == times * data.read_bytes(), "all the data")
+
+    if verb == "load":  # which listens before it has all that it needs
+        visit()
+        got(1)
+    numbers = {int(path.name) for path in Path(f"/proc/{program.process.pid}/fd").iterdir()}
+    free = next(number for number in range(1000) if number not in numbers)
+    limits = resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE)
+    for spare in (1, 2, 3):  # the connection itself, and then some of what the kernel path wants
+        resource.prlimit(program.process.pid, resource.RLIMIT_NOFILE, (free + spare, limits[1]))
+        visit()
+    got(4)
     assert program.process.poll() is None
     assert program.stderr.count("\n") == 1  # where it listens
 

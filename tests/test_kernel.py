@@ -15,14 +15,14 @@ from streams import run_pump
 from ringmain._counters import Counters
 from ringmain._low_water import LowWater
 from ringmain._pump import HAS_SPLICE, Pump
-from ringmain.flow import kernel
+from ringmain.flow import path
 
 DATA = peers.payload(5_000_001)
 
 
 def lacking(folder: Path, *lines: str) -> dict[str, str]:
     """Return an environment in which a program finds these probes switched off."""
-    (folder / "sitecustomize.py").write_text("\n".join(["import ringmain.flow.kernel, ringmain.net.gate", *lines]))
+    (folder / "sitecustomize.py").write_text("\n".join(["import ringmain.flow.path, ringmain.net.gate", *lines]))
     return os.environ | {"PYTHONPATH": str(folder)}
 
 
@@ -31,7 +31,7 @@ def lacking(folder: Path, *lines: str) -> dict[str, str]:
 def test_bytes_go_through_blocks_where_there_is_no_splice(
     bench: peers.Bench, tmp_path: Path, kind: str, splice: bool
 ) -> None:
-    environment = None if splice else lacking(tmp_path, "ringmain.flow.kernel.HAS_SPLICE = False")
+    environment = None if splice else lacking(tmp_path, "ringmain.flow.path.HAS_SPLICE = False")
     stats = tmp_path / "stats"
     output = ["-O", tmp_path / "got"] if kind == "file" else []
     loader, port = bench.listening(
@@ -56,7 +56,7 @@ def test_bytes_go_through_blocks_where_there_is_no_splice(
 def test_insisting_on_the_kernel_path_where_there_is_none_is_a_usage_error(
     bench: peers.Bench, tmp_path: Path, verb: str
 ) -> None:
-    environment = lacking(tmp_path, "ringmain.flow.kernel.HAS_SPLICE = False")
+    environment = lacking(tmp_path, "ringmain.flow.path.HAS_SPLICE = False")
     program = bench.ringmain(verb, "--path", "kernel", "127.0.0.1:0", env=environment)
     assert program.wait() == 2
     assert program.stderr == "ringmain: --path kernel: this system has no splice; leave --path out\n"
@@ -152,4 +152,4 @@ def test_what_cannot_be_spliced_is_refused_before_a_byte_moves(tmp_path: Path) -
 
 
 def test_the_probe_tells_the_truth() -> None:
-    assert kernel.HAS_SPLICE == HAS_SPLICE == hasattr(os, "splice")
+    assert path.HAS_SPLICE == HAS_SPLICE == hasattr(os, "splice")

@@ -13,7 +13,7 @@ import peers
 import pytest
 from conftest import Certificates
 
-from ringmain.cli.outputs import Template, file_name_of
+from ringmain.cli.template import Template, file_name_of
 from ringmain.errors import UsageError
 
 

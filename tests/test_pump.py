@@ -22,6 +22,7 @@ from ringmain._pump import HAS_SPLICE, widen_pipe
 from ringmain.errors import UsageError
 from ringmain.flow import kernel
 from ringmain.flow.descriptor import Output
+from ringmain.flow.path import may_pump
 
 pytestmark = pytest.mark.skipif(not HAS_SPLICE, reason="this system has no splice")
 
@@ -333,16 +334,16 @@ def test_what_stands_in_the_way_is_told_by_name(tmp_path: Path) -> None:
             (log.fileno(), "open for appending"),
         ):
             output = Output(fd, "standard output")
-            assert not kernel.may_pump("auto", output, tls=False)
+            assert not may_pump("auto", output, tls=False)
             with pytest.raises(UsageError, match=words):
-                kernel.may_pump("kernel", output, tls=False)
+                may_pump("kernel", output, tls=False)
             output.close()
         with pipe() as (_, sink):
             output = Output(sink.fileno(), "standard output")
-            assert kernel.may_pump("auto", output, tls=False)
-            assert not kernel.may_pump("block", output, tls=False)
+            assert may_pump("auto", output, tls=False)
+            assert not may_pump("block", output, tls=False)
             with pytest.raises(UsageError, match="TLS"):
-                kernel.may_pump("kernel", output, tls=True)
+                may_pump("kernel", output, tls=True)
             output.close()
     os.close(main)
     os.close(side)

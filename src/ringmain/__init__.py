@@ -5,8 +5,6 @@ async with ringmain.load("tcp://127.0.0.1:8000") as loader:
         parse(block)
 """
 
-from typing import TYPE_CHECKING, Any
-
 from ringmain.errors import (
     BindError,
     BlocksHeldError,
@@ -30,7 +28,10 @@ from ringmain.errors import (
     UsageError,
 )
 
+TYPE_CHECKING = False  # as type checkers know it; to import typing would take longer than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from ringmain._counters import Counters
     from ringmain.connection import Connection
     from ringmain.destinations import relay, save
@@ -135,7 +136,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _ROOMS:
         raise AttributeError(f"module 'ringmain' has no attribute {name!r}")
     from importlib import import_module

@@ -13,15 +13,14 @@ _EXAMPLE = "write tcp://HOST:PORT, tcps://HOST:PORT for TLS, or HOST:PORT, with 
 _UNIX_EXAMPLE = "write unix:/path/of/socket, or unix:@name for an abstract one"
 # What sun_path of <sys/un.h> holds, with a zero at the end of a path, or before a name that is abstract.
 _LONGEST_PATH = 107
-_LOG_SHAPE = re.compile(
-    r"(?P<scheme>(?i:nats|tls))://(?:(?P<user>.*)@)?(?P<servers>[^/@]+)/(?P<name>[^@\x00-\x20\x7f]+)"
-)
-_SERVER_SHAPE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s\x00-\x20\x7f]+)(?::(?P<port>[0-9]{1,5}))?")
+# What follows is compiled by those who need it: that takes longer than all else which is done to an endpoint.
+_LOG_SHAPE = r"(?P<scheme>(?i:nats|tls))://(?:(?P<user>.*)@)?(?P<servers>[^/@]+)/(?P<name>[^@\x00-\x20\x7f]+)"
+_SERVER_SHAPE = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]\s\x00-\x20\x7f]+)(?::(?P<port>[0-9]{1,5}))?"
 _LOG_EXAMPLE = "write nats://HOST:PORT/NAME, or tls:// for TLS, with further HOST:PORT after commas"
 _NATS_PORT = 4222
 # What others call TCP with TLS.
 _TLS_SCHEMES = ("ssl", "tls", "tcp+tls", "tcp+ssl")
-_HOST = re.compile(r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+")
+_HOST = r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+"
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,11 @@ class Endpoint:
             meant = f"write {text.replace(scheme, 'tcps', 1)} for TLS" if scheme in _TLS_SCHEMES else _EXAMPLE
             raise UsageError(what, f"unknown scheme {scheme!r}", meant)
         host = match["host"] if match["literal"] is None else match["literal"]
-        if re.search(r"\s|[^\x21-\x7e\u0080-\U0010ffff]", host + port):
+        if any(it.isspace() or it <= " " or it == "\x7f" for it in host + port):
             raise UsageError(what, "blanks and control characters have no place in it", _EXAMPLE)
         if match["literal"] is not None and ":" not in host:
             raise UsageError(what, "only an IPv6 address stands in brackets", _EXAMPLE)
-        if (
-            host != "fd"
-            and re.fullmatch(r"[+-]?\d+", port)
-            and not (port.isascii() and port.isdigit() and int(port) <= 65535)
-        ):
+        if host != "fd" and port.lstrip("+-").isdigit() and not (port.isdigit() and int(port) <= 65535):
             raise UsageError(what, f"port {port} is not between 0 and 65535", "choose another")
         return cls(host, port, scheme == "tcps")
 
@@ -90,7 +85,7 @@ class Endpoint:
 def _lacks_port(text: str) -> bool:
     """Tell whether this is a host, with or without a scheme, and nothing else; a number alone is a port."""
     host = text.rpartition("://")[2].rstrip("/")
-    return _HOST.fullmatch(host) is not None and not host.isdigit()
+    return re.fullmatch(_HOST, host) is not None and not host.isdigit()
 
 
 def _guess(text: str) -> tuple[str, str]:
@@ -154,11 +149,11 @@ class LogEndpoint:
         from urllib.parse import unquote  # which nothing else here needs
 
         what = f"endpoint {_without_secrets(text)!r}"
-        match = _LOG_SHAPE.fullmatch(text)
+        match = re.fullmatch(_LOG_SHAPE, text)
         if match is None:
             scheme, _, rest = text.partition("://")
             server = rest.rstrip("/")
-            if re.fullmatch(r"[^/@]+", server) is None or _SERVER_SHAPE.fullmatch(server) is None:
+            if re.fullmatch(r"[^/@]+", server) is None or re.fullmatch(_SERVER_SHAPE, server) is None:
                 raise UsageError(what, "not understood", _LOG_EXAMPLE)
             remedy = f"write {scheme}://{server}/NAME"
             if scheme.lower() == "tls":
@@ -166,7 +161,7 @@ class LogEndpoint:
             raise UsageError(what, "it names no stream or subject of NATS", remedy)
         servers = []
         for server in match["servers"].split(","):
-            parts = _SERVER_SHAPE.fullmatch(server)
+            parts = re.fullmatch(_SERVER_SHAPE, server)
             if parts is None or (parts["port"] and not 0 < int(parts["port"]) <= 65535):
                 raise UsageError(what, f"{server!r} is no server", _LOG_EXAMPLE)
             servers.append(f"{parts['host']}:{parts['port'] or _NATS_PORT}")
@@ -191,7 +186,7 @@ def is_log(text: str) -> bool:
 
 
 def _without_secrets(text: str) -> str:
-    return re.sub(r"(//?).*@", r"\1...@", text, flags=re.DOTALL)
+    return re.sub(r"(//?).*@", r"\1...@", text, flags=re.DOTALL) if "@" in text else text
 
 
 def host_and_port(host: str, port: str | int) -> str:

@@ -41,15 +41,21 @@ class Loader(Listening, Iterated, Blocking):
     _stopped: asyncio.Event | None = None  # while it dials
 
     def __init__(
-        self, endpoint: Endpoint, settings: Settings, new_flow: Callable[..., Flow], *, connect: bool, listen_once: bool
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        flow: Flow,
+        new_flow: Callable[..., Flow],
+        connect: bool,
+        listen_once: bool,
     ) -> None:
         self.endpoint = endpoint
         self.settings = settings
         self.connect = connect
         self.listen_once = listen_once
         self.on_end: Callable[[Outcome], None] | None = None
+        self.flow = flow
         self._new_flow = new_flow
-        self.flow = new_flow(merges=self.merges)
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
         self._turn = Turn("another task is already waiting for this loader")

@@ -15,6 +15,7 @@ from ringmain.errors import ReceiveError, RingmainError, UsageError, reason
 from ringmain.flow import kernel
 from ringmain.flow.blocks import cutter_for, plain_flow
 from ringmain.flow.passage import Passage
+from ringmain.flow.path import may_pump
 from ringmain.flow.persistent_passage import PersistentPassage
 from ringmain.flow.serving import Serving
 from ringmain.net.gate import NoMoreClients
@@ -234,7 +235,7 @@ class Relayer(Blocking):
             raise RuntimeError("another task is already serving")
         if self._ends.reconnect and path == "kernel":
             raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
-        kernel.may_pump(path, tls=self.source.tls or self.destination.tls)
+        may_pump(path, tls=self.source.tls or self.destination.tls)
         self._serving = serving = Serving()
         try:
             while not self._finished and self._is_open and not serving.broken:

@@ -2,12 +2,12 @@
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_overloads, overload
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, get_overloads, overload
 
 from ringmain.endpoint import Endpoint, is_log
-from ringmain.flow.blocks import flow_for
+from ringmain.flow.blocks import Flow, flow_for
 from ringmain.keywords import documented
-from ringmain.loader import Loader
 from ringmain.settings import (
     BLOCK_SIZE,
     LINGER,
@@ -15,12 +15,14 @@ from ringmain.settings import (
     Framing,
     LogOptions,
     Options,
+    Settings,
     check_kind,
     settings_for,
 )
 
 if TYPE_CHECKING:
     from ringmain.engines.nats_loader import LogLoader
+    from ringmain.loader import Loader
 
 
 @overload
@@ -57,7 +59,7 @@ def load(
     max_connections: int = 1,
     receive_buffer: int | None = None,
     **options: Unpack[Options],
-) -> Loader: ...
+) -> "Loader": ...
 
 
 @documented(Options)
@@ -140,12 +142,35 @@ _OF_CONNECTIONS = get_overloads(load)[-1]
 _FLOW = inspect.signature(flow_for).parameters.keys() - {"merges", "small"}
 
 
-def load_connections(url: str, *, connect: bool = False, listen_once: bool = False, **options: Any) -> Loader:
+def load_connections(url: str, **options: Any) -> "Loader":
     """Do what `load` does for an endpoint that is no log."""
+    return asked_for(url, **options).loader()
+
+
+class Asked(NamedTuple):
+    """What `load` is asked for, with everything that can be checked before it listens: of that a loader is made."""
+
+    endpoint: Endpoint
+    settings: Settings
+    flow: Flow
+    new_flow: Callable[..., Flow]
+    connect: bool
+    listen_once: bool
+
+    def loader(self) -> "Loader":
+        """Import what serves connections, and return what does."""
+        from ringmain.loader import Loader
+
+        return Loader(*self)
+
+
+def asked_for(url: str, *, connect: bool = False, listen_once: bool = False, **options: Any) -> Asked:
+    """Check the keywords of `load_connections`; raise UsageError."""
     flow = {name: options.pop(name) for name in _FLOW & options.keys()}
     settings = settings_for(_OF_CONNECTIONS, Options, options)
     check_kind("connect", connect, bool)
     check_kind("listen_once", listen_once, bool)
     settings.check_count(connect=connect, listen_once=listen_once)
     new_flow = functools.partial(flow_for, **flow)
-    return Loader(Endpoint.parse(url), settings, new_flow, connect=connect, listen_once=listen_once)
+    merges = settings.max_connections > 1
+    return Asked(Endpoint.parse(url), settings, new_flow(merges=merges), new_flow, connect, listen_once)

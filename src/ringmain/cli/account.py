@@ -1,16 +1,22 @@
-"""What a run tells of its connections: a row for each in the stats file, rows of totals, and their sum."""
+"""What a run tells of its connections: a row for each in the stats file, rows of totals, and their sum.
 
-import asyncio
+Made before it listens, which is to be soon: what the first connection needs is imported by `open`.
+"""
+
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ringmain._counters import Counters
-from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
-from ringmain.cli.summary import Blame, Summary
 from ringmain.errors import RingmainError, TimedOutError, TlsError, UsageError
-from ringmain.net.listening import Listening
-from ringmain.outcome import Outcome, RelayOutcome
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ringmain._counters import Counters
+    from ringmain.cli.stats import Present, StatsFile, Totals
+    from ringmain.cli.summary import Blame, Summary
+    from ringmain.net.listening import Listening
+    from ringmain.outcome import Outcome, RelayOutcome
 
 
 class Account:
@@ -25,22 +31,33 @@ class Account:
         self.interval = interval
         self.begun = False
         self.present: Callable[[], Present] | None = None
-        self.totals = Totals()
+        self.totals: Totals
         self.bytes_in = 0
         self.bytes_out = 0
-        self._stats_file = StatsFile(stats_file) if stats_file is not None else None
+        self._stats_file: StatsFile | None = None
+        if stats_file is not None:
+            from ringmain.cli.stats import StatsFile
+
+            self._stats_file = StatsFile(stats_file)
         if interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
-        self._summary = Summary()
+        self._summary: Summary
         self._since = time.monotonic()  # when it began, or a connection ended last
         self._last_error: RingmainError | None = None  # that has a row
+
+    def open(self) -> None:
+        """Get ready to count."""
+        from ringmain.cli.stats import Totals
+        from ringmain.cli.summary import Summary
+
+        self.totals, self._summary = Totals(), Summary()
 
     def begin(self) -> None:
         """Count from now on: connections may come."""
         self.begun = True
         self._summary.begin()
 
-    def moved(self, counters: Counters | None) -> tuple[int, int]:
+    def moved(self, counters: "Counters | None") -> tuple[int, int]:
         """Return the bytes in and out so far, those of the present connection included."""
         if counters is None:
             return self.bytes_in, self.bytes_out
@@ -51,7 +68,7 @@ class Account:
         row: dict[str, Any],
         bytes_in: int,
         bytes_out: int,
-        outcome: Outcome | RelayOutcome | None = None,
+        outcome: "Outcome | RelayOutcome | None" = None,
         others: int = 0,
     ) -> None:
         """Append a connection's figures to the stats file, and its bytes to those of all.
@@ -67,8 +84,9 @@ class Account:
         self._summary.add(row)
         self.append(row)
 
-    def record_failures(self, listening: Listening, end: str = "") -> None:
+    def record_failures(self, listening: "Listening", end: str = "") -> None:
         """Append a row for each client whose handshake fails, at one `end` of a relay."""
+        from ringmain.cli.stats import failed_handshake
 
         def failed(peer: str, seconds: float, error: Exception) -> None:
             self.append(failed_handshake(peer, seconds, error, listening.refused, end))
@@ -77,6 +95,8 @@ class Account:
 
     def record_dialling(self, task: "asyncio.Task[None]") -> None:
         """Append a row where the run ends since a server and we have not come to terms."""
+        from ringmain.cli.stats import failed_handshake
+
         error = None if task.cancelled() else task.exception()
         if not isinstance(error, TlsError | TimedOutError) or error is self._last_error or len(self.endpoints) != 1:
             return
@@ -87,6 +107,8 @@ class Account:
     def append(self, row: dict[str, Any]) -> None:
         """Append a row to the stats file, if there is one."""
         if self._stats_file is not None:
+            from ringmain.cli.stats import timed
+
             self._stats_file.append(timed(row, self.endpoints))
 
     def reopen(self) -> None:
@@ -101,12 +123,14 @@ class Account:
 
     async def keep_appending_totals(self, interval: float) -> None:
         """Do so every so many seconds."""
+        import asyncio
+
         due = time.monotonic()
         while True:
             due = max(due + interval, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
             self.append_totals()
 
-    def last_line(self, blame: Blame | None) -> str:
+    def last_line(self, blame: "Blame | None") -> str:
         """Return what all connections moved, in words; nothing where there was none."""
         return self._summary.line(blame)

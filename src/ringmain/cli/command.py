@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ringmain import __version__
 from ringmain.cli.flags import set_by_environment, stand_for
 from ringmain.cli.values import file_names
 from ringmain.terminal import columns
@@ -52,7 +53,30 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
+_GROUP_OF = {name: group for group, (_, names) in GROUPS.items() for name in names.split()}
 TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"ringmain {__version__}")
+        ctx.exit()
+
+
+def _show_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+# What click has for both looks for translations first, whoever asks for neither.
+_AT_ONCE: dict[str, Any] = {"is_flag": True, "expose_value": False, "is_eager": True}
+VERSION = click.option("--version", callback=_show_version, help="Show the version and exit.", **_AT_ONCE)
+
+
+def plain_help(names: list[str]) -> click.Option:
+    """Return --help of a command whose options are all in one group."""
+    return click.Option(names, callback=_show_help, help="Show this message and exit.", **_AT_ONCE)
 
 
 class _Formatter(click.HelpFormatter):
@@ -100,7 +124,7 @@ class Command(click.Command):
     def group_of(option: click.Parameter) -> str:
         """Return the group that an option belongs to."""
         name = option.name.removeprefix("source_").removeprefix("destination_")
-        return next((group for group, (_, names) in GROUPS.items() if name in names.split()), "main")
+        return _GROUP_OF.get(name, "main")
 
     def groups(self) -> dict[str, list[click.Option]]:
         """Return the groups in the order of help, "main" first, and the options of each in theirs."""
@@ -115,14 +139,14 @@ class Command(click.Command):
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """Return --help, which may have the name of a group."""
-        if len(self.groups()) == 1:
-            return super().get_help_option(ctx)
         if self._help is None:
+            if len(groups := self.groups()) == 1:
+                return plain_help(ctx.help_option_names)
             self._help = click.Option(
                 ctx.help_option_names,
                 is_flag=False,
                 flag_value="main",
-                type=click.Choice([*self.groups(), "all"]),
+                type=click.Choice([*groups, "all"]),
                 metavar="[GROUP]",
                 expose_value=False,
                 is_eager=True,

@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 import ringmain.cli.values  # noqa: F401 - what a click that is too old fails at, before anything else is done
-from ringmain import __version__
-from ringmain.cli.command import Context
+from ringmain.cli.command import VERSION, Context, plain_help
 from ringmain.cli.flags import as_flags
 from ringmain.errors import OutputError, RingmainError, printable, reason
 from ringmain.terminal import screen
@@ -51,6 +50,10 @@ class _Commands(click.Group):
 
     context_class = Context
 
+    def get_help_option(self, ctx: click.Context) -> click.Option:
+        """Return --help."""
+        return plain_help(ctx.help_option_names)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run one."""
         try:
@@ -60,7 +63,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s")
+@VERSION
 def cli() -> None:
     """Move bytes between TCP or TLS connections and pipes or files, as fast as the machine can.
 

@@ -1,7 +1,6 @@
 """How many files this process may open: as many as its connections take."""
 
 import logging
-import resource
 
 log = logging.getLogger("ringmain")
 
@@ -11,9 +10,13 @@ _OTHERS = 64
 
 def allow_descriptors(connections: int, each: int) -> None:
     """Raise the soft limit on descriptors as far as connections need, so many `each`; warn where it stays below."""
+    if connections == 1:
+        return
+    import resource
+
     needed = each * connections + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if connections == 1 or soft == resource.RLIM_INFINITY or soft >= needed:
+    if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     try:

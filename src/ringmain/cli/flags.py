@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 # A keyword in an error line of the library: idle_timeout=, listen_once=True, path=kernel, source_tls.cafile=.
-_KEYWORD = re.compile(r"\b(?:(source|destination)_tls\.)?([a-z][a-z0-9_]*)=(?:True\b|(?=[^\s.,:;)?])(?P<value>))?")
+_KEYWORD = r"\b(?:(source|destination)_tls\.)?([a-z][a-z0-9_]*)=(?:True\b|(?=[^\s.,:;)?])(?P<value>))?"
 # The keywords that the options of the commands which are there stand for.
 _names: set[str] = set()
 # The flags that nobody has written, and the variables that hold them.
@@ -30,7 +30,7 @@ def as_flags(line: str) -> str:
             return match[0]
         return f"--{name.replace('_', '-')}" + (" " if match["value"] is not None else "")
 
-    line = _KEYWORD.sub(flag, line)
+    line = re.sub(_KEYWORD, flag, line)
     for given, variable in _variables.items():
         line = re.sub(rf"(?<![\w-]){given}(?![\w-])'?", rf"\g<0> (set by {variable})", line, count=1)
     return line

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ringmain.cli.session import Session
     from ringmain.cli.signals import Signals
     from ringmain.cli.summary import Blame
-    from ringmain.flow.apart import Give
+    from ringmain.cli.template import Template
     from ringmain.flow.descriptor import Output
 
     Move = Callable[[], Coroutine[Any, Any, None]]
@@ -138,14 +138,13 @@ def run_load(
     import os
 
     from ringmain.cli.descriptors import allow_descriptors
-    from ringmain.cli.outputs import Commands, Files, Template, reopen
-    from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
-    from ringmain.cli.summary import Blame
+    from ringmain.cli.template import Template
     from ringmain.cli.tls import uses_tls
     from ringmain.endpoint import Endpoint
-    from ringmain.flow import kernel
     from ringmain.flow.descriptor import open_output
+    from ringmain.flow.path import may_pump
+    from ringmain.sources import asked_for
 
     session = Session(options, endpoint)
     if append and output == "-":
@@ -165,23 +164,26 @@ def run_load(
     apart = command is not None or template.varies
     allow_descriptors(options["max_connections"], _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)
-    loader = ringmain.load(endpoint, **options)
-    session.check_reloading(*([loader.settings] if tls else []))
+    asked = asked_for(endpoint, **options)
+    session.check_reloading(*([asked.settings] if tls else []))
     cut = bool(options.get("delimiter")) or options.get("framing") is not None
-    if not apart:
-        with contextlib.closing(open_output(template.name(), option, flags)) as sink:
-            kernel.may_pump(path, sink, tls=tls, cut=cut or loader.merges)
-            renewal = Renewal([loader], [lambda: reopen(sink, template.name())])
-            return load_into(sink, path, loader, session, tls=tls, renewal=renewal)
-    kernel.may_pump(path, tls=tls, cut=cut)
-    if command is None:
-        files = Files(template, path, flags)
-        renewal, blame = Renewal([loader], [files.reopen]), Blame("whoever reads the output", "the peer or the disk")
-        return _load_apart(files.give, loader, session, {}, renewal, blame, tls=tls)
-    session.share_terminal(None)
-    commands = Commands(command, path, listening=not loader.connect)
-    blame = Blame("the command", "the peer")
-    return _load_apart(commands.give, loader, session, commands.exits, Renewal([loader]), blame, tls=tls)
+    if apart:
+        may_pump(path, tls=tls, cut=cut)
+        return _load_apart(template, command, path, flags, asked.loader(), session, tls=tls)
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(contextlib.closing(open_output(template.name(), option, flags)))
+        may_pump(path, sink, tls=tls, cut=cut or asked.settings.max_connections > 1)
+        early = not (asked.connect or session.has_metrics)  # which answer before it is said where is listened
+        sockets = stack.enter_context(session.announcement.listening_at_once(asked)) if early else None
+        # From here on clients may wait. What they need is imported before the first is accepted, nothing of it later.
+        from ringmain.cli.outputs import reopen
+        from ringmain.cli.renewal import Renewal
+        from ringmain.net.gate import listen
+
+        loader = asked.loader()
+        loader.open_gate = lambda endpoint, settings: listen(endpoint, settings, sockets)
+        renewal = Renewal([loader], [lambda: reopen(sink, template.name())])
+        return load_into(sink, path, loader, session, tls=tls, renewal=renewal)
 
 
 def load_into(
@@ -232,25 +234,39 @@ def load_into(
 
 
 def _load_apart(
-    give: "Give",
+    template: "Template",
+    command: str | None,
+    path: str,
+    flags: int,
     loader: "ringmain.Loader",
     session: "Session",
-    exits: "dict[Counters, int]",
-    renewal: "Renewal",
-    blame: "Blame",
     *,
     tls: bool,
 ) -> int:
     """Run a load of each connection to a place of its own."""
     from ringmain._counters import Counters
+    from ringmain.cli.outputs import Commands, Files
+    from ringmain.cli.renewal import Renewal
+    from ringmain.cli.summary import Blame
     from ringmain.flow.apart import each_by_itself
+
+    exits: dict[Counters, int] = {}
+    if command is None:
+        files = Files(template, path, flags)
+        give, reopen = files.give, [files.reopen]
+        blame = Blame("whoever reads the output", "the peer or the disk")
+    else:
+        session.share_terminal(None)
+        commands = Commands(command, path, listening=not loader.connect)
+        give, reopen, exits = commands.give, [], commands.exits
+        blame = Blame("the command", "the peer")
 
     async def work() -> None:
         async with loader:
             with session.announced((loader, loader.endpoint, tls)):
                 await each_by_itself(loader, give)
 
-    return _run(work, loader, session, Counters(), exits, renewal=renewal, blame=blame)
+    return _run(work, loader, session, Counters(), exits, renewal=Renewal([loader], reopen), blame=blame)
 
 
 def _run(

@@ -76,9 +76,10 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
 
     import ringmain
     from ringmain.cli.load import load_into
-    from ringmain.cli.outputs import Template, reopen
+    from ringmain.cli.outputs import reopen
     from ringmain.cli.renewal import Renewal
     from ringmain.cli.session import Session
+    from ringmain.cli.template import Template
     from ringmain.flow.descriptor import open_output
 
     session = Session(options, endpoint)

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from typing import TextIO
 
 from ringmain.cli.flags import as_flags
@@ -15,13 +14,13 @@ MOST = 10
 MINUTE = 60.0
 
 
-@dataclass
 class _Minute:
     """The warnings of one kind in a minute."""
 
-    ends: float
-    count: int = 0
-    last: str = ""
+    def __init__(self, ends: float) -> None:
+        self.ends = ends
+        self.count = 0
+        self.last = ""
 
 
 class LogHandler(logging.StreamHandler[TextIO]):

@@ -1,6 +1,5 @@
 """What a service manager hears of a run: sd_notify(3) of systemd. Nothing is said where none wants to hear."""
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -38,6 +37,8 @@ class ServiceManager:
 
     async def keep_told(self, status: Callable[[], str]) -> None:
         """Tell that the loop is running, as often as is wanted, and the status whenever it has changed."""
+        import asyncio
+
         last = ""
         while True:
             if self._watchdog is not None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ringmain import __version__
+from ringmain.cli.command import VERSION
 from ringmain.cli.values import DURATION, END, ENDPOINT, FILE, Duration, Linger, Mode, Retries
 from ringmain.settings import CLIENT_CERTS, GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
@@ -137,7 +137,7 @@ _LOUDNESS = [
         default=None,
         help="Show progress; the default if stderr is a terminal that no data is on.",
     ),
-    click.version_option(__version__, prog_name="ringmain", message="%(prog)s %(version)s"),
+    VERSION,
 ]
 _CONNECTION = [
     *_TIMEOUTS,

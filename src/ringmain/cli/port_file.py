@@ -1,9 +1,11 @@
-"""The file that tells scripts which port is listened at. When it is written, and what with: `cli.session`."""
+"""The file that tells scripts which port is listened at. When it is written, and what with: `cli.session`.
+
+They wait for it: pathlib and tempfile would take longer to import than all else that is done here.
+"""
 
 import errno
 import logging
 import os
-from pathlib import Path
 
 from ringmain.errors import OutputError, reason
 
@@ -14,26 +16,27 @@ class PortFile:
     """A file that holds the port while it is listened at. Readers see the old file or the new one, never a part."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self._path = path
         self._written: tuple[int, int, int] | None = None  # which file it is that we wrote
 
     def write(self, text: str) -> None:
         """Write it; raise OutputError."""
-        import tempfile  # here, since most runs write none
-
         try:
-            if self._path.exists() and not self._path.is_file():  # to put a file in the place of /dev/stdout harms all
+            # To put a file in the place of /dev/stdout would harm everybody.
+            if os.path.exists(self._path) and not os.path.isfile(self._path):
                 raise OutputError(f"write {self._path}", "not a regular file", "choose another --port-file")
-            fd, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+            folder, name = os.path.split(self._path)
+            temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}")
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 with os.fdopen(fd, "w") as file:
                     file.write(text)
                     file.flush()
                     os.fchmod(fd, 0o644)
                     self._written = _identity(os.fstat(fd))
-                Path(temporary).replace(self._path)
+                os.replace(temporary, self._path)
             except BaseException:
-                Path(temporary).unlink()
+                os.unlink(temporary)
                 raise
         except OSError as error:
             raise OutputError(f"write {self._path}", reason(error), "choose another --port-file") from error
@@ -42,8 +45,8 @@ class PortFile:
         """Remove what was written, unless another process has put its own file there meanwhile."""
         written, self._written = self._written, None
         try:
-            if written is not None and _identity(self._path.lstat()) == written:
-                self._path.unlink()
+            if written is not None and _identity(os.lstat(self._path)) == written:
+                os.unlink(self._path)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 log.warning("cannot remove %s: %s", self._path, reason(error))

@@ -20,13 +20,13 @@ from typing import Any
 import ringmain
 from ringmain.cli.metrics import KINDS, Told, summed, told_of_clients, told_of_files
 from ringmain.cli.other_process import Process
-from ringmain.cli.outputs import Template
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import failed_handshake
 from ringmain.cli.summary import Blame
 from ringmain.cli.tls import uses_tls
+from ringmain.cli.template import Template
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
@@ -298,7 +298,7 @@ class Processes:
         """End all at once."""
         for worker in self._workers.values():
             worker.kill()
-        self._session.remove_port_file()
+        self._session.announcement.withdraw()
 
     def _look(self) -> tuple[int, int, float]:
         moved = [it.moved for it in self._workers.values()]

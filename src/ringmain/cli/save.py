@@ -102,8 +102,9 @@ def run_save(
     from ringmain.cli.summary import Blame
     from ringmain.cli.tls import uses_tls
     from ringmain.endpoint import Endpoint
-    from ringmain.flow import copying, kernel
+    from ringmain.flow import copying
     from ringmain.flow.descriptor import open_input
+    from ringmain.flow.path import may_pump
     from ringmain.outcome import Outcome
     from ringmain.progress import Far, progress_line, waiting_line
 
@@ -114,7 +115,7 @@ def run_save(
     session.check_reloading(*([saver.settings] if tls else []))
     source = open_input(input_, option)
     session.share_terminal(source)
-    kernel.may_pump(path, source, tls=tls)
+    may_pump(path, source, tls=tls)
 
     whole = source.size if not saver.reconnect else 0
     read = Counters()  # for many clients at once

@@ -1,6 +1,8 @@
-"""One run of the command: its log and progress, and who is told where it listens."""
+"""One run of the command: its log and progress, and who is told where it listens.
 
-import asyncio
+A listener is to be up soon: what a run needs is imported when it begins, before the first client is accepted.
+"""
+
 import contextlib
 import errno
 import gc
@@ -11,25 +13,24 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ringmain.blocking import new_loop
 from ringmain.cli.account import Account
+from ringmain.cli.announcement import Announcement, say
 from ringmain.cli.log_handler import set_up_log
 from ringmain.cli.notify import ServiceManager
-from ringmain.cli.port_file import PortFile
-from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present
-from ringmain.cli.summary import Blame
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
 from ringmain.errors import RingmainError, UsageError, reason
 from ringmain.flow.descriptor import Input, Output, ReaderLeft
-from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings
 from ringmain.terminal import screen
 
 if TYPE_CHECKING:
     from ringmain.cli.metrics import Told
     from ringmain.cli.metrics_server import MetricsServer
+    from ringmain.cli.renewal import Renewal
+    from ringmain.cli.stats import Present
+    from ringmain.cli.summary import Blame
+    from ringmain.progress import Line, Look
 
 log = logging.getLogger("ringmain")
 
@@ -56,10 +57,6 @@ class Listener(Protocol):
         """Where it listens, as "127.0.0.1:43211"; nothing if it does not."""
 
     @property
-    def port(self) -> int:
-        """The port listened at."""
-
-    @property
     def peers(self) -> list[str]:
         """The clients that are served."""
 
@@ -72,7 +69,6 @@ class Session:
         rows_of = [str(LogEndpoint.parse(it) if is_log(it) else Endpoint.parse(it)) for it in endpoints]
         report = {name: options.pop(name, None) for name in _REPORT_OPTIONS}
         options["family"] = options["family"] or 0
-        self._port_file = PortFile(report["port_file"]) if report["port_file"] is not None else None
         self.account = Account(rows_of, report["stats_file"], report["stats_interval"])
         self._reload_interval: float | None = report["reload_certificates"]
         self._metrics: MetricsServer | None = None
@@ -90,7 +86,8 @@ class Session:
         self._asked = report["progress"]
         self._verbose = report["verbose"] and not report["quiet"]
         self.loudness = {"quiet": report["quiet"], "verbose": report["verbose"], "progress": self.shows_progress}
-        self._announce = report["verbose"] or (terminal and not report["quiet"])
+        aloud = report["verbose"] or (terminal and not report["quiet"])
+        self.announcement = Announcement(report["port_file"], aloud=aloud)
         set_up_log(report["quiet"], report["verbose"])
 
     @property
@@ -102,14 +99,14 @@ class Session:
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool] = lambda: False,
-        look: Look = _nothing,
-        line: Line | None = None,
-        present: Callable[[], Present] | None = None,
+        look: "Look" = _nothing,
+        line: "Line | None" = None,
+        present: "Callable[[], Present] | None" = None,
         signals: Signals | None = None,
-        renewal: Renewal | None = None,
+        renewal: "Renewal | None" = None,
         words: tuple[str, str] = ("in", "out"),
         figures: "Callable[[], Told] | None" = None,
-        blame: Callable[[], Blame | None] = lambda: None,
+        blame: "Callable[[], Blame | None]" = lambda: None,
     ) -> int:
         """Run a coroutine to its end on a loop of its own; return 0, or the exit code of the signal that ended it.
 
@@ -120,10 +117,16 @@ class Session:
         are, `figures` are those of --metrics, where they are not made of the others. The last line tells who of `blame`
         kept the run waiting.
         """
+        import asyncio
+
+        from ringmain.blocking import new_loop
+        from ringmain.progress import Figures
+
         gc.freeze()  # what was imported stays
         gc.enable()
+        self.account.open()
         self._look, self.account.present, self._renewal, self._words = look, present, renewal, words
-        signals = signals or Signals(self.remove_port_file)
+        signals = signals or Signals(self.announcement.withdraw)
         if renewal is not None and line is not None:
             signals.calls = {signal.SIGHUP: lambda: self._renew(renewal), signal.SIGUSR1: Figures(look, line).tell}
         runner = asyncio.Runner(loop_factory=new_loop)
@@ -158,8 +161,8 @@ class Session:
             return await run
         try:
             addresses = await self._metrics.open(figures)
-            if self._announce or self._metrics.endpoint.port == "0":
-                _say(*(f"metrics at {as_url(address, tls=False)}" for address in addresses))
+            if self.announcement.aloud or self._metrics.endpoint.port == "0":
+                say(*(f"metrics at {as_url(address, tls=False)}" for address in addresses))
             await run
         finally:
             run.close()
@@ -169,10 +172,12 @@ class Session:
         self,
         work: Callable[[], Coroutine[Any, Any, None]],
         stop: Callable[[], bool],
-        line: Line | None,
+        line: "Line | None",
         signals: Signals,
-        blame: Callable[[], Blame | None],
+        blame: "Callable[[], Blame | None]",
     ) -> None:
+        import asyncio
+
         look, renewal, account = self._look, self._renewal, self.account
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -203,6 +208,8 @@ class Session:
 
     def _status(self) -> str:
         """Return a line for the service manager: who is connected, and what was moved."""
+        from ringmain.progress import size_words
+
         if not self.account.begun:
             return "beginning"
         peers = [peer for listener in self._listening for peer in listener.peers]
@@ -213,19 +220,21 @@ class Session:
         moved = [f"{size_words(size)} {word}" for size, word in zip(self._look()[:2], self._words, strict=True)]
         return ", ".join([*who, *filter(None, [waiting]), *moved])
 
-    def _renew(self, renewal: Renewal) -> None:
+    def _renew(self, renewal: "Renewal") -> None:
         self.account.reopen()
         renewal.renew()
 
-    async def show(self, look: Look, line: Line) -> None:
+    async def show(self, look: "Look", line: "Line") -> None:
         """Show progress until cancelled."""
+        from ringmain.progress import show_progress
+
         await show_progress(look, line)
 
-    def tell_end(self, blame: Blame | None) -> None:
+    def tell_end(self, blame: "Blame | None") -> None:
         """Say what all connections moved, on a terminal or where it is asked for."""
         line = self.account.last_line(blame) if self.shows_progress or self._verbose else ""
         if line:
-            _say(f"ringmain: {line}")
+            say(f"ringmain: {line}")
 
     def share_terminal(self, data: Input | Output | None) -> None:
         """Show no progress where data has the terminal, typed or written; None: by commands, to standard output."""
@@ -242,14 +251,9 @@ class Session:
         if self._reload_interval is not None and not files and credentials is None:
             raise UsageError("--reload-certificates", "no certificate, key or CA file is used", "leave it out")
 
-    def remove_port_file(self) -> None:
-        """Remove the port file, if there is one of ours."""
-        if self._port_file is not None:
-            self._port_file.remove()
-
     @contextlib.contextmanager
     def announced(self, *ends: tuple[Listener, Endpoint | LogEndpoint, bool]) -> Iterator[None]:
-        """Say where is listened, on stderr and in the port file: for each end the listener, what was asked for, TLS.
+        """Say where is listened: for each end the listener, what was asked for, TLS.
 
         Tell the service manager too, if there is one, that clients can come or the connection is there.
         """
@@ -260,25 +264,11 @@ class Session:
         for at, (listener, endpoint, _) in enumerate(ends):
             if isinstance(endpoint, Endpoint) and endpoint.port == "0" and named and listener.addresses:
                 named[at] = as_url(listener.addresses[0], tls=endpoint.tls)
-        for listener, endpoint, tls in listening:
-            if self._announce or (isinstance(endpoint, Endpoint) and endpoint.port == "0"):
-                _say(*(f"listening on {as_url(address, tls=tls)}" for address in listener.addresses))
-        if self._port_file is not None and listening:
-            with_ports = [it[0] for it in listening if not it[0].addresses[0].startswith("unix:")]
-            if not with_ports:
-                raise UsageError("port_file=", "a UNIX socket has no port", "leave port_file= out")
-            self._port_file.write("".join(f"{listener.port}\n" for listener in with_ports))
+        self.announcement.tell(*((listener.addresses, endpoint, tls) for listener, endpoint, tls in listening))
         self._manager.tell("READY=1", _PATIENCE)
         try:
             yield
         finally:
-            self.remove_port_file()
+            self.announcement.withdraw()
             if self.account.present is not None:
                 self.account.totals.see(self.account.present())
-
-
-def _say(*lines: str) -> None:
-    with contextlib.suppress(OSError):  # nobody reads standard error, or it has no room
-        screen.clear()
-        for line in lines:
-            print(line, file=sys.stderr, flush=True)

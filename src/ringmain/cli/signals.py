@@ -23,16 +23,26 @@ _GRACE = 2.0
 
 
 _early: list[int] = []  # came while we started
+_has_begun = False
 
 
 def end_at_once(number: int, _: object) -> None:
-    """Handle a signal while there is nothing to save: end the process without a traceback."""
-    os._exit(128 + number)
+    """Handle a signal while there is nothing to undo: end the process without a traceback."""
+    if _has_begun:
+        _early.append(number)
+    else:
+        os._exit(128 + number)
 
 
 def hear_later(number: int, _: object) -> None:
     """Handle a signal that a run may heed otherwise, before it is known which run that is."""
     _early.append(number)
+
+
+def hear_all_later() -> None:
+    """From now on hear of every signal once a run watches for them: there is something to undo when it ends."""
+    global _has_begun
+    _has_begun = True
 
 
 def heeded() -> set[int]:

@@ -19,6 +19,7 @@ class Duration(click.ParamType[float | None]):
     """500ms, 5s, 2m, 1h, or off; a bare number is seconds. Converts to float seconds, off to None."""
 
     name = "duration"
+    _may_be_zero = False
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
         """Return the seconds."""
@@ -27,7 +28,7 @@ class Duration(click.ParamType[float | None]):
         if value == "off":
             return None
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", value)
-        if match is None or not float(match[1]):
+        if match is None or not (float(match[1]) or self._may_be_zero):
             self.fail(f"{value!r} is not a duration: write 500ms, 5s, 2m or off", param, ctx)
         return float(match[1]) * _UNITS[match[2]]
 
@@ -42,10 +43,11 @@ class Duration(click.ParamType[float | None]):
 class Linger(Duration):
     """A duration that may be 0, which off is too."""
 
+    _may_be_zero = True
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the seconds."""
-        is_zero = isinstance(value, str) and re.fullmatch(r"0+(?:\.0+)?(ms|s|m|h|)", value)
-        return 0.0 if is_zero else super().convert(value, param, ctx) or 0.0
+        return super().convert(value, param, ctx) or 0.0
 
 
 class Size(click.ParamType[int]):
@@ -147,7 +149,7 @@ class Retries(click.ParamType[int]):
         """Return the count."""
         if value == "forever":
             return -1
-        if not re.fullmatch(r"\d+", str(value)):
+        if not str(value).isdecimal():
             self.fail(f"{value!r} is not a count: write a number or forever", param, ctx)
         return int(value)
 

@@ -31,8 +31,8 @@ from ringmain.cli.summary import Blame
 from ringmain.cli.tls import uses_tls
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError
-from ringmain.flow import kernel
 from ringmain.flow.descriptor import open_output
+from ringmain.flow.path import may_pump
 from ringmain.flow.resuming import Mark, ResumableOutput
 from ringmain.net.channel import Channel, Message
 from ringmain.net.handing import HandedDoor
@@ -113,7 +113,7 @@ def _run(
     orders = _Orders()
     kind = functools.partial(ResumableOutput, mark=Mark(0), walk=loader.records(headers=True))
     with contextlib.closing(open_output(output, option, os.O_APPEND if append else 0, kind)) as sink:
-        kernel.may_pump(path, sink, tls=tls, cut=True)
+        may_pump(path, sink, tls=tls, cut=True)
 
         def renew(message: Message) -> None:
             if "output" in message:

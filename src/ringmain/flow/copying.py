@@ -8,10 +8,10 @@ from ringmain._counters import Counters
 from ringmain._pump import Pump
 from ringmain.endpoint import Endpoint
 from ringmain.errors import UsageError
-from ringmain.flow import kernel
 from ringmain.flow.descriptor import READ_SIZE, Input, Output
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
+from ringmain.flow.path import may_pump, refused
 from ringmain.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def from_input(saver: Saving, source: Input, path: str, read: Counters | N
             raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
         raise UsageError("path=kernel", "a stream is to go on with the next client", "add listen_once=True")
     tls = saver.endpoint.tls or saver.settings.tls
-    pumped = (for_each or not goes_on) and kernel.may_pump(path, source, tls=tls)
+    pumped = (for_each or not goes_on) and may_pump(path, source, tls=tls)
 
     async def give(outflow: Outflow) -> bool | None:
         if pumped and (whole := await _pump(outflow, source, path)) is not None:
@@ -123,7 +123,7 @@ async def _pump(outflow: Outflow, source: Input, path: str) -> bool | None:
         pump.stop()
     await outflow.pump(pump)
     if pump.refused:
-        if (want := kernel.refused(path, source, pump)) is not None:
+        if (want := refused(path, source, pump)) is not None:
             raise want
         return None
     if pump.failed == "source" and pump.error is not None:

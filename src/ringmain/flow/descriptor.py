@@ -5,7 +5,6 @@ O_NONBLOCK belongs to the open file, so a pipe or terminal is opened once more b
 MSG_DONTWAIT, and files and other devices are simply used. A pipe is made as large as it may be: that changes no flag.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -14,12 +13,16 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Container
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ringmain._counters import Counters
 from ringmain._pump import widen_pipe
 from ringmain.errors import InputError, OutputError, reason
-from ringmain.net.readiness import until, until_gone
+from ringmain.net.readiness import future, is_ready, until, until_gone
+
+if TYPE_CHECKING:
+    import asyncio
+    from pathlib import Path
 
 # What a pipe that polls as writable surely takes without blocking (PIPE_BUF of pipe(7)).
 _PIPE_BUF = 4096
@@ -197,14 +200,14 @@ class Output(Descriptor):
     async def reader_left(self) -> None:
         """Return when nobody reads any more, also while there is nothing to write. A file never comes to that."""
         if not self.may_block:
-            await asyncio.get_running_loop().create_future()
+            await future()
         await until_gone(self.fd)
 
     def _write_some(self, view: memoryview) -> int:
         if self._socket is not None:
             return self._socket.send(view, socket.MSG_DONTWAIT)
         if self.may_block and not self._reopened:
-            if not _is_ready(self.fd, select.POLLOUT):
+            if not is_ready(self.fd, select.POLLOUT):
                 raise BlockingIOError
             view = view[:_PIPE_BUF]
         return os.write(self.fd, view)
@@ -236,7 +239,7 @@ class Input(Descriptor):
             try:
                 size = self._read_some()
             except BlockingIOError:
-                self._waiter = asyncio.get_running_loop().create_future()
+                self._waiter = future()
                 await self._until_ready(select.EPOLLIN, self._waiter)
                 continue
             except OSError as error:
@@ -272,7 +275,7 @@ class Input(Descriptor):
     def _read_some(self) -> int:
         if self._socket is not None:
             return self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-        if self.may_block and not self._reopened and not _is_ready(self.fd, select.POLLIN):
+        if self.may_block and not self._reopened and not is_ready(self.fd, select.POLLIN):
             raise BlockingIOError
         return os.readv(self.fd, [self._buffer])
 
@@ -280,13 +283,6 @@ class Input(Descriptor):
 def _identity(fd: int) -> tuple[int, int]:
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
-
-
-def _is_ready(fd: int, events: int) -> bool:
-    """Tell whether a descriptor may be used without blocking. Not by `select`, which knows numbers below 1024 only."""
-    poll = select.poll()
-    poll.register(fd, events)
-    return bool(poll.poll(0))
 
 
 def open_output(
@@ -307,11 +303,13 @@ def open_output(
     return output
 
 
-def _open_or_make(path: str, flags: int) -> tuple[int, Path | None]:
+def _open_or_make(path: str, flags: int) -> "tuple[int, Path | None]":
     """Open a file for writing; return its descriptor and, where there was none before, the file."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags), None
     except FileNotFoundError:
+        from pathlib import Path
+
         made = Path(path).resolve()
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o666), made
 

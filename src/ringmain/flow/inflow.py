@@ -19,6 +19,7 @@ from ringmain.errors import ParseError, RecordTooLongError, RingmainError, Timed
 from ringmain.flow import kernel
 from ringmain.flow.blocks import Flow, until_given_back
 from ringmain.flow.idle_timeout import Watch
+from ringmain.flow.path import Spliceable, may_pump, refused
 from ringmain.log import log_connected, log_ended
 from ringmain.net.failures import loss_of, reset_of, vanished_of, was_alerted
 from ringmain.net.link import Link
@@ -27,7 +28,7 @@ from ringmain.outcome import Outcome, Verdict
 log = logging.getLogger("ringmain")
 
 
-class Sink(kernel.Spliceable, Protocol):
+class Sink(Spliceable, Protocol):
     """Where it is copied to: a descriptor, or another link."""
 
     fd: int
@@ -121,7 +122,7 @@ class Inflow:
     async def copy_to(self, output: Sink, path: str) -> None:
         """Write all that comes to an output; raise what that makes of a failure."""
         tls, cut = self.link.tls_version is not None, self.ring.cutter is not None
-        if kernel.may_pump(path, output, tls=tls, cut=cut) and await self._pump(output, path):
+        if may_pump(path, output, tls=tls, cut=cut) and await self._pump(output, path):
             return
         while (block := await self.next_block()) is not None:
             with block:  # given back also when the write fails, however long its traceback lives
@@ -273,7 +274,7 @@ class Inflow:
         await (self._pumping or kernel.Pumping()).run(pump)
         if pump.refused:
             self._engine = None
-            if (want := kernel.refused(path, output, pump)) is not None:
+            if (want := refused(path, output, pump)) is not None:
                 raise output.failure(want)
             return False
         if pump.failed == "destination" and pump.error is not None:

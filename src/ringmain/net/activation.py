@@ -9,14 +9,11 @@ import socket
 from ringmain.endpoint import Endpoint
 from ringmain.errors import BindError, UsageError, reason
 from ringmain.net import unix
+from ringmain.net.listeners import HandedOver
 from ringmain.net.receive_buffer import set_receive_buffer
 from ringmain.settings import Settings
 
 _FIRST = 3  # SD_LISTEN_FDS_START
-
-
-class HandedOver(socket.socket):
-    """Such a socket, which other processes have too, and others will have after us."""
 
 
 def take(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:

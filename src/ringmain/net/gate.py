@@ -4,6 +4,7 @@ import asyncio
 import enum
 import functools
 import logging
+import socket
 import ssl
 import weakref
 from collections.abc import Callable
@@ -48,14 +49,14 @@ _NEXT = {
 }
 
 
-async def listen(endpoint: Endpoint, settings: Settings) -> "Gate":
-    """Listen at every address of the endpoint; raise ResolveError or BindError."""
+async def listen(endpoint: Endpoint, settings: Settings, sockets: list[socket.socket] | None = None) -> "Gate":
+    """Listen at every address of the endpoint, or at sockets that are open already; raise ResolveError or BindError."""
     allowed = None
     if settings.allow:
         from ringmain.net.allow import Allowed
 
         allowed = Allowed(settings.allow)
-    return Gate(Arrivals(await open_listeners(endpoint, settings), allowed), settings)
+    return Gate(Arrivals(sockets or await open_listeners(endpoint, settings), allowed), settings)
 
 
 class NoMoreClients(Exception):  # noqa: N818 - not an error: the gate was told to stop

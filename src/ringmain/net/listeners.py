@@ -1,4 +1,7 @@
-"""The sockets that are listened at: how they are opened, and made to answer nobody for a while."""
+"""The sockets that are listened at: how they are opened, and made to answer nobody for a while.
+
+The command opens them before it imports what serves clients, so this imports no event loop.
+"""
 
 import array
 import contextlib
@@ -9,8 +12,6 @@ from typing import Any
 
 from ringmain.endpoint import Endpoint, plain_address
 from ringmain.errors import BindError, UsageError, reason
-from ringmain.net import activation, unix
-from ringmain.net.dial import resolve
 from ringmain.net.receive_buffer import set_receive_buffer, warn_of_less
 from ringmain.settings import Settings
 
@@ -22,18 +23,52 @@ _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))
 
 
+class HandedOver(socket.socket):
+    """Such a socket that other processes have too, and others will have after us."""
+
+
 async def open_listeners(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
     """Listen at every address of the endpoint, all on one port; raise ResolveError or BindError."""
+    sockets = open_at_once(endpoint, settings)
+    if sockets is None:
+        from ringmain.net.dial import resolve
+
+        sockets = _open_port(endpoint, settings, await resolve(endpoint, settings, listening=True))
+    return sockets
+
+
+def open_at_once(endpoint: Endpoint, settings: Settings) -> list[socket.socket] | None:
+    """Do the same without an event loop; return None where a name has to be resolved."""
     if endpoint.path:
+        from ringmain.net import unix
+
         return [unix.listen(endpoint, settings, _BACKLOG)]
     for name in ("socket_mode", "socket_owner"):
         if getattr(settings, name) is not None:
             raise UsageError(f"{name}= with {endpoint}", "it is for the file of a UNIX socket", "give a unix: endpoint")
     if endpoint.handed_over:
+        from ringmain.net import activation
+
         sockets = activation.take(endpoint, settings)
         warn_of_less(sockets[0], settings.receive_buffer)
         return sockets
-    rows = await resolve(endpoint, settings, listening=True)
+    rows = _numeric(endpoint, settings)
+    return None if rows is None else _open_port(endpoint, settings, rows)
+
+
+def _numeric(endpoint: Endpoint, settings: Settings) -> list[tuple[Any, ...]] | None:
+    """Return the rows of `getaddrinfo` where host and port are numbers, which are not looked up; else None."""
+    family = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}[settings.family]
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    try:  # bytes: of a str Python makes a name of IDNA, whose tables are large
+        host = endpoint.host.encode("ascii") or None
+        return socket.getaddrinfo(host, endpoint.port, family, socket.SOCK_STREAM, 0, flags)
+    except (socket.gaierror, UnicodeError):
+        return None
+
+
+def _open_port(endpoint: Endpoint, settings: Settings, rows: list[tuple[Any, ...]]) -> list[socket.socket]:
+    """Listen at all these addresses on one port; raise BindError."""
     for attempt in range(20):
         try:
             sockets = _open_all(rows, settings, v6_only=len(rows) > 1 or settings.family == 6)
@@ -66,6 +101,8 @@ def port_of(sock: socket.socket) -> int:
 
 def _written(address: tuple[Any, ...] | str | bytes) -> str:
     if isinstance(address, str | bytes):
+        from ringmain.net import unix
+
         return unix.written(address)
     zone = f"%{socket.if_indextoname(address[3])}" if address[3:] and address[3] else ""
     return plain_address(f"{address[0]}{zone}", address[1])
@@ -131,7 +168,7 @@ def hold_back(sock: socket.socket) -> bool:
 
 def _is_ours_to_filter(sock: socket.socket) -> bool:
     """Tell whether a filter may be set: not at a UNIX socket, which heeds none; nor where it would outlive us."""
-    return sock.family != socket.AF_UNIX and not isinstance(sock, activation.HandedOver)
+    return sock.family != socket.AF_UNIX and not isinstance(sock, HandedOver)
 
 
 def let_in(sock: socket.socket) -> None:

@@ -1,8 +1,25 @@
-"""Wait until a descriptor is ready for something."""
+"""Wait until a descriptor is ready for something, or look whether it is."""
 
-import asyncio
 import contextlib
 import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+def future() -> "asyncio.Future[None]":
+    """Return a future of the loop that is running."""
+    import asyncio  # here: the command opens its output, and listens, before it imports an event loop
+
+    return asyncio.get_running_loop().create_future()
+
+
+def is_ready(fd: int, events: int) -> bool:
+    """Tell whether a descriptor may be used without blocking. Not by `select`, which knows numbers below 1024 only."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return bool(poll.poll(0))
 
 
 async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None] | None" = None) -> None:
@@ -10,8 +27,8 @@ async def until(fd: int, *, writable: bool = False, ready: "asyncio.Future[None]
 
     One waiter for a descriptor and direction at a time.
     """
-    loop = asyncio.get_running_loop()
-    ready = ready or loop.create_future()
+    ready = ready or future()
+    loop = ready.get_loop()
     add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
     add(fd, finish, ready)
     try:
@@ -31,7 +48,7 @@ async def until_gone(fd: int) -> None:
             watch = stack.enter_context(select.epoll())
             watch.register(fd, 0)
         except OSError:
-            await asyncio.get_running_loop().create_future()
+            await future()
         await until(watch.fileno())
 
 
