@@ -25,8 +25,8 @@ from ringmain.cli.session import Session
 from ringmain.cli.signals import Signals
 from ringmain.cli.stats import failed_handshake
 from ringmain.cli.summary import Blame
-from ringmain.cli.tls import uses_tls
 from ringmain.cli.template import Template
+from ringmain.cli.tls import uses_tls
 from ringmain.endpoint import Endpoint
 from ringmain.errors import OutputError, RingmainError, UsageError
 from ringmain.flow.resuming import Mark
