@@ -1,6 +1,7 @@
 """The click classes of the commands: options in groups, help that fits, a word for what was meant otherwise."""
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,6 +54,12 @@ GROUPS: dict[str, tuple[str, str]] = {
     "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
 TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
+
+
+def words_of(error: click.ClickException) -> str:
+    """Return what click says of arguments; one that it quotes may be an endpoint with a password, out of its place."""
+    words = error.format_message().rstrip(".").replace("\n", " ")
+    return re.sub(r"""(['"])(?!unix:)(?:(?!\1).)*@""", r"\1...@", words)
 
 
 class _Formatter(click.HelpFormatter):

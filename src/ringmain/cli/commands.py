@@ -14,7 +14,7 @@ import click
 
 import ringmain.cli.values  # noqa: F401 - what a click that is too old fails at, before anything else is done
 from ringmain import __version__
-from ringmain.cli.command import Context
+from ringmain.cli.command import Context, words_of
 from ringmain.cli.flags import as_flags
 from ringmain.errors import OutputError, RingmainError, printable, reason
 from ringmain.terminal import screen
@@ -92,8 +92,7 @@ def run() -> None:
         code = 2
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ringmain"
-        message = error.format_message().rstrip(".").replace("\n", " ")
-        code = fail(f"{message}; see: {command} --help", 2)
+        code = fail(f"{words_of(error)}; see: {command} --help", 2)
     except click.Abort:
         code = 130
     except _Failed as failed:
