@@ -16,6 +16,7 @@ from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
 from ringmain.iterators import Iterated
+from ringmain.net.backoff import Tally
 from ringmain.net.dial import context_for, dial
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
@@ -51,6 +52,7 @@ class Loader(Listening, Iterated, Blocking):
         self.flow = new_flow(merges=self.merges)
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
+        self._tally = Tally()
         self._turn = Turn("another task is already waiting for this loader")
 
     def __repr__(self) -> str:
@@ -66,7 +68,7 @@ class Loader(Listening, Iterated, Blocking):
             await self._open_gate()
         elif not self._finished:
             self._stopped = asyncio.Event()
-            dialling = dial(self.endpoint, self.settings, self._context)
+            dialling = dial(self.endpoint, self.settings, self._context, tally=self._tally)
             if (link := await unless(self._stopped.wait(), dialling, Link.reset)) is not None:
                 self._begin(link)
         if self._finished:
@@ -155,6 +157,11 @@ class Loader(Listening, Iterated, Blocking):
     def served(self) -> int:
         """How many connections are served right now."""
         return len(self._many.crowd) if self._many is not None else int(self._inflow is not None)
+
+    @property
+    def connect_failures(self) -> int:
+        """How many tries to connect have failed."""
+        return self._tally.failures
 
     @property
     def counters(self) -> Counters | None:

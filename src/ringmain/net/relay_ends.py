@@ -9,13 +9,14 @@ import socket
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
+from ringmain.net.backoff import Tally
 from ringmain.net.dial import Preface, context_for, dial
 from ringmain.net.gate import Guest
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
-from ringmain.net.redial import Redial, Tally
+from ringmain.net.redial import Redial
 from ringmain.net.renewable import Renewable
 from ringmain.settings import Settings, check_kind
 from ringmain.waiting import unless
@@ -65,11 +66,7 @@ class End(Listening):
                 return await self._gate.next_connection(self._context, preface)
         if self.redial is not None:
             return await self.redial.next_connection(self._context)
-        try:
-            return await dial(self.endpoint, self.settings, self._context, preface)
-        except RingmainError:
-            self.tally.failures += 1
-            raise
+        return await dial(self.endpoint, self.settings, self._context, preface, self.tally)
 
     async def read_header(self, sock: socket.socket, peer: str) -> Introduced:
         """Read the PROXY header that a client at this end begins with."""
