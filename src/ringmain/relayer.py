@@ -308,7 +308,8 @@ class Relayer(Blocking):
         except OSError as error:
             if not self._many:
                 raise
-            _warn_of_no_room(passage.source, error)
+            failure = _no_room(passage.source, error)
+            log.warning("%s", failure)
         finally:
             self._release(passage, failure)
             del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
@@ -330,15 +331,16 @@ class Relayer(Blocking):
             else:
                 passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
         except BaseException as error:
-            self._ends.discard(links)
+            failure = _no_room(links[0], error)
+            self._ends.discard(links, failure)
             if not (self._many and isinstance(error, OSError)):
                 raise
-            _warn_of_no_room(links[0], error)
+            log.warning("%s", failure)
             return None
         self.source.watch_over(passage.source, passage)
         return passage
 
 
-def _warn_of_no_room(source: Link, error: OSError) -> None:
-    """Warn that this system has no room to watch one of many."""
-    log.warning("%s: cannot be served: %s", source.peer, reason(error))
+def _no_room(source: Link, error: BaseException) -> ReceiveError:
+    """Return what is told where this system has no room to watch one of many."""
+    return ReceiveError(source.peer, f"cannot be served: {reason(error)}")

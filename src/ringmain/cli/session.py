@@ -20,13 +20,13 @@ from ringmain.cli.notify import ServiceManager
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import Present, StatsFile, Totals, failed_handshake, timed
+from ringmain.cli.stats import Present, StatsFile, Totals, timed, unserved
 from ringmain.cli.summary import Blame, Summary
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url, is_log
 from ringmain.errors import RingmainError, TimedOutError, TlsError, UsageError, reason
 from ringmain.flow.descriptor import Input, Output, ReaderLeft
 from ringmain.net.listening import Listening
-from ringmain.outcome import Outcome, RelayOutcome
+from ringmain.outcome import FAILED_HANDSHAKE, Outcome, RelayOutcome
 from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
 from ringmain.terminal import screen
@@ -321,10 +321,10 @@ class Session:
         self._append(row)
 
     def record_failures(self, listening: Listening, end: str = "") -> None:
-        """Append a row for each client whose handshake fails, at one `end` of a relay."""
+        """Append a row for each client that is not served, at one `end` of a relay."""
 
-        def failed(peer: str, seconds: float, error: Exception) -> None:
-            self._append(failed_handshake(peer, seconds, error, listening.refused, end))
+        def failed(peer: str, seconds: float, error: Exception, verdict: str) -> None:
+            self._append(unserved(peer, seconds, error, verdict, listening.refused, end))
 
         listening.on_failed = failed
 
@@ -335,7 +335,7 @@ class Session:
             return
         if isinstance(error, TlsError) or error.limit == "handshake_timeout":
             peer = self._endpoints[0].rpartition("//")[2]
-            self._append(failed_handshake(peer, time.monotonic() - self._since, error))
+            self._append(unserved(peer, time.monotonic() - self._since, error, FAILED_HANDSHAKE))
 
     def _append(self, row: dict[str, Any]) -> None:
         if self._stats_file is not None:

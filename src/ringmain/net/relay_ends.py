@@ -6,6 +6,7 @@ How connections end is told by `resets`.
 import asyncio
 import dataclasses
 import socket
+import time
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
@@ -18,6 +19,7 @@ from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
 from ringmain.net.redial import Redial
 from ringmain.net.renewable import Renewable
+from ringmain.outcome import NOT_SERVED
 from ringmain.settings import Settings, check_kind
 from ringmain.waiting import unless
 
@@ -166,6 +168,17 @@ class Ends:
 
         Call `done` after it, or `discard`; after an exception `dismiss`.
         """
+        began = time.monotonic()
+        try:
+            return await self._connect_for(client)
+        except RingmainError as error:
+            self._tell_of_unserved(client, error, began)
+            raise
+        except BaseException:
+            self._tell_of_unserved(client, _stopped(client), began)
+            raise
+
+    async def _connect_for(self, client: Link) -> tuple[Link, Link]:
         first, second = self._in_turn
         preface = self._preface(second, client)
         if self.reconnect:
@@ -201,11 +214,18 @@ class Ends:
         self._redials.pop(client, None)
         self._in_turn[0].dismiss(client)
 
-    def discard(self, links: tuple[Link, Link]) -> None:
-        """Reset both connections, and let the next client in."""
+    def discard(self, links: tuple[Link, Link], error: RingmainError | None = None) -> None:
+        """Reset both connections, because of an error or since this was stopped, and let the next client in."""
+        client = links[0 if self._in_turn[0] is self.source else 1]
+        self._tell_of_unserved(client, error or _stopped(client), time.monotonic())
         self._redials.pop(links[0], None)
         self.source.dismiss(links[0])
         self.destination.dismiss(links[1])
+
+    def _tell_of_unserved(self, client: Link, error: RingmainError, began: float) -> None:
+        end = self._in_turn[0]
+        if end.listening and end.on_failed is not None:
+            end.on_failed(client.peer, time.monotonic() - began, error, NOT_SERVED)
 
     def _preface(self, end: End, source: Link | None) -> Preface | None:
         """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
@@ -224,6 +244,10 @@ class Ends:
             return Introduced(peer)
 
         return send
+
+
+def _stopped(client: Link) -> RingmainError:
+    return ReceiveError(f"relay from {client.peer}", "the relay was stopped before the other side answered")
 
 
 def check_options(
