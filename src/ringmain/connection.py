@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from ringmain._ring import Counters
 from ringmain.endpoint import Endpoint, as_url
@@ -17,6 +17,7 @@ from ringmain.flow.blocks import Flow, flow_for
 from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
+from ringmain.flow.records import Blocks, Records
 from ringmain.keywords import documented
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import failure_of, has_hole, was_alerted
@@ -148,6 +149,15 @@ class Connection:
             if block is None:
                 await self._hear_end()
             return block
+
+    def records(self, *, headers: bool = False) -> Records:
+        """Iterate over single records instead, `async for`, with `headers` all that came of each, as of a loader."""
+
+        def verdict() -> Verdict | None:  # a last record without its end counts after a proper end of the stream only
+            inflow = self._inflow
+            return Verdict.ENDED if inflow.has_ended_well else inflow.verdict and Verdict.RESET
+
+        return Records(cast(Blocks, self), self._inflow.ring.cutter, verdict, headers=headers)
 
     async def write(self, buffer: "Buffer") -> None:
         """Send all of a contiguous buffer, which may be changed once this returns.
