@@ -97,18 +97,24 @@ class Loader(Listening, Iterated, Blocking):
             if self._many is not None:
                 await self._many.close(broken_off=broken_off)
         finally:  # what `on_end` raises keeps nothing open
-            gate, self._gate = self._gate, None
-            if gate is not None:
-                gate.close()
+            self._close_gate()
 
     def _reset_all(self) -> None:
         self._finished = True
         if self._gate is not None:
             self._gate.stop()
-        if self._inflow is not None:
-            self._release(self._inflow, broken_off=True)
-        if self._many is not None:
-            self._many.crowd.close(broken_off=True)
+        try:
+            if self._inflow is not None:
+                self._release(self._inflow, broken_off=True)
+            if self._many is not None:
+                self._many.crowd.close(broken_off=True)
+        finally:
+            self._close_gate()
+
+    def _close_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [it.abandon for it in (self._inflow, self._many) if it is not None]

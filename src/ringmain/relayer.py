@@ -108,7 +108,8 @@ class Relayer(Blocking):
         where = " to ".join(
             as_url((end.addresses or [end.endpoint.address])[0], tls=end.tls) for end in (self.source, self.destination)
         )
-        state = "listening" if self._is_open and self._ends.listening else "open" if self._is_open else "closed"
+        is_open = self._is_open and not self._ends.listening
+        state = "listening" if self.addresses else "open" if is_open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
         return self._described(where, state, sizes, self.served)
 
@@ -146,6 +147,7 @@ class Relayer(Blocking):
         if self._serving is not None:
             self._serving.stopped.set()
             self._serving.left.set()
+        self._ends.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]

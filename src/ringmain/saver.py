@@ -153,7 +153,10 @@ class Saver(Listening, Blocking):
                     await self._clients.over()
 
     def _reset_all(self) -> None:
-        self._clients.close()
+        try:
+            self._clients.close()
+        finally:
+            self._gate = None  # which is closed
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []

@@ -12,7 +12,7 @@ from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
 from ringmain.net.backoff import Tally
 from ringmain.net.dial import Preface, context_for, dial
-from ringmain.net.gate import Guest
+from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
@@ -63,8 +63,10 @@ class End(Listening):
 
     async def connect(self, preface: Preface | None) -> Link:
         """Wait for a client, or dial. Call `done` after it. Who waits longest gets a client first."""
-        if self._gate is not None:
+        if self.listening:
             async with self._turn:
+                if self._gate is None:  # it was closed meanwhile
+                    raise NoMoreClients
                 return await self._gate.next_connection(self._context, preface)
         if self.redial is not None:
             return await self.redial.next_connection(self._context)
@@ -99,8 +101,9 @@ class End(Listening):
         self.done(link)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; who waits for a client gets NoMoreClients."""
         if self._gate is not None:
+            self._gate.stop()
             self._gate.close()
             self._gate = None
 
