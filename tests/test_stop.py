@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -269,3 +270,32 @@ def test_a_plain_for_is_ended_by_a_thread_or_a_signal_handler(how: str, served: 
             if sock is not None:
                 sock.close()
     assert b"".join(got) == (b"x" if served else b"")
+
+
+CANCELLED_FROM_OUTSIDE = """
+import asyncio
+from ringmain.cli.session import Session
+
+told = []
+
+async def work():
+    own = asyncio.current_task()
+    for task in asyncio.all_tasks() - {own}:
+        task.cancel()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.01)
+        told.append("closed")
+
+try:
+    Session({"family": 0}, "tcp://127.0.0.1:1").run(work)
+except asyncio.CancelledError:
+    print(*told)
+"""
+
+
+def test_a_run_that_is_cancelled_from_outside_closes_what_it_has_open() -> None:
+    command = [sys.executable, "-c", CANCELLED_FROM_OUTSIDE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=peers.TIMEOUT, check=False)
+    assert (done.stdout, done.stderr) == ("closed\n", "")

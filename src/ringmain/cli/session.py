@@ -30,6 +30,7 @@ from ringmain.outcome import FAILED_HANDSHAKE, Outcome, RelayOutcome
 from ringmain.progress import Figures, Line, Look, show_progress, size_words
 from ringmain.settings import TlsSettings, check_plain, keywords_given
 from ringmain.terminal import screen
+from ringmain.waiting import let_go
 
 if TYPE_CHECKING:
     from ringmain.cli.metrics import Told
@@ -209,6 +210,8 @@ class Session:
         try:
             await asyncio.wait([task])
         finally:
+            task.cancel()  # which goes on only where this was cancelled
+            await let_go([task])
             for helper in signals.helpers:
                 helper.cancel()
             await asyncio.gather(*signals.helpers, return_exceptions=True)
