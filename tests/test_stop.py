@@ -113,6 +113,16 @@ def test_a_signal_that_was_ignored_when_we_started_stays_ignored(bench: peers.Be
     assert program.wait() == 143
 
 
+def test_what_python_ignores_ends_nothing(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "-o", stdout=subprocess.PIPE)
+    with peers.connect(port) as sock:
+        for number in (signal.SIGXFSZ, signal.SIGPIPE):
+            loader.hears(number)
+        sock.sendall(b"still here")
+    assert loader.wait() == 0
+    assert loader.process.stdout.read() == b"still here"
+
+
 def test_a_signal_while_the_program_starts_ends_it_without_a_word(bench: peers.Bench, tmp_path: Any) -> None:
     (tmp_path / "click.py").write_text(
         "import os, time\nos.write(2, b'starting\\n')\ntime.sleep(60)\n"  # at once, which print is not

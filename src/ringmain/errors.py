@@ -192,10 +192,18 @@ def reason(error: BaseException) -> str:
         return error.strerror
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
     if number := _number(error):
-        return _decapitalized(os.strerror(number))
+        return _decapitalized(os.strerror(number)) + (_size_limit() if number == errno.EFBIG else "")
     if isinstance(error, OSError) and error.errno and error.strerror:  # a socket.gaierror, whose numbers mean nothing
         return _decapitalized(error.strerror)
     return _decapitalized(str(error) or type(error).__name__)
+
+
+def _size_limit() -> str:
+    """Return which limit of the size of a file was met; nothing where it is the file system's."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return "" if limit == resource.RLIM_INFINITY else f": ulimit -f allows {limit} bytes"
 
 
 def _number(error: BaseException | None) -> int | None:
