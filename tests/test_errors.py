@@ -13,6 +13,7 @@ from conftest import Certificates
 
 import ringmain
 from ringmain import errors
+from ringmain.cli import load as _load  # noqa: F401 - whose options stand for keywords
 from ringmain.cli.flags import as_flags
 
 
