@@ -8,7 +8,7 @@ SOURCES := pyproject.toml setup.py MANIFEST.in LICENSE README.md docs/commands.p
 # systemd, which a few talk to, is left to you: it may replace what manages services on a machine.
 PEERS := socat ncat netcat-openbsd openssl gnutls-bin haproxy stunnel4 iperf3 logrotate
 # What the tests look at results with.
-TOOLS := chromium git valgrind
+TOOLS := chromium fish git valgrind zsh
 
 # What the benchmarks compare besides: the headers of OpenSSL are for the C baseline.
 RIVALS := $(PEERS) libssl-dev

@@ -146,6 +146,12 @@ def test_an_endpoint_of_a_log_is_read_and_written_back_without_its_secrets(
         "nats:/user:secret@a:1/NAME",
         "tcp://user:secret@host:1",
         "NATS://user:secret@a:x/NAME",
+        "user:secret@host",
+        "secret@host:1",
+        "tcp://secret@host:1",
+        "user:sec ret@host:1",
+        "nats:user:secret@a/NAME",
+        "[user:secret@::1]:80",
     ],
 )
 def test_any_other_endpoint_of_a_log_is_told_of_in_one_line_without_its_secrets(text: str) -> None:

@@ -90,3 +90,23 @@ def test_a_minute_that_is_over_is_told_of_and_begins_anew(monkeypatch: pytest.Mo
     time.sleep(0.3)
     handler.close()
     assert len(written()) == log_handler.MOST + 3
+
+
+def test_what_v_adds_for_each_stranger_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_handler, "SECOND", 1000.0)
+    handler = log_handler.LogHandler()
+    handler.setStream(io.StringIO())
+    log = logging.Logger("strangers", logging.INFO)
+    log.addHandler(handler)
+    for number in range(log_handler.MOST_VERBOSE + 7):
+        log.info("%s: connected%s", f"peer {number}", "")
+        log.error("%s", f"end {number}")
+    log.info("something else")
+    handler.close()
+    lines = handler.stream.getvalue().splitlines()
+    assert len([line for line in lines if "connected" in line]) == log_handler.MOST_VERBOSE + 1
+    assert len([line for line in lines if "end" in line]) == log_handler.MOST_VERBOSE + 7
+    assert lines[-2:] == [
+        "ringmain: something else",
+        "ringmain: 7 more like this in the last second: peer 56: connected",
+    ]

@@ -71,23 +71,35 @@ def test_a_client_that_cannot_be_watched_stops_nothing(
 
 
 def test_who_is_reset_before_its_turn_does_not_count_as_a_proper_end(run: Run) -> None:
+    ended: list[str] = []
+    came: list[str] = []
+
+    def connect(port: int) -> socket.socket:
+        sock = peers.connect(port)
+        came.append("{}:{}".format(*sock.getsockname()))
+        return sock
+
     async def main() -> list[bytes]:
-        async with ringmain.load("127.0.0.1:0", listen_once=True, gate="queue") as loader:
+        loader = ringmain.load("127.0.0.1:0", listen_once=True, gate="queue")
+        loader.on_end = lambda outcome: ended.append(outcome.peer)
+        loader.on_failed = lambda peer, *_: ended.append(peer)
+        async with loader:
 
             async def take() -> list[bytes]:
                 return [bytes(block) async for block in loader]
 
             taking = asyncio.ensure_future(take())
-            silent = peers.connect(loader.port)
+            silent = connect(loader.port)
             await asyncio.sleep(1.3)  # others are looked for after a second
-            peers.close_with_reset(peers.connect(loader.port))
+            peers.close_with_reset(connect(loader.port))
             await asyncio.sleep(0.2)
             peers.close_with_reset(silent)
-            with peers.connect(loader.port) as good:
+            with connect(loader.port) as good:
                 good.sendall(b"the one that counts")
             return await taking
 
     assert run(main()) == [b"the one that counts"]
+    assert sorted(ended) == sorted(came)  # each is told of once
 
 
 @pytest.mark.parametrize("most", [1, 2])
@@ -139,7 +151,7 @@ def test_strangers_who_take_all_the_room_for_handshakes_and_begin_none_make_room
                 assert not any(map(is_over, strangers))  # nobody else has to go
 
     run(main(), peers.TIMEOUT)
-    assert len([it for it in caplog.messages if "let go, since it was not ready to begin after 1 s" in it]) == 1
+    assert len([it for it in caplog.messages if "let go: it was not ready to begin after 1 s" in it]) == 1
 
 
 @pytest.mark.parametrize("silent", [1, 0], ids=["one of them silent", "all have begun"])
@@ -148,10 +160,14 @@ def test_who_has_begun_a_handshake_is_let_go_for_who_waits_after_those_who_have_
 ) -> None:
     monkeypatch.setattr(reception, "_PATIENCE", 1 / 1000)
 
+    heard: list[tuple[Any, ...]] = []
+
     async def main() -> None:
         options: dict[str, Any] = {"handshake_timeout": 1000.0, "max_connections": 2, **tls_net.listening}
         with contextlib.ExitStack() as stack:
-            async with ringmain.load(tls_net.url(), **options) as loader:
+            loader = ringmain.load(tls_net.url(), **options)
+            loader.on_failed = lambda *failed: heard.append(failed)
+            async with loader:
                 waiting = asyncio.ensure_future(anext(loader))
                 slow = [stack.enter_context(peers.connect(loader.port)) for _ in range(MOST_AT_ONCE)]
                 for it in slow[: MOST_AT_ONCE - silent]:
@@ -166,6 +182,8 @@ def test_who_has_begun_a_handshake_is_let_go_for_who_waits_after_those_who_have_
                 with contextlib.suppress(ConnectionResetError):
                     await asyncio.to_thread(peers.read_all, gone)
                 assert len([it for it in caplog.messages if "let go" in it]) == 1
+                ((_, _, error, verdict),) = heard
+                assert (str(error) in caplog.messages, verdict) == (True, "handshake failed")
 
     run(main(), peers.TIMEOUT)
     (line,) = [it for it in caplog.messages if "let go" in it]

@@ -334,3 +334,19 @@ def test_several_processes_are_summed_and_one_that_dies_takes_nothing_back(
         with peers.connect_tls(crew.port, certificates.ca) if tls else peers.connect(crew.port) as sock:
             sock.sendall(b"123\n")
             metrics.shows(connections_open=3, connections_total=5, bytes_total__in=28, bytes_total__out=28)
+
+
+@pytest.mark.parametrize("verb", [["load", "--connect"], ["save"], ["save", "--reconnect"], ["relay", "--connect"]])
+def test_each_try_of_a_first_connect_in_vain_is_counted(bench: peers.Bench, metrics: Metrics, verb: list[str]) -> None:
+    nobody = f"tcp://127.0.0.1:{peers.free_port()}"
+    other = ["tcp://127.0.0.1:0"] if verb[0] == "relay" else []
+    bench.ringmain(*verb, *metrics.options, "--retry", "forever", nobody, *other)
+    peers.wait_for_port(metrics.port)
+    metrics.reach(lambda it: it[("connect_failures_total",)] > 1, "two tries in vain")
+
+
+def test_a_relay_counts_each_try_for_a_client(bench: peers.Bench, metrics: Metrics) -> None:
+    nobody = f"tcp://127.0.0.1:{peers.free_port()}"
+    _, port = bench.relaying(nobody, *metrics.options, "--retry", "2")
+    assert peers.is_reset(port)
+    metrics.shows(connect_failures_total=3)

@@ -5,6 +5,7 @@ import subprocess
 
 import brokers
 import peers
+import pytest
 from scraping import Metrics
 
 
@@ -52,3 +53,20 @@ def test_a_relay_counts_its_clients_and_what_is_stored(
         peers.close_with_reset(second)
         metrics.shows(connections_open=1, connections_ended_total__reset=1)
     metrics.shows(connections_open=0, connections_ended_total__ended=1, bytes_total__out=10)
+
+
+@pytest.mark.parametrize("verb", [["load", "--consumer", "c"], ["save"], ["relay", "tcp://127.0.0.1:0"]])
+def test_each_try_of_a_first_connect_in_vain_is_counted(bench: peers.Bench, metrics: Metrics, verb: list[str]) -> None:
+    bench.ringmain(*verb, *metrics.options, "--retry", "forever", f"nats://127.0.0.1:{peers.free_port()}/EVENTS")
+    peers.wait_for_port(metrics.port)
+    metrics.reach(lambda it: it[("connect_failures_total",)] > 1, "two tries in vain")
+
+
+def test_a_load_counts_the_tries_after_a_loss(broker: brokers.Broker, bench: peers.Bench, metrics: Metrics) -> None:
+    bench.ringmain("load", *metrics.options, "--consumer", "c", broker.url("EVENTS"))
+    peers.wait_for_port(metrics.port)
+    metrics.shows(connections_open=1, connect_failures_total=0)
+    broker.kill()
+    metrics.reach(lambda it: it[("connect_failures_total",)] > 1, "two tries in vain")
+    broker.start()
+    metrics.shows(reconnects_total=1)

@@ -87,7 +87,7 @@ def test_a_file_at_its_size_limit_keeps_what_came_before(bench: peers.Bench, tmp
     with peers.connect(port) as sock:
         with contextlib.suppress(OSError):
             sock.sendall(data)
-        peers.expect(loader, 23, str(tmp_path / "got"), "file too large")
+        peers.expect(loader, 23, str(tmp_path / "got"), f"file too large: ulimit -f allows {limit} bytes")
     assert (tmp_path / "got").read_bytes() == data[:limit]
 
 

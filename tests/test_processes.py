@@ -60,15 +60,23 @@ def test_each_process_serves_as_many_and_every_record_is_written_once_and_in_ord
 
 
 def test_a_process_that_is_killed_is_told_of_and_replaced_and_what_it_wrote_stays(bench: peers.Bench) -> None:
-    crew = Crew(bench)
+    stats = bench.folder / "stats"
+    crew = Crew(bench, "--stats-file", stats)
     with contextlib.ExitStack() as stack:
         socks = [crew.greet(stack, f"early {number}") for number in range(4)]
+        names = ["{}:{}".format(*sock.getsockname()) for sock in (socks[0], socks[2])]
         before = crew.lines(crew.files[0])
         assert len(before) == 2
         worker = crew.worker_of(crew.files[0])
         assert worker is not None
         os.kill(worker, signal.SIGKILL)
         crew.program.says("process 1 was ended by SIGKILL; lost with it: 2 connections")
+        peers.eventually(lambda: stats.exists() and stats.read_bytes().count(b"\n") == 2, "a row of each")
+        rows = [json.loads(line) for line in stats.read_text().splitlines()]
+        assert [(row["peer"], row["verdict"], row["bytes"]) for row in rows] == [
+            (name, "process died", None) for name in names
+        ]
+        assert rows[0]["error"] == f"load from {names[0]}: process 1 was ended by SIGKILL"
         for sock in (socks[0], socks[2]):
             assert is_over(sock)
         number = 0

@@ -230,3 +230,13 @@ def test_of_a_relay_both_ways_are_told_and_the_larger_one_is_judged(monkeypatch:
     summary.add({"source": source, "destination": destination, "seconds": 10, "verdict": "ended"})
     line = summary.line(Blame("the destination", "the source"))
     assert line == "2.00 MiB back and 512 B there in 10.00 s, 204.80 KiB/s, limited by the source"
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--json-stream"]])
+def test_progress_of_a_bench_is_lines_where_there_is_no_terminal(bench: peers.Bench, options: list[str]) -> None:
+    _, port = bench.serving_measurements()
+    client = bench.ringmain("bench", "--progress", "--time", "1", *options, f"tcp://127.0.0.1:{port}")
+    assert client.wait() == 0, client.stderr
+    lines = client.stderr.split("\n")
+    assert any(re.match(r"\d+\.\d s  \S+ GB/s", line) for line in lines)
+    assert all(line.isprintable() for line in lines)

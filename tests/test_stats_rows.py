@@ -135,3 +135,39 @@ def test_a_connection_that_fails_late_has_one_row(
     assert saver.wait() in (35, 55, 60)
     (row,) = peers.rows_in(stats)
     assert row["error"] is not None
+
+
+def test_a_client_that_a_relay_finds_no_destination_for_has_a_row(bench: peers.Bench, tmp_path: Path) -> None:
+    since = datetime.datetime.now(datetime.UTC)
+    stats = tmp_path / "stats"
+    nobody = peers.free_port()
+    relay, port = bench.relaying(f"tcp://127.0.0.1:{nobody}", "--stats-file", stats)
+    with peers.connect(port) as sock:
+        name = "{}:{}".format(*sock.getsockname())
+        assert peers.ends_in_reset(sock)
+    (row,) = peers.eventually(lambda: peers.rows_in(stats))
+    check_times(row, since)
+    assert (row["source"]["peer"], row["verdict"]) == (name, "not served")
+    assert f"ringmain: {row['error']}\n" in relay.stderr
+    assert f"connect to 127.0.0.1:{nobody}" in row["error"]
+
+
+@pytest.mark.parametrize("many", [[], ["--max-connections", "3"]], ids=["one", "many"])
+def test_a_client_that_leaves_or_is_left_before_a_destination_answers_has_a_row(
+    bench: peers.Bench, tmp_path: Path, many: list[str]
+) -> None:
+    stats = tmp_path / "stats"
+    nobody = f"tcp://127.0.0.1:{peers.free_port()}"
+    relay, port = bench.relaying(nobody, "-v", "--retry", "forever", *many, "--stats-file", stats)
+    with peers.connect(port) as sock:
+        relay.says("trying again")
+        peers.close_with_reset(sock)
+    (gone,) = peers.eventually(lambda: peers.rows_in(stats))
+    assert (gone["verdict"], "it was reset before the other side answered" in gone["error"]) == ("not served", True)
+    before = relay.stderr.count("trying again")
+    with peers.connect(port):
+        peers.eventually(lambda: relay.stderr.count("trying again") > before, "another try")
+        relay.signal(15)
+        assert relay.wait() == 143
+    (_, left) = peers.rows_in(stats)
+    assert (left["verdict"], "stopped before the other side answered" in left["error"]) == ("not served", True)

@@ -10,6 +10,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -110,6 +111,16 @@ def test_a_signal_that_was_ignored_when_we_started_stays_ignored(bench: peers.Be
         program.signal(number)
     program.signal(signal.SIGTERM)
     assert program.wait() == 143
+
+
+def test_what_python_ignores_ends_nothing(bench: peers.Bench) -> None:
+    loader, port = bench.listening("load", "-o", stdout=subprocess.PIPE)
+    with peers.connect(port) as sock:
+        for number in (signal.SIGXFSZ, signal.SIGPIPE):
+            loader.hears(number)
+        sock.sendall(b"still here")
+    assert loader.wait() == 0
+    assert loader.process.stdout.read() == b"still here"
 
 
 def test_a_signal_while_the_program_starts_ends_it_without_a_word(bench: peers.Bench, tmp_path: Any) -> None:
@@ -269,3 +280,32 @@ def test_a_plain_for_is_ended_by_a_thread_or_a_signal_handler(how: str, served: 
             if sock is not None:
                 sock.close()
     assert b"".join(got) == (b"x" if served else b"")
+
+
+CANCELLED_FROM_OUTSIDE = """
+import asyncio
+from ringmain.cli.session import Session
+
+told = []
+
+async def work():
+    own = asyncio.current_task()
+    for task in asyncio.all_tasks() - {own}:
+        task.cancel()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.01)
+        told.append("closed")
+
+try:
+    Session({"family": 0}, "tcp://127.0.0.1:1").run(work)
+except asyncio.CancelledError:
+    print(*told)
+"""
+
+
+def test_a_run_that_is_cancelled_from_outside_closes_what_it_has_open() -> None:
+    command = [sys.executable, "-c", CANCELLED_FROM_OUTSIDE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=peers.TIMEOUT, check=False)
+    assert (done.stdout, done.stderr) == ("closed\n", "")

@@ -86,8 +86,9 @@ class Blocking:
     def abort(self) -> None:
         """Reset all peers at once, as leaving the block by an exception does: none takes a part for the whole.
 
-        What was not taken, or not sent, is lost. Nothing is waited for; whoever waits for this meanwhile is raised an
-        error, or ends. Leaving the block afterwards raises nothing. To be called in the loop's thread.
+        Nobody else is let in: the listener is closed. What was not taken, or not sent, is lost. Nothing is waited for;
+        whoever waits for this meanwhile is raised an error, or ends. Leaving the block afterwards raises nothing. To be
+        called in the loop's thread.
         """
         if self._is_open and not self._aborted:
             self._check_idle()

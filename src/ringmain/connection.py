@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from ringmain._counters import Counters
 from ringmain.errors import RingmainError, SendError, TimedOutError, UsageError
@@ -15,6 +15,7 @@ from ringmain.flow.blocks import Flow
 from ringmain.flow.idle_timeout import Deadline
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.outflow import Outflow
+from ringmain.flow.records import Blocks, Records
 from ringmain.net.failures import failure_of, has_hole, was_alerted
 from ringmain.net.link import Link
 from ringmain.outcome import Verdict
@@ -103,6 +104,15 @@ class Connection:
             if block is None:
                 await self._hear_end()
             return block
+
+    def records(self, *, headers: bool = False) -> Records:
+        """Iterate over single records instead, `async for`, with `headers` all that came of each, as of a loader."""
+
+        def verdict() -> Verdict | None:  # a last record without its end counts after a proper end of the stream only
+            inflow = self._inflow
+            return Verdict.ENDED if inflow.has_ended_well else inflow.verdict and Verdict.RESET
+
+        return Records(cast(Blocks, self), self._inflow.ring.cutter, verdict, headers=headers)
 
     async def write(self, buffer: "Buffer") -> None:
         """Send all of a contiguous buffer, which may be changed once this returns.

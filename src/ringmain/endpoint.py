@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ringmain.errors import UsageError
 
 _SHAPE = re.compile(
-    r"(?:(?P<scheme>[^:/\[\]]*)://)?(?:\[(?P<literal>[^\[\]]*)\]|(?P<host>[^:/\[\]]*)):(?P<port>[A-Za-z0-9_.+-]+)/?"
+    r"(?:(?P<scheme>[^:/\[\]@]*)://)?(?:\[(?P<literal>[^\[\]@]*)\]|(?P<host>[^:/\[\]@]*)):(?P<port>[A-Za-z0-9_.+-]+)/?"
 )
 _EXAMPLE = "write tcp://HOST:PORT, tcps://HOST:PORT for TLS, or HOST:PORT, with an IPv6 address in [brackets]"
 _UNIX_EXAMPLE = "write unix:/path/of/socket, or unix:@name for an abstract one"
@@ -42,7 +42,7 @@ class Endpoint:
 
         A host alone has the `default_port`, if there is one.
         """
-        what = f"endpoint {_without_secrets(text)!r}"
+        what = f"endpoint {without_secrets(text)!r}"
         if is_log(text):
             scheme, _, rest = text.partition("://")
             is_server = scheme.lower() == "tls" and re.fullmatch(r"[^/@]+:\d+/?", rest)
@@ -148,7 +148,7 @@ class LogEndpoint:
         """Read an endpoint as users of NATS write it, names after the last server; raise UsageError with the remedy."""
         from urllib.parse import unquote  # which nothing else here needs
 
-        what = f"endpoint {_without_secrets(text)!r}"
+        what = f"endpoint {without_secrets(text)!r}"
         match = re.fullmatch(_LOG_SHAPE, text)
         if match is None:
             scheme, _, rest = text.partition("://")
@@ -185,8 +185,12 @@ def is_log(text: str) -> bool:
     return text.lower().startswith(("nats://", "tls://"))
 
 
-def _without_secrets(text: str) -> str:
-    return re.sub(r"(//?).*@", r"\1...@", text, flags=re.DOTALL) if "@" in text else text
+def without_secrets(text: str) -> str:
+    """Return what somebody took for an endpoint, with dots for all before its last @; a UNIX socket has its @ itself.
+
+    Nothing tells what was meant by a text that is none, so that no part of it counts as harmless.
+    """
+    return text if text.startswith("unix:") else re.sub(r"^(\w*:/+)?.*@", r"\1...@", text, flags=re.DOTALL)
 
 
 def host_and_port(host: str, port: str | int) -> str:

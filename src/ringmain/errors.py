@@ -6,6 +6,10 @@ TimeoutError. Lines name an option as Python's keyword with its `=`; the command
 
 import errno
 import os
+import re
+
+# Who a URL is for, in a line of ours; what names a file may have an @ of its own.
+_USER = re.compile(r"(?<!unix)(?<!file)(:/+)\S*@")
 
 
 class RingmainError(Exception):
@@ -166,8 +170,10 @@ class BlocksHeldError(RingmainError):
 def printable(text: str) -> str:
     r"""Return a text as one line that a terminal only shows: what would control it is escaped, as \x1b or \u202e.
 
-    What a peer says ends up in lines of ours. Whoever prints one calls this, wherever its parts come from.
+    What a peer says ends up in lines of ours. Whoever prints one calls this, wherever its parts come from. Where a URL
+    has a user and a password, dots stand for both: a URL may be what somebody gave as the name of a file.
     """
+    text = _USER.sub(r"\1...@", text)
     if text.isprintable():
         return text
     return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
@@ -186,10 +192,18 @@ def reason(error: BaseException) -> str:
         return error.strerror
     # uvloop words some errors its own way; the C library's words for the number are the same everywhere.
     if number := _number(error):
-        return _decapitalized(os.strerror(number))
+        return _decapitalized(os.strerror(number)) + (_size_limit() if number == errno.EFBIG else "")
     if isinstance(error, OSError) and error.errno and error.strerror:  # a socket.gaierror, whose numbers mean nothing
         return _decapitalized(error.strerror)
     return _decapitalized(str(error) or type(error).__name__)
+
+
+def _size_limit() -> str:
+    """Return which limit of the size of a file was met; nothing where it is the file system's."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return "" if limit == resource.RLIM_INFINITY else f": ulimit -f allows {limit} bytes"
 
 
 def _number(error: BaseException | None) -> int | None:

@@ -17,6 +17,7 @@ from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
 from ringmain.flow.many import Many
 from ringmain.iterators import Iterated
+from ringmain.net.backoff import Tally
 from ringmain.net.dial import context_for, dial
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
@@ -58,6 +59,7 @@ class Loader(Listening, Iterated, Blocking):
         self._new_flow = new_flow
         self._given: Stream | None = None  # the same, where the user has it
         self._finished = False
+        self._tally = Tally()
         self._turn = Turn("another task is already waiting for this loader")
 
     def __repr__(self) -> str:
@@ -74,7 +76,7 @@ class Loader(Listening, Iterated, Blocking):
             await self._open_gate()
         elif not self._finished:
             self._stopped = asyncio.Event()
-            dialling = dial(self.endpoint, self.settings, self._context)
+            dialling = dial(self.endpoint, self.settings, self._context, tally=self._tally)
             if (link := await unless(self._stopped.wait(), dialling, Link.reset)) is not None:
                 self._begin(link)
         if self._finished:
@@ -103,18 +105,24 @@ class Loader(Listening, Iterated, Blocking):
             if self._many is not None:
                 await self._many.close(broken_off=broken_off)
         finally:  # what `on_end` raises keeps nothing open
-            gate, self._gate = self._gate, None
-            if gate is not None:
-                gate.close()
+            self._close_gate()
 
     def _reset_all(self) -> None:
         self._finished = True
         if self._gate is not None:
             self._gate.stop()
-        if self._inflow is not None:
-            self._release(self._inflow, broken_off=True)
-        if self._many is not None:
-            self._many.crowd.close(broken_off=True)
+        try:
+            if self._inflow is not None:
+                self._release(self._inflow, broken_off=True)
+            if self._many is not None:
+                self._many.crowd.close(broken_off=True)
+        finally:
+            self._close_gate()
+
+    def _close_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [it.abandon for it in (self._inflow, self._many) if it is not None]
@@ -163,6 +171,11 @@ class Loader(Listening, Iterated, Blocking):
     def served(self) -> int:
         """How many connections are served right now."""
         return len(self._many.crowd) if self._many is not None else int(self._inflow is not None)
+
+    @property
+    def connect_failures(self) -> int:
+        """How many tries to connect have failed."""
+        return self._tally.failures
 
     @property
     def counters(self) -> Counters | None:

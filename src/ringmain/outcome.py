@@ -12,6 +12,13 @@ from typing import NamedTuple
 from ringmain._counters import Counters
 from ringmain.errors import RingmainError, TimedOutError, TlsError, TruncatedError, UntrustedError
 
+# What stands in a row for a verdict where a client was accepted, and never served: its TLS handshake, or its PROXY
+# header, was none; or it left before its turn, a relay could not reach the other side for it, this system had no room.
+FAILED_HANDSHAKE = "handshake failed"
+NOT_SERVED = "not served"
+# And where nobody knows any more what it has brought.
+PROCESS_DIED = "process died"
+
 
 class Verdict(enum.StrEnum):
     """How a connection ended. All that came before it was handed over."""

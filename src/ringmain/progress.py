@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from ringmain.terminal import columns, fitting, screen
+from ringmain.terminal import screen
 
 INTERVAL = 0.5
 # What a look at a verb shows: bytes in and out, or there and back, and the fullness of what is between, from 0 to 1.
@@ -98,19 +98,11 @@ def waiting_line(where: str, number: int) -> str:
 
 
 async def show_progress(look: Look, line: Line) -> None:
-    """Show progress until cancelled.
-
-    On a terminal one line is written over; elsewhere (--progress) each is a line of its own.
-    """
-    terminal = sys.stderr.isatty()
+    """Show progress until cancelled."""
     figures = Figures(look, line)
     try:
         while True:
             await asyncio.sleep(INTERVAL)
-            text = figures.text()
-            if terminal:
-                screen.show(text)
-            else:
-                print(fitting(text, columns(2)), file=sys.stderr, flush=True)
+            screen.show(figures.text())
     finally:
         screen.clear()

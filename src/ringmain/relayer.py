@@ -109,7 +109,8 @@ class Relayer(Blocking):
         where = " to ".join(
             as_url((end.addresses or [end.endpoint.address])[0], tls=end.tls) for end in (self.source, self.destination)
         )
-        state = "listening" if self._is_open and self._ends.listening else "open" if self._is_open else "closed"
+        is_open = self._is_open and not self._ends.listening
+        state = "listening" if self.addresses else "open" if is_open else "closed"
         sizes = [counters.bytes_out for counters in self.counters]
         return self._described(where, state, sizes, self.served)
 
@@ -147,6 +148,7 @@ class Relayer(Blocking):
         if self._serving is not None:
             self._serving.stopped.set()
             self._serving.left.set()
+        self._ends.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self.destination.close]
@@ -309,7 +311,8 @@ class Relayer(Blocking):
         except OSError as error:
             if not self._many:
                 raise
-            _warn_of_no_room(passage.source, error)
+            failure = _no_room(passage.source, error)
+            log.warning("%s", failure)
         finally:
             self._release(passage, failure)
             del failure  # whose traceback holds this frame: a cycle would keep what is the passage's
@@ -331,15 +334,16 @@ class Relayer(Blocking):
             else:
                 passage = Passage(*links, flows, one_way=self._one_way, threads=self._threads)
         except BaseException as error:
-            self._ends.discard(links)
+            failure = _no_room(links[0], error)
+            self._ends.discard(links, failure)
             if not (self._many and isinstance(error, OSError)):
                 raise
-            _warn_of_no_room(links[0], error)
+            log.warning("%s", failure)
             return None
         self.source.watch_over(passage.source, passage)
         return passage
 
 
-def _warn_of_no_room(source: Link, error: OSError) -> None:
-    """Warn that this system has no room to watch one of many."""
-    log.warning("%s: cannot be served: %s", source.peer, reason(error))
+def _no_room(source: Link, error: BaseException) -> ReceiveError:
+    """Return what is told where this system has no room to watch one of many."""
+    return ReceiveError(source.peer, f"cannot be served: {reason(error)}")

@@ -14,6 +14,7 @@ from ringmain.flow.blocks import cutter_for
 from ringmain.flow.broadcast import Broadcast
 from ringmain.flow.clients import Clients, OnEnd
 from ringmain.flow.outflow import Outflow
+from ringmain.net.backoff import Tally
 from ringmain.net.dial import context_for, dial
 from ringmain.net.failures import has_hole
 from ringmain.net.listening import Listening
@@ -93,6 +94,7 @@ class Saver(Listening, Blocking):
         self.listen_once = listen_once
         self.reconnect = reconnect
         self._redial: Redial | None = None
+        self._tally = Tally()
         self.on_end: OnEnd | None = None
         hear = weakref.WeakMethod(self._one_ended)  # the loop, which knows the clients, must not keep a forgotten saver
         self._clients: Clients | Broadcast
@@ -121,14 +123,14 @@ class Saver(Listening, Blocking):
         self._context = context_for(self.endpoint, self.settings, listening=self.listening)
         if self.listening:
             self._gate = await self._listen(self.endpoint, self.settings)
-        self._redial = Redial(self.endpoint, self.settings) if self.reconnect else None
+        self._redial = Redial(self.endpoint, self.settings, tally=self._tally) if self.reconnect else None
         if isinstance(self._clients, Broadcast) or self.listening:
             self._clients.open(self._gate, self._context)
             return
         self._clients.open(self._redial, self._context)
         try:
             if self._redial is None:
-                self._clients.begin(await dial(self.endpoint, self.settings, self._context))
+                self._clients.begin(await dial(self.endpoint, self.settings, self._context, tally=self._tally))
             else:
                 await self._clients.send(memoryview(b""))  # which waits for a connection
         except BaseException:
@@ -151,7 +153,10 @@ class Saver(Listening, Blocking):
                     await self._clients.over()
 
     def _reset_all(self) -> None:
-        self._clients.close()
+        try:
+            self._clients.close()
+        finally:
+            self._gate = None  # which is closed
 
     def _leftovers(self) -> list[Callable[[], object]]:
         closers: list[Callable[[], object]] = [self._clients.abandon] if self.connections else []
@@ -174,12 +179,12 @@ class Saver(Listening, Blocking):
     @property
     def reconnects(self) -> int:
         """How often another connection was made after a loss."""
-        return self._redial.tally.reconnects if self._redial is not None else 0
+        return self._tally.reconnects
 
     @property
     def connect_failures(self) -> int:
-        """How many tries of `reconnect` to connect have failed."""
-        return self._redial.tally.failures if self._redial is not None else 0
+        """How many tries to connect have failed."""
+        return self._tally.failures
 
     @property
     def on_lost(self) -> Callable[[], object] | None:

@@ -16,7 +16,7 @@ class Data(Protocol):
 
 
 class Screen:
-    """Standard error where it is a terminal: a line that is written over, and lines that stay.
+    """Standard error: a line that is written over, and lines that stay. Where it is no terminal all of them stay.
 
     `data` is what else is written to the terminal: lines of ours begin behind a line of that, not within.
     """
@@ -27,10 +27,14 @@ class Screen:
     _shown = False  # the line that is written over
 
     def show(self, text: str) -> None:
-        """Write over the line; raise OSError."""
+        """Write over the line, or another one where it is no terminal; raise OSError."""
         width = columns(2)
-        self._shown = True
-        sys.stderr.write(f"\r{fitting(text, width and width - 1)}\x1b[K")  # a full line would wrap in some terminals
+        if sys.stderr.isatty():
+            self._shown = True
+            text = f"\r{fitting(text, width and width - 1)}\x1b[K"  # a full line would wrap in some terminals
+        else:
+            text = f"{fitting(text, width)}\n"
+        sys.stderr.write(text)
         sys.stderr.flush()
 
     def clear(self) -> None:

@@ -65,6 +65,7 @@ async def asynchronous() -> None:
         assert_type((both.peer, both.tls, both.cipher), tuple[str, str | None, str | None])
         assert_type(both.counters, ringmain.Counters)
         assert_type(await both.read(), memoryview | None)
+        assert_type([record async for record in both.records(headers=True)], list[memoryview])
         assert_type(await both.write(memoryview(b"view")), None)
         assert_type(await both.write_eof(), None)
         await both.aclose()

@@ -36,9 +36,9 @@ class Account:
         self.bytes_out = 0
         self._stats_file: StatsFile | None = None
         if stats_file is not None:
-            from ringmain.cli.stats import StatsFile
+            from ringmain.cli import stats
 
-            self._stats_file = StatsFile(stats_file)
+            self._stats_file = stats.StatsFile(stats_file)
         if interval is not None and self._stats_file is None:
             raise UsageError("--stats-interval", "there is no file for its rows", "add --stats-file")
         self._summary: Summary
@@ -85,24 +85,25 @@ class Account:
         self.append(row)
 
     def record_failures(self, listening: "Listening", end: str = "") -> None:
-        """Append a row for each client whose handshake fails, at one `end` of a relay."""
-        from ringmain.cli.stats import failed_handshake
+        """Append a row for each client that is not served, at one `end` of a relay."""
+        from ringmain.cli.stats import unserved
 
-        def failed(peer: str, seconds: float, error: Exception) -> None:
-            self.append(failed_handshake(peer, seconds, error, listening.refused, end))
+        def failed(peer: str, seconds: float, error: Exception, verdict: str) -> None:
+            self.append(unserved(peer, seconds, error, verdict, listening.refused, end))
 
         listening.on_failed = failed
 
     def record_dialling(self, task: "asyncio.Task[None]") -> None:
         """Append a row where the run ends since a server and we have not come to terms."""
-        from ringmain.cli.stats import failed_handshake
+        from ringmain.cli.stats import unserved
+        from ringmain.outcome import FAILED_HANDSHAKE
 
         error = None if task.cancelled() else task.exception()
         if not isinstance(error, TlsError | TimedOutError) or error is self._last_error or len(self.endpoints) != 1:
             return
         if isinstance(error, TlsError) or error.limit == "handshake_timeout":
             peer = self.endpoints[0].rpartition("//")[2]
-            self.append(failed_handshake(peer, time.monotonic() - self._since, error))
+            self.append(unserved(peer, time.monotonic() - self._since, error, FAILED_HANDSHAKE))
 
     def append(self, row: dict[str, Any]) -> None:
         """Append a row to the stats file, if there is one."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringmain.cli.command import Command
+from ringmain.cli.command import Command, words_of
 from ringmain.cli.flags import as_flags
 from ringmain.errors import RingmainError, UsageError, printable
 from ringmain.terminal import screen
@@ -47,7 +47,7 @@ def _told(as_json: bool, as_events: bool) -> Iterator[None]:
                 raise
             words = "interrupted"
         else:
-            words = as_flags(error.format_message() if isinstance(error, click.UsageError) else str(error))
+            words = as_flags(words_of(error) if isinstance(error, click.UsageError) else str(error))
         if as_events:
             click.echo(json.dumps({"event": "error", "data": words}))
             click.echo(json.dumps({"event": "result", "data": {"error": words}}))

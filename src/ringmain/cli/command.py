@@ -1,6 +1,7 @@
 """The click classes of the commands: options in groups, help that fits, a word for what was meant otherwise."""
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +78,12 @@ VERSION = click.option("--version", callback=_show_version, help="Show the versi
 def plain_help(names: list[str]) -> click.Option:
     """Return --help of a command whose options are all in one group."""
     return click.Option(names, callback=_show_help, help="Show this message and exit.", **_AT_ONCE)
+
+
+def words_of(error: click.ClickException) -> str:
+    """Return what click says of arguments; one that it quotes may be an endpoint with a password, out of its place."""
+    words = error.format_message().rstrip(".").replace("\n", " ")
+    return re.sub(r"""(['"])(?!unix:)(?:(?!\1).)*@""", r"\1...@", words)
 
 
 class _Formatter(click.HelpFormatter):

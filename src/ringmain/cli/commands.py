@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import ringmain.cli.values  # noqa: F401 - what a click that is too old fails at, before anything else is done
-from ringmain.cli.command import VERSION, Context, plain_help
+from ringmain.cli.command import VERSION, Context, plain_help, words_of
 from ringmain.cli.flags import as_flags
 from ringmain.errors import OutputError, RingmainError, printable, reason
 from ringmain.terminal import screen
@@ -95,8 +95,7 @@ def run() -> None:
         code = 2
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ringmain"
-        message = error.format_message().rstrip(".").replace("\n", " ")
-        code = fail(f"{message}; see: {command} --help", 2)
+        code = fail(f"{words_of(error)}; see: {command} --help", 2)
     except click.Abort:
         code = 130
     except _Failed as failed:

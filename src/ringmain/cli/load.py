@@ -295,10 +295,11 @@ def _run(
         counters = loader.counters if loader.served else None
         sides = {"": Side(counters.bytes_in if counters is not None else 0, counters)}
         if isinstance(loader, ringmain.Loader):
-            return Present(loader.served, loader.unserved, sides, not_after={"source": loader.not_after})
+            failures, not_after = loader.connect_failures, {"source": loader.not_after}
+            return Present(loader.served, loader.unserved, sides, connect_failures=failures, not_after=not_after)
         waiting = f"waiting for {loader.endpoint.cluster}" if loader.is_lost else ""
-        not_after = {"source": loader.papers.not_after}
-        return Present(loader.served, Unserved(), sides, waiting, loader.reconnects, not_after=not_after)
+        tries = loader.reconnects, loader.connect_failures
+        return Present(loader.served, Unserved(), sides, waiting, *tries, {"source": loader.papers.not_after})
 
     def line(*figures: Any) -> str:
         many = isinstance(loader, ringmain.Loader) and loader.merges

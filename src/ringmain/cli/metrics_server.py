@@ -20,7 +20,7 @@ from wsgiref.simple_server import WSGIRequestHandler
 
 from ringmain import __version__
 from ringmain.cli.metrics import KINDS, Kind, Told
-from ringmain.endpoint import Endpoint
+from ringmain.endpoint import Endpoint, without_secrets
 from ringmain.errors import UsageError, reason
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals
 from ringmain.net.listeners import addresses_of, open_listeners
@@ -52,7 +52,7 @@ class MetricsServer:
 
     def __init__(self, address: str) -> None:
         """Raise UsageError where it is none."""
-        what, remedy = f"--metrics {address}", "write HOST:PORT, or unix:/path for a UNIX socket"
+        what, remedy = f"--metrics {without_secrets(address)}", "write HOST:PORT, or unix:/path for a UNIX socket"
         try:
             self.endpoint = Endpoint.parse(address)
         except UsageError as error:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any, Protocol
 
 from ringmain.cli.metrics import Told
@@ -36,6 +37,7 @@ class _Guest:
     """A client that was handed over, as the gate sees it: whether it is silent is asked, and known a moment later."""
 
     def __init__(self, number: int, channel: Channel) -> None:
+        self.since = time.monotonic()
         self._number = number
         self._channel = channel
         self._silent: bool | None = None

@@ -23,7 +23,7 @@ from ringmain.cli.other_process import Process
 from ringmain.cli.renewal import Renewal
 from ringmain.cli.session import Session
 from ringmain.cli.signals import Signals
-from ringmain.cli.stats import failed_handshake
+from ringmain.cli.stats import lost_with_its_process, unserved
 from ringmain.cli.summary import Blame
 from ringmain.cli.template import Template
 from ringmain.cli.tls import uses_tls
@@ -135,9 +135,9 @@ class Processes:
         """Write the row of a connection."""
         self._session.account.record({**row, "refused": self.gate.unserved.refused}, 0, 0)
 
-    def _record_failed(self, peer: str, seconds: float, error: Exception) -> None:
+    def _record_failed(self, peer: str, seconds: float, error: Exception, verdict: str) -> None:
         """Write the row of a client that never got as far as one of the processes."""
-        self.record(failed_handshake(peer, seconds, error))
+        self.record(unserved(peer, seconds, error, verdict))
 
     def opened(self, worker: Process, name: str) -> None:
         """Hear which file a process goes on in: one that takes its place does so there."""
@@ -280,6 +280,9 @@ class Processes:
     def _warn(self, worker: Process, code: int) -> None:
         how = worker.end_of(code)
         log.warning("process %d %s; lost with it: %d connections", worker.number, how, len(worker.guests))
+        for link, guest in worker.guests.values():
+            seconds = time.monotonic() - guest.since
+            self.record(lost_with_its_process(link.peer, seconds, f"process {worker.number} {how}"))
 
     def _stop(self) -> bool:
         """Let nobody else in, and the processes end as at SIGTERM; False where none has begun."""

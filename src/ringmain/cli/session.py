@@ -178,6 +178,8 @@ class Session:
     ) -> None:
         import asyncio
 
+        from ringmain.waiting import let_go
+
         look, renewal, account = self._look, self._renewal, self.account
         task = asyncio.get_running_loop().create_task(work())
         signals.watch(task, lambda: self._stops(stop), lambda: look()[:2])
@@ -192,6 +194,8 @@ class Session:
         try:
             await asyncio.wait([task])
         finally:
+            task.cancel()  # which goes on only where this was cancelled
+            await let_go([task])
             for helper in signals.helpers:
                 helper.cancel()
             await asyncio.gather(*signals.helpers, return_exceptions=True)

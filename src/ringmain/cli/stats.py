@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from ringmain._counters import Counters
 from ringmain.cli.flags import as_flags
 from ringmain.errors import OutputError, RingmainError, reason
-from ringmain.outcome import Outcome, RelayOutcome, Unserved, Verdict, total
+from ringmain.outcome import PROCESS_DIED, Outcome, RelayOutcome, Unserved, Verdict, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 log = logging.getLogger("ringmain")
-
-# The verdict of a connection whose TLS handshake, or PROXY header, was none.
-FAILED_HANDSHAKE = "handshake failed"
 
 
 def figures(outcome: Outcome, refused: int, exec_exit: int | None = None) -> dict[str, Any]:
@@ -34,15 +31,24 @@ def figures(outcome: Outcome, refused: int, exec_exit: int | None = None) -> dic
     return {**_figures(outcome), **ended, "refused": refused, "verdict": outcome.verdict, **_error(outcome.error)}
 
 
-def failed_handshake(peer: str, seconds: float, error: Exception, refused: int = 0, end: str = "") -> dict[str, Any]:
+def unserved(
+    peer: str, seconds: float, error: Exception, verdict: str, refused: int = 0, end: str = ""
+) -> dict[str, Any]:
     """Return what it tells of a connection that never got as far as bytes, or of that at one `end` of a relay.
 
     It is what is told of any other, and the verdict is no other's.
     """
     outcome = Outcome(peer, None, None, Counters(), 0, Verdict.RESET)
     took = {"seconds": round(seconds, 6)}
-    ending = {"refused": refused, "verdict": FAILED_HANDSHAKE, **_error(error)}
+    ending = {"refused": refused, "verdict": verdict, **_error(error)}
     return {end: _who(outcome), **took, **ending} if end else {**_figures(outcome), **took, **ending}
+
+
+def lost_with_its_process(peer: str, seconds: float, why: str) -> dict[str, Any]:
+    """Return what it tells of a connection whose process has died: nobody knows its figures."""
+    row = unserved(peer, seconds, RingmainError(f"load from {peer}", why), PROCESS_DIED)
+    unknown = ("tls", "cipher", "bytes", "reads", "blocks", "writes", "stalls", "stalled_seconds")
+    return {**row, **dict.fromkeys(unknown)}
 
 
 def timed(row: dict[str, Any], endpoints: "Sequence[str]") -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any, NamedTuple
 
-from ringmain.cli.stats import FAILED_HANDSHAKE
+from ringmain.outcome import FAILED_HANDSHAKE, NOT_SERVED, PROCESS_DIED
 from ringmain.progress import clock_words, size_words
 
 # So many gaps between connections are kept; what is older counts as it was when it was folded.
@@ -43,8 +43,8 @@ class Summary:
         self._cpu = _cpu_seconds()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Count a connection that has just ended, if it ever got as far as bytes."""
-        if row["verdict"] == FAILED_HANDSHAKE:
+        """Count a connection that has just ended, if it ever got as far as bytes, and how many is known."""
+        if row["verdict"] in (FAILED_HANDSHAKE, NOT_SERVED, PROCESS_DIED):
             return
         self._both = "source" in row
         for way, side in enumerate((row["source"], row["destination"]) if self._both else (row,)):

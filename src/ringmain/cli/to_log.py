@@ -157,8 +157,8 @@ def run_relay_to_log(
 
     def present() -> Present:
         end, sides = relayer.source, {"source": Side(relayer.moved[1], relayer.counters)}
-        failures = end.connect_failures + relayer.publisher.connect_failures
-        state = _waiting_for(relayer.publisher), relayer.publisher.reconnects, failures
+        failures = end.connect_failures + relayer.publisher.tally.failures
+        state = _waiting_for(relayer.publisher), relayer.publisher.tally.reconnects, failures
         not_after = {"source": end.not_after, "destination": papers.not_after}
         return Present(relayer.served, end.unserved, sides, *state, not_after)
 
@@ -213,7 +213,7 @@ def run_save_to_log(
     def present() -> Present:
         publisher, served = saver.publisher, saver.served
         sides = {"": Side(saver.stored, saver.counters) if served else Side(0, None)}
-        state = _waiting_for(publisher), publisher.reconnects, publisher.connect_failures
+        state = _waiting_for(publisher), publisher.tally.reconnects, publisher.tally.failures
         return Present(served, Unserved(), sides, *state, {"destination": papers.not_after})
 
     return session.run(work, stop, look, progress_line, present, renewal=Renewal([papers]))

@@ -275,7 +275,12 @@ class LogLoader(Iterated, Blocking):
     @property
     def reconnects(self) -> int:
         """How often another connection was made after a loss."""
-        return self._server.reconnects
+        return self._server.tally.reconnects
+
+    @property
+    def connect_failures(self) -> int:
+        """How many tries to connect have failed."""
+        return self._server.tally.failures
 
     @property
     def fullness(self) -> float:

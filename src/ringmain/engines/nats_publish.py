@@ -22,7 +22,7 @@ from ringmain.engines.nats_papers import Papers
 from ringmain.engines.nats_session import Message, Session
 from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream, stream_for, takes
 from ringmain.errors import NotFoundError, RecordTooLongError, RingmainError, SendError
-from ringmain.net.backoff import Backoff
+from ringmain.net.backoff import Backoff, Tally
 from ringmain.settings import Settings
 from ringmain.waiting import let_go
 
@@ -84,13 +84,13 @@ class Publisher:
         self._session: Session | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = _PATIENCE
-        self.reconnects = self.connect_failures = 0  # after a loss
+        self.tally = Tally()
         self._out_since: float | None = None  # when an outage began, of which was warned
         self._gone_since: float | None = None  # since when no stream takes what was put, of which was warned
 
     async def __aenter__(self) -> "Publisher":
         """Connect, trying again `settings.retry` times, and look for the stream; raise RingmainError."""
-        server = nats_server.NatsServer(self.endpoint, self._settings, self.papers, reconnects=False)
+        server = self._new_server(self._settings)
         await server.open()
         try:
             self.stream = await open_stream(server, self._create_stream)
@@ -233,25 +233,27 @@ class Publisher:
         else:
             self._gone_since = None
 
+    def _new_server(self, settings: Settings) -> "nats_server.NatsServer":
+        return nats_server.NatsServer(self.endpoint, settings, self.papers, reconnects=False, tally=self.tally)
+
     async def _connect_again(self) -> "nats_server.NatsServer":
         """Return a new connection, however long that takes, whatever the servers say: they may be set up just now."""
         settings, told = dataclasses.replace(self._settings, retry=0), set()
 
         async def connect() -> "nats_server.NatsServer":
             self.papers.read_changed()
-            server = nats_server.NatsServer(self.endpoint, settings, self.papers, reconnects=False)
+            server = self._new_server(settings)
             await server.open()
             return server
 
         def goes_on(error: RingmainError) -> bool:
-            self.connect_failures += 1
             if not nats_server.is_outage(error) and type(error) not in told:  # outages were told of
                 told.add(type(error))
                 log.warning("%s; trying again", error)
             return True
 
         server = await Backoff(_LONGEST_PAUSE).keep_trying(connect, goes_on, -1)
-        self.reconnects += 1
+        self.tally.reconnects += 1
         return server
 
     def _tell_of_the_forgotten(self) -> None:

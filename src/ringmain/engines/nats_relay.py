@@ -172,6 +172,7 @@ class LogRelayer(Blocking):
         if self._serving is not None:
             self._serving.stopped.set()
             self._serving.left.set()
+        self.source.close()
 
     def _leftovers(self) -> list[Callable[[], object]]:
         return [self.source.close, self._publisher.abandon]

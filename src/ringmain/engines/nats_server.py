@@ -25,7 +25,7 @@ from ringmain.errors import (
     UsageError,
     reason,
 )
-from ringmain.net.backoff import Backoff
+from ringmain.net.backoff import Backoff, Tally
 from ringmain.settings import Settings, TlsSettings, keywords_given
 from ringmain.waiting import let_go, unless
 
@@ -97,12 +97,20 @@ class NatsServer:
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
-    breaks, and when it is back, which `reconnects` counts. Unless it `reconnects` it never is: what nats-py still had
-    to send is not sent by another connection. `on_refusal` hears what a stream answers to a message that it does not
-    take.
+    breaks, and when it is back. `tally` counts that, and tries in vain. Unless it `reconnects` it never is: what
+    nats-py still had to send is not sent by another connection. `on_refusal` hears what a stream answers to a message
+    that it does not take.
     """
 
-    def __init__(self, endpoint: LogEndpoint, settings: Settings, papers: Papers, *, reconnects: bool = True) -> None:
+    def __init__(
+        self,
+        endpoint: LogEndpoint,
+        settings: Settings,
+        papers: Papers,
+        *,
+        reconnects: bool = True,
+        tally: Tally | None = None,
+    ) -> None:
         """Nothing is opened yet, and no file read."""
         self.endpoint = endpoint
         self.on_lost: Callable[[], object] = lambda: None
@@ -110,7 +118,7 @@ class NatsServer:
         self.on_over: Callable[[], object] = lambda: None
         self.on_refusal: Callable[[Exception], object] = lambda _: None
         self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
-        self.reconnects = 0
+        self.tally = tally or Tally()
         self._settings = settings
         self.papers = papers
         self._reconnects = reconnects
@@ -126,7 +134,9 @@ class NatsServer:
         """
         self._over = asyncio.get_running_loop().create_future()
         options = self._options()
-        trying = Backoff(_LONGEST_PAUSE).keep_trying(lambda: self._connect(options), is_outage, self._settings.retry)
+        trying = Backoff(_LONGEST_PAUSE, self.tally).keep_trying(
+            lambda: self._connect(options), is_outage, self._settings.retry
+        )
         # In a task of its own: nats-py may keep a cancellation to itself, and go on.
         client = await unless(asyncio.Event().wait(), trying, self._discard)
         assert client is not None
@@ -260,6 +270,7 @@ class NatsServer:
         failure = failure_of(error, str(self.endpoint), self._settings)
         if not self.client.is_connected:  # of one attempt of many, whose socket nats-py forgets
             self.client.abort()
+            self.tally.failures += bool(self._lost_at)  # before that it is told how the lost connection was closed
             if not is_outage(failure) and type(failure) not in self._told:
                 self._told.add(type(failure))
                 log.warning("%s; trying again", failure)
@@ -280,7 +291,7 @@ class NatsServer:
             log.warning("%s: connected again after %.1f s", self.endpoint, time.monotonic() - self._lost_at)
             self._lost_at, self.client.refusal = 0.0, ""
             self._told.clear()
-            self.reconnects += 1
+            self.tally.reconnects += 1
         self.on_back()
 
     async def _on_closed(self) -> None:

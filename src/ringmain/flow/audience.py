@@ -18,7 +18,7 @@ from ringmain.net.door import Door
 from ringmain.net.gate import NoMoreClients
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
-from ringmain.outcome import Outcome
+from ringmain.outcome import NOT_SERVED, Outcome
 from ringmain.settings import Settings
 from ringmain.waiting import let_go
 
@@ -235,7 +235,10 @@ class Audience:
                     gate.done(link)
                     if not isinstance(error, OSError):
                         raise
-                    log.warning("%s: cannot be served: %s", link.peer, reason(error))
+                    failure = SendError(link.peer, f"cannot be served: {reason(error)}")
+                    log.warning("%s", failure)
+                    if gate.on_failed is not None:
+                        gate.on_failed(link.peer, 0.0, failure, NOT_SERVED)
 
     def _begin(self, link: Link) -> None:
         peer = Clients(self._endpoint, self._settings, lambda: functools.partial(self._left, client), goes_on=False)

@@ -174,16 +174,21 @@ class Clients:
         return True
 
     async def finish(self) -> None:
-        """End the last connection; what its peer never acknowledged goes to another client, if any."""
-        while self.outflow is not None or self.carry.due:
-            if self.carry.due:
+        """End the last connection; what its peer never acknowledged goes to another client, if any.
+
+        Where it is dialled again, so does the end itself: that of a connection that was lost has reached nobody.
+        """
+        lost = False
+        while lost or self.outflow is not None or self.carry.due:
+            if lost or self.carry.due:
                 await self.send(memoryview(b""))
-            outflow = self.outflow
+            outflow, lost = self.outflow, False
             assert outflow is not None
             try:
                 await self._end(outflow)
             except RingmainError as error:
                 self._carry_over(error, outflow)
+                lost = isinstance(self._gate, Redial)
 
     async def end(self) -> None:
         """End the present connection properly."""

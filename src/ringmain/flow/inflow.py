@@ -161,12 +161,16 @@ class Inflow:
         if self.was_alerted and not self._closed:
             await self.link.hear_out()
 
-    def tell_end(self) -> None:
-        """Tell the link, for those who send on it, that its peer has ended; raise where that was a reset.
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether the peer has ended, and not by a reset of which whoever sends has heard instead: it is told once."""
+        link = self.link
+        was_reset = link.tls_version is None and not link.peer_ended and link.was_reset()
+        return self.verdict is Verdict.ENDED and not was_reset
 
-        A reset is told once: when whoever sends has heard of it, this was told a plain end.
-        """
-        if self.link.tls_version is None and not self.link.peer_ended and self.link.was_reset():
+    def tell_end(self) -> None:
+        """Tell the link, for those who send on it, that its peer has ended; raise where that was a reset."""
+        if not self.has_ended_well:
             raise self.lost(ConnectionResetError(errno.ECONNRESET, ""))
         self.link.read_to_end()
 

@@ -2,20 +2,17 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar, cast
 
 from ringmain._merge import Merger
-from ringmain.errors import UsageError, reason
+from ringmain.errors import ReceiveError, UsageError, reason
 from ringmain.flow.blocks import Flow, until_given_back
 from ringmain.flow.crowd import Crowd
 from ringmain.flow.inflow import Inflow
 from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.waiting import Turn, let_go
-
-log = logging.getLogger("ringmain")
 
 Item = TypeVar("Item")
 
@@ -150,9 +147,8 @@ class Many:
             try:
                 inflow.merge_into(self._merger, self._on_end_of(inflow))
             except OSError as error:
-                log.warning("%s: cannot be served: %s", inflow.link.peer, reason(error))
                 with self._keeping():
-                    self.crowd.reset(inflow)
+                    self.crowd.break_off(inflow, ReceiveError("cannot be served", reason(error)))
             del inflow  # while the next one is waited for
 
     def _on_end_of(self, inflow: Inflow) -> Callable[[], None]:

@@ -181,7 +181,15 @@ class Outflow:
         await self.link.until_acknowledged()
 
     async def finish(self) -> None:
-        """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte."""
+        """Send what was gathered, close_notify (under TLS) and FIN; return once the peer's kernel has every byte.
+
+        Raises where the connection is gone before that: an end that was not sent reaches nobody.
+        """
+        await self.flush()
+        if self.failure is None and self.link.was_reset():
+            self.link.give_up(errno.ECONNRESET)
+        if self.failure is not None:
+            raise self.failure
         await self.end()
         await self.link.drain()
 

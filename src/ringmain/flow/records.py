@@ -30,7 +30,7 @@ class Records(Walk):
     ) -> None:
         if cutter is None:
             why = "without a delimiter or framing there are no records"
-            raise UsageError("records()", why, "give load delimiter= or framing=")
+            raise UsageError("records()", why, "give delimiter=, or framing= to load")
         super().__init__(cutter, headers)
         self._blocks = blocks
         self._verdict = verdict

@@ -15,14 +15,23 @@ Connected = TypeVar("Connected")
 _FIRST = 0.2
 
 
+class Tally:
+    """How many tries to connect have failed, and how many connections have followed another one."""
+
+    def __init__(self) -> None:
+        self.failures = self.reconnects = 0
+
+
 class Backoff:
     """Pauses between tries, each up to twice as long as the last one, from 100 ms up to `longest` seconds.
 
-    Half of each is left to chance: those who have lost the same peer at once are not to come back at once.
+    Half of each is left to chance: those who have lost the same peer at once are not to come back at once. `tally`
+    counts the tries that fail.
     """
 
-    def __init__(self, longest: float) -> None:
+    def __init__(self, longest: float, tally: Tally | None = None) -> None:
         self._longest = longest
+        self._tally = tally or Tally()
         self._due = _FIRST
 
     def lasted(self, seconds: float) -> None:
@@ -45,6 +54,7 @@ class Backoff:
             try:
                 return await connect()
             except RingmainError as error:
+                self._tally.failures += 1
                 if retry == 0 or not may_pass(error):
                     raise
                 pause = self.next_pause()

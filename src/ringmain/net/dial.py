@@ -21,7 +21,7 @@ from ringmain.errors import (
     reason,
 )
 from ringmain.net import unix
-from ringmain.net.backoff import Backoff
+from ringmain.net.backoff import Backoff, Tally
 from ringmain.net.happy_eyeballs import first_that_answers
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
@@ -70,11 +70,15 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
 
 
 async def dial(
-    endpoint: Endpoint, settings: Settings, context: ssl.SSLContext | None, preface: Preface | None = None
+    endpoint: Endpoint,
+    settings: Settings,
+    context: ssl.SSLContext | None,
+    preface: Preface | None = None,
+    tally: Tally | None = None,
 ) -> Link:
-    """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context."""
+    """Connect, trying again `settings.retry` times, and shake hands if there is a TLS context; `tally` counts that."""
     once = functools.partial(dial_once, endpoint, settings, context, preface)
-    return await Backoff(LONGEST_PAUSE).keep_trying(once, may_pass, settings.retry)
+    return await Backoff(LONGEST_PAUSE, tally).keep_trying(once, may_pass, settings.retry)
 
 
 def may_pass(error: RingmainError) -> bool:

@@ -18,7 +18,7 @@ class Door(Protocol):
         """How many came and were not served."""
 
     on_failed: OnFailed | None
-    """What hears of the clients that fail to get ready."""
+    """What hears of the clients that are not served."""
 
     @property
     def addresses(self) -> list[str]:

@@ -104,7 +104,7 @@ class Gate:
 
     @property
     def on_failed(self) -> OnFailed | None:
-        """What hears of the clients that fail to get ready."""
+        """What hears of the clients that are not served."""
         return self._reception.on_failed
 
     @on_failed.setter

@@ -14,6 +14,7 @@ import ssl
 import weakref
 from collections.abc import Callable
 
+from ringmain.errors import ReceiveError
 from ringmain.net.channel import Channel, Message
 from ringmain.net.dial import Preface
 from ringmain.net.gate import Guest, NoMoreClients
@@ -21,7 +22,7 @@ from ringmain.net.link import Link
 from ringmain.net.readiness import finish
 from ringmain.net.reception import Newcomer, OnFailed, get_ready
 from ringmain.net.resets import reset
-from ringmain.outcome import Unserved
+from ringmain.outcome import NOT_SERVED, Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
@@ -124,7 +125,10 @@ class HandedDoor:
         """Take a message. A guest whose socket found no descriptor here is over."""
         if "guest" in message:
             if sock is None:
-                log.warning("%s: cannot be served: too many open files; see ulimit -n", message["peer"])
+                error = ReceiveError(message["peer"], "cannot be served: too many open files", "see ulimit -n")
+                log.warning("%s", error)
+                if self.on_failed is not None:
+                    self.on_failed(message["peer"], 0.0, error, NOT_SERVED)
                 self._over(message["guest"])
             else:
                 sock.setblocking(False)

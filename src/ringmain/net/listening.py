@@ -17,7 +17,7 @@ class Listening:
     _gate: Door | None = None
     _context: Renewable | None = None
     open_gate: Callable[[Endpoint, Settings], Awaitable[Door]] = staticmethod(listen)  # or where others hand clients
-    on_failed: OnFailed | None = None  # hears of clients that fail to get ready; to be set before it listens
+    on_failed: OnFailed | None = None  # hears of clients that are not served; to be set before it listens
 
     async def _listen(self, endpoint: Endpoint, settings: Settings) -> Door:
         gate = await self.open_gate(endpoint, settings)

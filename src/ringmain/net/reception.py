@@ -11,20 +11,20 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from ringmain.errors import RingmainError, reason
+from ringmain.errors import ReceiveError, RingmainError, TimedOutError, reason
 from ringmain.net import queues
 from ringmain.net.arrivals import MOST_AT_ONCE, Arrivals, has_left
 from ringmain.net.dial import Preface, handshake_timed_out, prepare, shake_hands
 from ringmain.net.first_bytes import First, first_of
 from ringmain.net.link import Link
 from ringmain.net.resets import reset
-from ringmain.outcome import Cause, Unserved
+from ringmain.outcome import FAILED_HANDSHAKE, NOT_SERVED, Cause, Unserved
 from ringmain.settings import Settings
 
 log = logging.getLogger("ringmain")
 
-# What hears of a client that could not get ready: its address, after how many seconds, and why.
-OnFailed = Callable[[str, float, Exception], object]
+# What hears of a client that is not served: its address, after how many seconds, why, and the verdict of its row.
+OnFailed = Callable[[str, float, Exception, str], object]
 # The part of the handshake's time-out that a client may take to begin where others could have its room, how many times
 # as long one that has begun may take, and how often that is looked at meanwhile. Where there is no such time-out others
 # could wait for ever: then it is so many seconds for this.
@@ -106,7 +106,7 @@ class Reception:
                 if not has_left(link.sock):
                     waiting.append(link.sock)
             except OSError as error:
-                log.warning("%s: %s before its turn", link.peer, reason(error))
+                self._left(link.peer, error)
                 self.ready.remove(link)
                 link.reset()
         for guest in list(self.arrivals.waiting):
@@ -114,7 +114,7 @@ class Reception:
                 if not has_left(guest[0]):
                     waiting.append(guest[0])
             except OSError as error:
-                log.warning("%s: %s before its turn", guest[1], reason(error))
+                self._left(guest[1], error)
                 self.arrivals.waiting.remove(guest)
                 reset(guest[0])
         return waiting
@@ -162,18 +162,30 @@ class Reception:
                     wanted -= 1
                     why = "its handshake was not done" if begun else "it was not ready to begin"
                     self.arrivals.unserved[Cause.TIMED_OUT if begun else Cause.SILENT] += 1
-                    log.warning("%s: let go, since %s after %g s and others waited", newcomer.peer, why, limit)
+                    gone = TimedOutError(f"{newcomer.peer}: let go", f"{why} after {limit:g} s and others waited")
+                    log.warning("%s", gone)
                     task.cancel()
+                    self._tell(newcomer.peer, now - newcomer.since, gone, FAILED_HANDSHAKE)
         self._look_again()
 
     def _link_of(self, sock: socket.socket, peer: str) -> Link | None:
         try:
             prepare(sock, self._settings)
         except OSError as error:  # it has been reset meanwhile
-            log.warning("%s: %s", peer, reason(error))
+            self._left(peer, error)
             reset(sock)
             return None
         return Link(sock, peer)
+
+    def _left(self, peer: str, error: OSError) -> None:
+        """Warn of one that is gone before it was served, and that has not spent a time that anybody knows."""
+        gone = ReceiveError(peer, f"{reason(error)} before its turn")
+        log.warning("%s", gone)
+        self._tell(peer, 0.0, gone, NOT_SERVED)
+
+    def _tell(self, peer: str, seconds: float, error: Exception, verdict: str) -> None:
+        if self.on_failed is not None:
+            self.on_failed(peer, seconds, error, verdict)
 
     def _prepared(self, task: "asyncio.Task[Link | None]") -> None:
         sock = self._preparing.pop(task).sock
@@ -233,7 +245,7 @@ async def get_ready(
         log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         reset(sock)  # a proper end would look like an empty answer; after a handshake it is closed already
         if on_failed is not None:
-            on_failed(peer, loop.time() - newcomer.since, error)
+            on_failed(peer, loop.time() - newcomer.since, error, FAILED_HANDSHAKE)
         return None
 
 

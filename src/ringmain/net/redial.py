@@ -7,7 +7,7 @@ import time
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import RingmainError, SendError, TlsError, UntrustedError, reason
-from ringmain.net.backoff import Backoff
+from ringmain.net.backoff import Backoff, Tally
 from ringmain.net.dial import LONGEST_PAUSE, Preface, dial_once, may_pass
 from ringmain.net.failures import was_alerted
 from ringmain.net.gate import NoMoreClients
@@ -18,13 +18,6 @@ from ringmain.waiting import unless
 log = logging.getLogger("ringmain")
 
 _LONGEST_PAUSE = 30.0  # between two tries, once a connection was lost
-
-
-class Tally:
-    """How many tries to connect have failed, and how many connections have followed another one."""
-
-    def __init__(self) -> None:
-        self.failures = self.reconnects = 0
 
 
 class Redial:
@@ -51,7 +44,7 @@ class Redial:
         self.try_number = 0
         self._settings = settings
         self._preface = preface
-        self._backoff = Backoff(_LONGEST_PAUSE)
+        self._backoff = Backoff(_LONGEST_PAUSE, self.tally)
         self._again = again
         self._connected: float | None = None  # when the last connection began
         self._pauses = False  # it has ended
@@ -105,7 +98,6 @@ class Redial:
             try:
                 return await dial_once(self.endpoint, self._settings, context, self._preface)
             except RingmainError as error:
-                self.tally.failures += 1
                 if self._again and not self._told and _may_pass_again(error):  # each failure is told, not each try
                     self._warn(error)
                 raise
@@ -113,7 +105,7 @@ class Redial:
                 self.try_number += 1
 
         if not self._again:
-            return await Backoff(LONGEST_PAUSE).keep_trying(connect, may_pass, self._settings.retry)
+            return await Backoff(LONGEST_PAUSE, self.tally).keep_trying(connect, may_pass, self._settings.retry)
         if self._pauses:
             await asyncio.sleep(self._backoff.next_pause())
         return await self._backoff.keep_trying(connect, _may_pass_again, self._settings.retry or -1)

@@ -6,17 +6,20 @@ How connections end is told by `resets`.
 import asyncio
 import dataclasses
 import socket
+import time
 
 from ringmain.endpoint import Endpoint
 from ringmain.errors import ReceiveError, RingmainError, UsageError
+from ringmain.net.backoff import Tally
 from ringmain.net.dial import Preface, context_for, dial
-from ringmain.net.gate import Guest
+from ringmain.net.gate import Guest, NoMoreClients
 from ringmain.net.introduced import Introduced
 from ringmain.net.link import Link
 from ringmain.net.listening import Listening
 from ringmain.net.readiness import until_gone
-from ringmain.net.redial import Redial, Tally
+from ringmain.net.redial import Redial
 from ringmain.net.renewable import Renewable
+from ringmain.outcome import NOT_SERVED
 from ringmain.settings import Settings, check_kind
 from ringmain.waiting import unless
 
@@ -60,16 +63,14 @@ class End(Listening):
 
     async def connect(self, preface: Preface | None) -> Link:
         """Wait for a client, or dial. Call `done` after it. Who waits longest gets a client first."""
-        if self._gate is not None:
+        if self.listening:
             async with self._turn:
+                if self._gate is None:  # it was closed meanwhile
+                    raise NoMoreClients
                 return await self._gate.next_connection(self._context, preface)
         if self.redial is not None:
             return await self.redial.next_connection(self._context)
-        try:
-            return await dial(self.endpoint, self.settings, self._context, preface)
-        except RingmainError:
-            self.tally.failures += 1
-            raise
+        return await dial(self.endpoint, self.settings, self._context, preface, self.tally)
 
     async def read_header(self, sock: socket.socket, peer: str) -> Introduced:
         """Read the PROXY header that a client at this end begins with."""
@@ -100,8 +101,9 @@ class End(Listening):
         self.done(link)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; who waits for a client gets NoMoreClients."""
         if self._gate is not None:
+            self._gate.stop()
             self._gate.close()
             self._gate = None
 
@@ -169,6 +171,17 @@ class Ends:
 
         Call `done` after it, or `discard`; after an exception `dismiss`.
         """
+        began = time.monotonic()
+        try:
+            return await self._connect_for(client)
+        except RingmainError as error:
+            self._tell_of_unserved(client, error, began)
+            raise
+        except BaseException:
+            self._tell_of_unserved(client, _stopped(client), began)
+            raise
+
+    async def _connect_for(self, client: Link) -> tuple[Link, Link]:
         first, second = self._in_turn
         preface = self._preface(second, client)
         if self.reconnect:
@@ -204,11 +217,18 @@ class Ends:
         self._redials.pop(client, None)
         self._in_turn[0].dismiss(client)
 
-    def discard(self, links: tuple[Link, Link]) -> None:
-        """Reset both connections, and let the next client in."""
+    def discard(self, links: tuple[Link, Link], error: RingmainError | None = None) -> None:
+        """Reset both connections, because of an error or since this was stopped, and let the next client in."""
+        client = links[0 if self._in_turn[0] is self.source else 1]
+        self._tell_of_unserved(client, error or _stopped(client), time.monotonic())
         self._redials.pop(links[0], None)
         self.source.dismiss(links[0])
         self.destination.dismiss(links[1])
+
+    def _tell_of_unserved(self, client: Link, error: RingmainError, began: float) -> None:
+        end = self._in_turn[0]
+        if end.listening and end.on_failed is not None:
+            end.on_failed(client.peer, time.monotonic() - began, error, NOT_SERVED)
 
     def _preface(self, end: End, source: Link | None) -> Preface | None:
         """Return what is exchanged with a peer before TLS; `source` is the client that it is dialled for."""
@@ -227,6 +247,10 @@ class Ends:
             return Introduced(peer)
 
         return send
+
+
+def _stopped(client: Link) -> RingmainError:
+    return ReceiveError(f"relay from {client.peer}", "the relay was stopped before the other side answered")
 
 
 def check_options(
