@@ -45,15 +45,15 @@ class _Bench(JsonCommand):
 
 
 @click.command(name="bench", cls=_Bench)
-@click.option("--server", is_flag=True, help=f"Serve those who measure, at ENDPOINT or tcp://:{_PORT}.")
+@click.option("--server", is_flag=True, help=f"Be the server for other benches, at ENDPOINT or tcp://:{_PORT}.")
 @click.option("-o", "--listen-once", is_flag=True, help="With --server: end after the first measurement.")
-@click.option("-R", "--reverse", is_flag=True, help="The server sends.")
+@click.option("-R", "--reverse", is_flag=True, help="The server sends and this end receives.")
 @click.option(
     "-t",
     "--time",
     type=DURATION,
-    help=f"How long to measure: {Duration.words(Plan.seconds)}; on loopback {Duration.words(_LOOPBACK_SECONDS)}, "
-    f"in rounds {Duration.words(ROUND_SECONDS)}.",
+    help=f"How long to measure. Default: {Duration.words(Plan.seconds)}; on loopback "
+    f"{Duration.words(_LOOPBACK_SECONDS)}, in rounds {Duration.words(ROUND_SECONDS)}.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
@@ -61,7 +61,7 @@ class _Bench(JsonCommand):
     "-O",
     "--omit",
     type=Linger(),
-    help=f"Warm-up, which is left out: {Duration.words(_WARM_UP)}; with --bytes 0.",
+    help=f"Warm-up that is not counted. Default: {Duration.words(_WARM_UP)}; none with --bytes.",
     metavar="DURATION",
 )
 @click.option(
@@ -70,38 +70,41 @@ class _Bench(JsonCommand):
     type=click.IntRange(1, MAX_PARALLEL),
     default=Plan.parallel,
     show_default=True,
-    help="Streams at once.",
+    help="How many streams to use at once.",
 )
 @click.option(
     "--processes",
     is_flag=True,
-    help="Each stream in a process of its own, at both ends; else they share as many as there are cores, evenly.",
+    help="Run each stream in its own process, at both ends. By default they share one process per core.",
 )
 @click.option(
-    "-l", "--message-size", type=Size(), help=f"What the sender writes at once: {Size.words(Plan.message_size)}."
+    "-l",
+    "--message-size",
+    type=Size(),
+    help=f"Bytes per write of the sender. Default: {Size.words(Plan.message_size)}.",
 )
-@click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
+@click.option("-L", "--limit", type=Size(), help="Bytes per second at most, all streams together.", metavar="RATE")
 @forms
-@click.option("--report", metavar="FILE", type=FILE, help="Write a page with plots here, for the browser: out.html.")
+@click.option("--report", metavar="FILE", type=FILE, help="Write an HTML page with plots to FILE.")
 @gate
 @log_options
 @endpoint_of_bench(required=False)
 @click.pass_context
 def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
-    """Measure this machine, or the way to another one.
+    """Measure the throughput of this machine, or of a network link.
 
     \b
-    ringmain bench                                       this machine with itself, plain and TLS: 20 s
+    ringmain bench                                       this machine over loopback, plain and TLS: 20 s
     ringmain bench --server                              on one host
     ringmain bench 10.0.0.5 -P 4 --reverse               on the other
-    ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
+    ringmain bench tcp://10.0.0.5:5201 --json            for programs; --json-stream prints meanwhile
     ringmain bench --save-baseline before.json           then, after a change:
     ringmain bench --baseline before.json --fail-on regression
 
     \b
-    ringmain bench save ENDPOINT --input FILE            load-test someone else's receiver
-    ringmain bench load ENDPOINT                         or sender; see their --help
-    ringmain bench nats://HOST:PORT/SUBJECT              what a NATS stream stores and hands out: 1 GiB, which stays
+    ringmain bench save ENDPOINT --input FILE            load-test another program that receives
+    ringmain bench load ENDPOINT                         or one that sends; see their --help
+    ringmain bench nats://HOST:PORT/SUBJECT              write 1 GiB to a NATS stream, where it stays, and read it
     """
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)

@@ -26,31 +26,31 @@ GROUPS: dict[str, tuple[str, str]] = {
         "json verbose",
     ),
     "connections": (
-        "Who may connect, where is listened, how often is tried.",
+        "Who may connect, how to listen, how often to retry.",
         "keep_listening processes retry gate allow reuse_port socket_mode socket_owner one_way accept_proxy send_proxy "
         "family",
     ),
     "tls": (
-        "Certificates, and whom to trust.",
+        "Certificates, and which peers to trust.",
         "certfile keyfile key_password_file self_signed cafile server_name insecure fingerprint client_ca client_cert "
         "crl tls_auto alpn min_tls_version ciphers tls13_ciphers reload_certificates",
     ),
     "limits": (
-        "How long is waited, how much may wait.",
+        "Time limits and buffer sizes.",
         "connect_timeout handshake_timeout idle_timeout keepalive linger receive_buffer slow client_buffer "
         "message_size max_in_flight bytes omit limit records_per_second",
     ),
-    "files": ("Files and commands, and how bytes get there.", "append exec path"),
+    "files": ("How to write files, run commands and move bytes.", "append exec path"),
     "records": ("Where records end.", "delimiter framing max_record long_records"),
     "reporting": (
-        "What is told, and where.",
+        "Messages, progress, statistics and metrics.",
         "quiet progress port_file stats_file stats_interval metrics json_stream report version",
     ),
     "baselines": (
-        "Measurements to compare with.",
+        "Earlier results to compare with.",
         "save_baseline baseline rounds noise_threshold fail_on force",
     ),
-    "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
+    "nats": ("Streams of NATS JetStream.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
 TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
 
@@ -128,7 +128,7 @@ class Command(click.Command):
                 is_eager=True,
                 allow_from_autoenv=False,
                 callback=self._show_help,
-                help="Show this, the options of a group, or all.",
+                help="Show this help, the options of GROUP, or all.",
             )
         return self._help
 
@@ -154,7 +154,9 @@ class Command(click.Command):
         self._write(ctx, formatter, "main", groups.pop("main", []))
         if groups:
             with formatter.section("More options"):
-                formatter.write_text(f"{ctx.command_path} --help GROUP shows those of a group, --help all every one.")
+                formatter.write_text(
+                    f"{ctx.command_path} --help GROUP shows the options of one group, --help all every option."
+                )
                 formatter.write_dl([(name, GROUPS[name][0]) for name in groups])
 
     def _write(

@@ -28,12 +28,19 @@ _OPTIONS = [
     click.option(
         "--consumer",
         metavar="NAME",
-        help="Of a log: who reads. All who give the same name share the messages; it remembers how far they came.",
+        help="Durable consumer to read with. Readers of the same name share its messages; it keeps their position.",
     ),
-    click.option("--from-sequence", metavar="N", type=click.IntRange(min=1), help="Where a new consumer begins."),
-    click.option("--until-sequence", metavar="N", type=click.IntRange(min=1), help="End once all up to there is done."),
-    click.option("--filter", metavar="SUBJECT", help="A new consumer has the messages of this subject only."),
-    click.option("--credentials", metavar="FILE", type=FILE, help="The JWT and seed for the log's servers."),
+    click.option("--from-sequence", metavar="N", type=click.IntRange(min=1), help="First message of a new consumer."),
+    click.option(
+        "--until-sequence",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="End once this message and all before it are done.",
+    ),
+    click.option("--filter", metavar="SUBJECT", help="A new consumer gets messages of this subject only."),
+    click.option(
+        "--credentials", metavar="FILE", type=FILE, help="Our JWT and seed, as nsc generate creds writes them."
+    ),
 ]
 
 
