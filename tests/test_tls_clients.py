@@ -132,7 +132,7 @@ def test_a_revoked_client_is_refused_and_the_others_are_served(
     options = ["-O", tmp_path / "got", "--tls", "--certfile", ours, "--client-ca", authority.cafile]
     loader, port = bench.listening("load", *options, "--crl", authority.revoking(bad))
     sends(port, b"bad", authority.cafile, bad)
-    loader.says("certificate revoked; its authority has withdrawn it: the peer needs a new one")
+    loader.says("certificate revoked; its CA has revoked it: the peer needs a new one")
     assert sends(port, b"good", authority.cafile, good)
     peers.eventually(lambda: (tmp_path / "got").read_bytes() == b"good", "what the other sends")
     assert loader.stderr.count("TLS handshake with") == 1
@@ -157,7 +157,7 @@ def test_a_revoked_server_is_refused(bench: peers.Bench, authority: Authority) -
     ("what", "words"),
     [
         ("expired", "crl has expired; get a new list for --crl, or set the clock of this machine"),
-        ("other", "unable to get certificate crl; add the list of its authority to the file of --crl"),
+        ("other", "unable to get certificate crl; add the list of its CA to the file of --crl"),
     ],
 )
 def test_a_list_that_says_nothing_of_the_peer_refuses_it(
@@ -176,7 +176,7 @@ def test_a_list_that_says_nothing_of_the_peer_refuses_it(
     [
         ("missing", "no such file or directory"),
         ("certificate", "no revocation list in it"),
-        ("both", "there is more in it than revocation lists"),
+        ("both", "it holds more than revocation lists"),
         ("damaged", "no list that OpenSSL can read"),
     ],
 )

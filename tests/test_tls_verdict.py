@@ -102,6 +102,7 @@ def test_a_server_that_rejects_our_certificate_is_heard_of_every_time(
             ):
                 saver.write(data)
             assert caught.value.exit_code == 35
+            assert "certfile=" in caught.value.remedy
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -125,6 +126,7 @@ def test_every_verb_that_connects_ends_with_the_code_of_a_rejection(
                     program.wait()
         assert program.wait() == 35, program.stderr
         assert "alert" in program.stderr
+        assert ("--destination-certfile" if verb.startswith("relay") else "with --certfile") in program.stderr
 
 
 def served(

@@ -42,7 +42,7 @@ def connect(
     linger: float = LINGER,
     **options: Unpack[Options],
 ) -> AbstractAsyncContextManager["Connection"]:
-    r"""Dial the endpoint `url`, to read and to write.
+    r"""Connect to the endpoint `url`, to read and to write.
 
     async with ringmain.connect("tcp://127.0.0.1:9000", delimiter=b"\n") as connection:
         await connection.write(b"question\n")
@@ -50,7 +50,7 @@ def connect(
         async for block in connection:
             parse(block)
 
-    In a running event loop only: there is no plain `with`. Leaving the block, or `aclose()`, sends FIN (and
+    In a running event loop only: there is no plain `with`. Leaving the `with`, or `aclose()`, sends FIN (and
     close_notify under TLS), drops what was not read and what still comes, and waits as `ringmain.save` does: until the
     peer's kernel has acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving
     it by an exception, after a write that left a hole, or while another task still writes, resets the peer; so does
@@ -108,7 +108,7 @@ class Connection:
         try:
             if kind is None and not self._aborted:
                 if self._writing.taken:  # also by one that was cancelled and has yet to hear of that
-                    why, remedy = "another task has not ended its write", "await that before the block is left"
+                    why, remedy = "another task has not ended its write", "await that before leaving the `with`"
                     raise SendError(f"write to {self.peer}", why, remedy)
                 with self._writing:
                     self._check_whole()

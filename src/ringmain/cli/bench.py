@@ -10,7 +10,7 @@ from ringmain.cli.bench_log import MESSAGE_SIZE, OF_LOG, SHARED, SIZE, log_optio
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.values import DURATION, FILE, Duration, Linger, Size
+from ringmain.cli.values import DURATION, FILE, Count, Duration, Linger, Size
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -67,7 +67,7 @@ class _Bench(JsonCommand):
 @click.option(
     "-P",
     "--parallel",
-    type=click.IntRange(1, MAX_PARALLEL),
+    type=Count(1, MAX_PARALLEL),
     default=Plan.parallel,
     show_default=True,
     help="How many streams to use at once.",
@@ -97,7 +97,7 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
     ringmain bench                                       this machine over loopback, plain and TLS: 20 s
     ringmain bench --server                              on one host
     ringmain bench 10.0.0.5 -P 4 --reverse               on the other
-    ringmain bench tcp://10.0.0.5:5201 --json            for programs; --json-stream prints meanwhile
+    ringmain bench tcp://10.0.0.5:5201 --json            for programs; --json-stream while measuring
     ringmain bench --save-baseline before.json           then, after a change:
     ringmain bench --baseline before.json --fail-on regression
 
@@ -117,10 +117,10 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
         return run_server(endpoint or f"tcp://:{_PORT}", **options)
     if endpoint is None:
         names = ("reverse", "bytes", "parallel", "processes", "tls", *TLS_OPTIONS, "retry")
-        _refuse(given, names, "without an ENDPOINT", "give a bench --server's")
+        _refuse(given, names, "without an ENDPOINT", "give the endpoint of a bench --server")
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
-        raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
+        raise UsageError("--time with --bytes", "each says when the measurement ends", "leave one of them out")
     if endpoint is not None and is_log(endpoint):
         return _run_log(endpoint, given, options)
     _refuse(given, OF_LOG, "without nats://HOST:PORT/SUBJECT", "leave it out")
@@ -135,7 +135,7 @@ def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) ->
     """Raise UsageError for the first of some options that was given."""
     for name in names:
         if name in given:
-            raise UsageError(f"--{name.replace('_', '-')} {where}", "it makes no sense there", remedy)
+            raise UsageError(f"--{name.replace('_', '-')} {where}", "it has no meaning there", remedy)
 
 
 def _run_log(endpoint: str, given: set[str], options: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringmain.cli.options import Command, decorated
-from ringmain.cli.values import FILE, Percentage
+from ringmain.cli.values import FILE, Count, Percentage
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def gate(command: Command) -> Command:
             click.option(
                 "--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare with those in FILE."
             ),
-            click.option(
-                "--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many rounds to measure."
-            ),
+            click.option("--rounds", type=Count(3), default=10, show_default=True, help="How many rounds to measure."),
             click.option(
                 "--noise-threshold",
                 type=Percentage(),

@@ -170,6 +170,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; raise click.UsageError."""
         given = list(args)
+        stand_for((option.name for option in self.params if option.name), only=True)  # a relay has no --certfile
         ctx.allow_extra_args = True  # what is told of them is ours
         try:
             rest = super().parse_args(ctx, args)
@@ -181,7 +182,8 @@ class Command(click.Command):
         finally:
             for option in self.params:
                 if ctx.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT:
-                    set_by_environment(option.opts[-1], f"{ctx.auto_envvar_prefix}_{option.name.upper()}")
+                    variable = option.envvar or f"{ctx.auto_envvar_prefix}_{option.name.upper()}"
+                    set_by_environment(option.opts[-1], str(variable))
         if rest and not ctx.resilient_parsing:
             ctx.fail(f"unexpected argument {rest[-1]!r}{self._meant(given)}")
         return rest

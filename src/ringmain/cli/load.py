@@ -8,7 +8,7 @@ import ringmain
 from ringmain.cli.command import Command
 from ringmain.cli.load_log import is_of_log, load_log, of_log
 from ringmain.cli.options import linger, max_connections, one_end, totals
-from ringmain.cli.values import FILE, LongRecords, Octets, Size
+from ringmain.cli.values import FILE, Count, LongRecords, Octets, Size
 from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, MOST_PROCESSES, PROCESSES
 
@@ -57,7 +57,7 @@ _APART_DESCRIPTORS = 8
 @click.option(
     "--processes",
     metavar="P",
-    type=click.IntRange(1, MOST_PROCESSES),
+    type=Count(1, MOST_PROCESSES),
     default=PROCESSES,
     show_default=True,
     help="Serve clients in P processes, to use P cores. The name in --output then needs {process}: 1 to P.",
@@ -150,10 +150,9 @@ def run_load(
 
     session = Session(options, endpoint)
     if append and output == "-":
-        why = (
-            "a command has standard output" if options.get("exec") is not None else "standard output is opened already"
-        )
-        raise UsageError("--append", why, f"give {option} FILE, or redirect with >>")
+        if options.get("exec") is not None:
+            raise UsageError("--append with --exec", "the command gets the bytes", "leave one of them out")
+        raise UsageError("--append", "standard output is already open", f"give {option} FILE, or redirect with >>")
     if processes > 1:
         from ringmain.cli.processes import Processes
 
@@ -162,7 +161,7 @@ def run_load(
     command = options.pop("exec", None)
     template = Template(output, option)
     if command is not None and output != "-":
-        raise UsageError(f"--exec with {option}", "a command has standard output", "leave one of them out")
+        raise UsageError(f"--exec with {option}", "the command gets the bytes", "leave one of them out")
     apart = command is not None or template.varies
     allow_descriptors(options["max_connections"], _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from ringmain import __version__
-from ringmain.cli.values import DURATION, END, ENDPOINT, FILE, Duration, Linger, Mode, Retries
+from ringmain.cli.values import DURATION, END, ENDPOINT, FILE, Count, Duration, Linger, Mode, Retries
 from ringmain.settings import CLIENT_CERTS, GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,7 +46,7 @@ def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
             default=TlsSettings.client_cert,
             show_default=True,
         ),
-        option("crl", "Refuse peers whose certificate is revoked by these lists.", metavar="PEM", type=FILE),
+        option("crl", "Revocation lists: refuse peers whose certificate is in them.", metavar="PEM", type=FILE),
         option(
             "fingerprint",
             "Accept only a peer whose certificate has this fingerprint; without a CA file nothing else is checked. May "
@@ -95,7 +95,7 @@ def max_connections(text: str) -> Decorator:
     return click.option(
         "--max-connections",
         metavar="N",
-        type=click.IntRange(min=1),
+        type=Count(min=1),
         default=Settings.max_connections,
         show_default=True,
         help=text,

@@ -85,18 +85,18 @@ def _is_file(end: str) -> bool:
 def _check_file(source: str, destination: str, options: dict[str, Any]) -> None:
     """Refuse what makes no sense with a file at one end, and take out of the options what makes no difference."""
     if _is_file(source) and _is_file(destination):
-        raise UsageError(f"{source} and {destination}", "there is no connection in that", "use cat")
+        raise UsageError(f"{source} and {destination}", "neither end is a connection", "use cat")
     file, flag, end = (source, "connect", "SOURCE") if _is_file(source) else (destination, "listen", "DESTINATION")
     if options[flag]:
         raise UsageError(f"--{flag} with {file}", f"{end} is a file", "leave one of them out")
     for name in ("accept_proxy", "send_proxy"):
         if options.pop(name):
-            raise UsageError(f"--{name.replace('_', '-')} with {file}", "it takes two connections", "leave it out")
+            raise UsageError(f"--{name.replace('_', '-')} with {file}", "it needs two connections", "leave it out")
     if options["listen_once"] and not (options["listen"] if _is_file(source) else not options["connect"]):
         raise UsageError("--listen-once", "there is nothing to listen at", "leave it out: one connection is relayed")
     options.pop("one_way")
     if end == "DESTINATION" and (options.pop("reconnect") or options.pop("delimiter")):
-        why = f"{file} is never lost, and gets what comes"
+        why = f"{file} cannot be lost, so there is nothing to reconnect"
         raise UsageError(f"--reconnect or --delimiter with {file}", why, "leave it out")
 
 

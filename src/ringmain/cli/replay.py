@@ -52,7 +52,7 @@ def bench_save(**options: Any) -> int:
     can do by itself, so the receiver should run on this machine.
     """
     if options["time"] is not None and options["bytes"] is not None:
-        raise UsageError("--time with --bytes", "either ends a test", "leave one of them out")
+        raise UsageError("--time with --bytes", "each says when the test ends", "leave one of them out")
     renamed = {f"{name}_": options.pop(name) for name in ("input", "bytes", "json")}
     return run_save_test(gate=gate_of(options), **renamed, **options)
 

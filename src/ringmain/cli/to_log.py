@@ -86,7 +86,7 @@ def take_log_options(destination: str, options: dict[str, Any]) -> dict[str, Any
         context = click.get_current_context()
         for name in names:
             if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-                why = "only what goes to a log is cut into messages"
+                why = "it is for a NATS stream only"
                 raise UsageError(f"{name}=", why, "give nats://HOST:PORT/SUBJECT, or leave it out")
     return ours
 
@@ -95,7 +95,7 @@ def _refuse(options: dict[str, Any], *names: str) -> None:
     """Take options that make no sense here out of all; raise UsageError for one that is given."""
     for name in names:
         if options.pop(name, False):  # a relay from a file has no reconnect
-            raise UsageError(f"{name}=True", "it is no matter of a log", "leave it out")
+            raise UsageError(f"{name}=True", "it does not apply to a NATS stream", "leave it out")
 
 
 def _check_path(path: str) -> None:
@@ -185,7 +185,7 @@ def run_save_to_log(
     session = Session(options, endpoint)
     _refuse(options, "listen", "listen_once", "reconnect")
     if options["max_connections"] > 1:
-        why = "there is but one connection"
+        why = "there is only one connection"
         raise UsageError(f"max_connections={options['max_connections']}", why, "leave it out")
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):

@@ -239,7 +239,9 @@ class Inflow:
             return error
         if type(cause) is ValueError:  # of the receiver's: a certificate's error is one as well
             offset, head = cause.args
-            return ParseError(self.link.peer, offset, f"it begins with {head}, as no frame does", "check framing=")
+            return ParseError(
+                self.link.peer, offset, f"it begins with {head}, which is no frame of this kind", "check framing="
+            )
         return loss_of(verdict, cause, self._what, self.counters.bytes_in) if verdict is not None else None
 
     @property
@@ -333,10 +335,7 @@ async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
 
 def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:
     log.warning(
-        "%s: skipped the record at offset %d, and will skip others, if longer than max_record, %d bytes",
-        peer,
-        offset,
-        max_record,
+        "%s: skipped the record at offset %d, and will skip others, if longer than %d bytes", peer, offset, max_record
     )
 
 

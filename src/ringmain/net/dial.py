@@ -58,10 +58,12 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
             rows = await loop.getaddrinfo(host or None, endpoint.port, family=family, type=kind, flags=flags)
     except (socket.gaierror, UnicodeError) as error:
         what = f"resolve {host_and_port(host, endpoint.port)}"
-        remedy = "check the host and service name"
+        why, remedy = reason(error).lower(), "check the host and service name"
         if "%" in host:
             remedy = f"is there an interface {host.partition('%')[2]}? ringmain nics lists them"
-        raise ResolveError(what, reason(error).lower(), remedy) from error
+        elif isinstance(error, socket.gaierror) and error.errno == socket.EAI_SERVICE:
+            why, remedy = f"no service is called {endpoint.port!r}", "give the number of a port"
+        raise ResolveError(what, why, remedy) from error
     return list(dict.fromkeys(rows))
 
 
@@ -83,7 +85,7 @@ async def dial_once(
 ) -> Link:
     """Connect, and shake hands if there is a TLS context."""
     if endpoint.handed_over:
-        why = "what a service manager hands over is listened at"
+        why = "a socket that a service manager passes in is for listening"
         raise UsageError(f"connect to {endpoint}", why, "listen there, or give HOST:PORT")
     peer = endpoint.address
     try:
@@ -94,12 +96,11 @@ async def dial_once(
                 rows = await resolve(endpoint, settings, listening=False)
                 sock = await first_that_answers(rows, peer, settings.receive_buffer)
     except TimeoutError as error:
-        what = f"connect to {peer}"
+        what, remedy = f"connect to {peer}", "is it up? is a firewall in between?"
         if error.errno is not None:  # the kernel has given up first
-            raise TimedOutError(what, "no answer", "is it up, and is a firewall between?") from error
-        raise TimedOutError(
-            what, f"no answer within {settings.connect_timeout:g} s", limit="connect_timeout"
-        ) from error
+            raise TimedOutError(what, "no answer", remedy) from error
+        why = f"no answer within {settings.connect_timeout:g} s"
+        raise TimedOutError(what, why, remedy, limit="connect_timeout") from error
     introduced = None
     try:
         warn_of_less(sock, settings.receive_buffer)
@@ -152,7 +153,7 @@ def prepare(sock: socket.socket, settings: Settings) -> None:
 def handshake_timed_out(peer: str, settings: Settings) -> TimedOutError:
     """Return the error of a peer that takes too long."""
     why = f"not done within {settings.handshake_timeout:g} s"
-    remedy = "with tls_auto=True a client has to speak first;" if settings.tls_auto else "does it speak TLS?"
+    remedy = "with tls_auto=True a client must send first;" if settings.tls_auto else "does it speak TLS?"
     return TimedOutError(f"TLS handshake with {peer}", why, remedy, limit="handshake_timeout")
 
 

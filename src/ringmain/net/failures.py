@@ -6,6 +6,7 @@ Above all a reset that we get; those that we give: closing.
 import ssl
 
 from ringmain.errors import ReceiveError, RingmainError, SendError, TimedOutError, TlsError, TruncatedError, reason
+from ringmain.net.remedies import remedy_for_words
 from ringmain.outcome import Verdict
 
 _LOST = "what arrived may not be all that was sent"
@@ -27,7 +28,7 @@ def loss_of(verdict: Verdict, cause: BaseException | None, what: str, size: int)
         why = words or "it ended without close_notify"
         failed = TruncatedError(what, f"{why} after {size} bytes", _LOST)
         if size == 0 and "alert" in why:  # a TLS 1.3 server has seen our certificate, or that there is none
-            failed = TlsError(what, why, "does the peer accept our certificate and settings?")
+            failed = TlsError(what, why, remedy_for_words(why))
     elif verdict is Verdict.RESET:
         failed = reset_of(cause or ConnectionResetError(), what, size)
     elif verdict is Verdict.TIMED_OUT and cause is not None:
@@ -54,7 +55,7 @@ def failure_of(error: OSError, what: str) -> RingmainError:
     why = "the peer closed the connection" if isinstance(error, ssl.SSLZeroReturnError) else reason(error)
     failed: RingmainError = SendError(what, why, "what was sent may not have arrived")
     if was_alerted(error):
-        failed = TlsError(what, why, "does the peer accept our certificate and settings?")
+        failed = TlsError(what, why, remedy_for_words(why) or "does the peer accept our certificate and settings?")
     failed.__cause__ = error
     return failed
 

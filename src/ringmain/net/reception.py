@@ -162,7 +162,7 @@ class Reception:
                     wanted -= 1
                     why = "its handshake was not done" if begun else "it was not ready to begin"
                     self.arrivals.unserved[Cause.TIMED_OUT if begun else Cause.SILENT] += 1
-                    log.warning("%s: let go, since %s after %g s and others waited", newcomer.peer, why, limit)
+                    log.warning("%s: let go, since %s after %g s while others waited", newcomer.peer, why, limit)
                     task.cancel()
         self._look_again()
 

@@ -76,7 +76,7 @@ def refuse(endpoint: Endpoint, settings: Settings, *names: str) -> None:
     for name in names:
         if getattr(settings, name):
             what = f"{name}= with {endpoint}"
-            raise UsageError(what, "a UNIX socket has no such thing", f"leave {name}= out")
+            raise UsageError(what, "it has no meaning for a UNIX socket", f"leave {name}= out")
 
 
 class Listener(socket.socket):
@@ -127,6 +127,8 @@ def listen(endpoint: Endpoint, settings: Settings, backlog: int) -> socket.socke
         remedy = "choose another path"
         if error.errno == errno.EADDRINUSE:
             remedy = f"stop what listens there, or {remedy}"
+        elif error.errno == errno.EPERM and settings.socket_owner is not None:
+            remedy = "run as root, or leave socket_owner= out"
         raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
 
 
@@ -142,7 +144,7 @@ def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
         return
     identity = _identity_of(address)
     if not stat.S_ISSOCK(os.lstat(address).st_mode):
-        raise BindError(f"listen on {endpoint}", "a file that is no socket is there", "choose another path")
+        raise BindError(f"listen on {endpoint}", "a file that is not a socket is there", "choose another path")
     if _is_deserted(address) and identity == _identity_of(address):
         Path(address).unlink()
     sock.bind(address)
