@@ -47,7 +47,7 @@ def _page(name: str, of_page: list[Command], names: list[str]) -> str:
 _VALUES = (
     "A DURATION is written 500ms, 5s, 2m or off; a bare number is seconds. "
     "A SIZE is in bytes, as 1500, 64K, 1M or 10G, in powers of 1024. An ENDPOINT is tcp://HOST:PORT, tcps://HOST:PORT "
-    "for TLS, unix:/path, or where one listens tcp://fd:NAME; an empty HOST listens at every interface."
+    "for TLS, unix:/path, or, to listen, tcp://fd:NAME; an empty HOST listens at every interface."
 )
 
 
@@ -58,7 +58,7 @@ def _environment(command: Command) -> str:
         )
     example = next(it for it in command.options if it.variable)
     return (
-        f"Every option but -4 and -6 can be set by a variable: {example.variable} is {example.names.split()[0]}. "
+        f"Every option except -4 and -6 can be set by a variable: {example.variable} is {example.names.split()[0]}. "
         "RINGMAIN_KEY_PASSWORD is the password of an encrypted key."
     )
 

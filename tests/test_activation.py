@@ -142,13 +142,17 @@ def test_systemd_starts_it_with_the_first_client_who_is_served(bench: peers.Benc
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["load", "tcp://fd:other"], 45, "no such socket was handed over; there are fd:3 (fd:in), fd:4 (fd:out)"),
-        (["load", "tcp://fd:5"], 45, "no such socket"),
-        (["load", "tcp://fd:in"], 45, "descriptor 3 is no socket that listens for streams; the socket unit needs"),
-        (["load", "tcp://fd:out"], 45, "descriptor 4 is no socket"),
-        (["bench", "--server", "tcp://fd:in"], 2, "nothing that was handed over"),
-        (["load", "--connect", "tcp://fd:in"], 2, "is listened at; listen there"),
-        (["save", "tcp://fd:in"], 2, "is listened at; listen there"),
+        (
+            ["load", "tcp://fd:other"],
+            45,
+            "no socket of this name was passed in; choose one of fd:3 (fd:in), fd:4 (fd:out)",
+        ),
+        (["load", "tcp://fd:5"], 45, "no socket of this name"),
+        (["load", "tcp://fd:in"], 45, "descriptor 3 is not a listening stream socket; the socket unit needs"),
+        (["load", "tcp://fd:out"], 45, "descriptor 4 is not a socket"),
+        (["bench", "--server", "tcp://fd:in"], 2, "no sockets of systemd"),
+        (["load", "--connect", "tcp://fd:in"], 2, "is for listening; listen there"),
+        (["save", "tcp://fd:in"], 2, "is for listening; listen there"),
         (["load", "--reuse-port", "tcp://fd:in"], 2, "--reuse-port with tcp://fd:in"),
         (["load", "--socket-mode", "660", "tcp://fd:in"], 2, "--socket-mode with tcp://fd:in"),
     ],
@@ -166,7 +170,7 @@ def test_what_is_wrong_is_said_in_one_line(bench: peers.Bench, arguments: list[s
 def test_without_a_service_manager_it_is_said_what_to_do(bench: peers.Bench, given: dict[str, str]) -> None:
     program = bench.ringmain("load", "tcp://fd:in", env={**os.environ, **given})
     assert program.wait() == 45
-    assert "start it by a socket unit, or give HOST:PORT" in program.stderr
+    assert "start it by a systemd socket unit, or give HOST:PORT" in program.stderr
     assert len(program.stderr.splitlines()) == 1
 
 

@@ -43,7 +43,7 @@ def test_without_it_the_file_is_emptied_and_the_help_says_so(bench: peers.Bench)
     assert file.read_bytes() == b"after\n"
     with (bench.folder / "help").open("w+") as told:
         assert bench.ringmain("load", "--help", stdout=told).wait() == 0
-        assert "and empty it first: see --append" in " ".join((bench.folder / "help").read_text().split())
+        assert "It is emptied first, unless --append is given" in " ".join((bench.folder / "help").read_text().split())
 
 
 def test_each_connection_s_own_file_is_appended_to(bench: peers.Bench, tmp_path: Path) -> None:
@@ -74,19 +74,22 @@ def test_the_kernel_moves_nothing_into_a_file_that_is_appended_to(bench: peers.B
     assert file.read_bytes() == b"before\n"
 
 
+OPEN = "--append: standard output is already open; give --output FILE, or redirect with >>"
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ([], "standard output is opened already"),
-        (["--exec", "cat"], "a command has standard output"),
-        (["--processes", 2, "--max-connections", 2], "standard output is opened already"),
+        ([], OPEN),
+        (["--exec", "cat"], "--append with --exec: the command gets the bytes; leave one of them out"),
+        (["--processes", 2, "--max-connections", 2], OPEN),
     ],
     ids=["stdout", "exec", "processes"],
 )
 def test_appending_needs_a_file(bench: peers.Bench, options: list[str], why: str) -> None:
     loader = bench.ringmain("load", "--append", *options, "127.0.0.1:0")
     assert loader.wait() == 2
-    assert loader.stderr == f"ringmain: --append: {why}; give --output FILE, or redirect with >>\n"
+    assert loader.stderr == f"ringmain: {why}\n"
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one", "merged"])
@@ -155,7 +158,9 @@ def test_names_tell_the_time_and_a_peer_brings_none(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["%Q", "100%", "%{peer}", "%D", "%-d", "% d", "%\n"])
 def test_what_is_no_time_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"no time %.* is known; choose a letter of strftime, .* or write %% for a p"):
+    with pytest.raises(
+        UsageError, match=r"the time code %.* is not known; choose a code of strftime, .* or write %% for a p"
+    ):
         Template(name, "--output")
 
 

@@ -264,7 +264,7 @@ def test_a_baseline_of_another_load_test_is_refused(bench: peers.Bench, tmp_path
     other = ("save", endpoint, "--input", bench.file(LINES[:-9], "other"), "-t", "50ms", *ROUNDS, "--baseline", path)
     assert f"input {len(LINES)} there, {len(LINES) - 9} here" in measured(*other, code=2)["error"]
     error = measured("load", "127.0.0.1:0", *ROUNDS, "--baseline", path, code=26)["error"]
-    assert "it has not what these options measure" in error
+    assert "it has no results for these options" in error
 
 
 def test_a_round_that_fails_ends_a_load_test_with_its_figures(bench: peers.Bench, tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def test_the_command_drops_who_is_behind(bench: peers.Bench) -> None:
     assert saver.process.stdin is not None
     stuck, good, sent = Reader(port, 1), Reader(port, 1 << 30), b""
     peers.eventually(lambda: saver.stderr.count(": connected") == 2, "two connections")
-    while "behind by more than --client-buffer 1048576; give more, or --slow wait" not in saver.stderr:
+    while (
+        "more than --client-buffer 1048576 bytes behind; raise --client-buffer, or give --slow wait" not in saver.stderr
+    ):
         sent += LARGE[:50_000]
         saver.process.stdin.write(LARGE[:50_000])
         saver.process.stdin.flush()
@@ -163,10 +165,10 @@ def test_a_plain_with_serves_many_too() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_connections": 2}, "max_connections=2: there is but one connection; add listen=True"),
-        ({"max_connections": 2, "listen_once": True}, "max_connections=2 with listen_once=True: there is but one"),
+        ({"max_connections": 2}, "max_connections=2: there is only one connection; add listen=True"),
+        ({"max_connections": 2, "listen_once": True}, "max_connections=2 with listen_once=True: there is only one"),
         ({"max_connections": 0, "listen": True}, "max_connections=0: nobody could be served"),
-        ({"slow": "drop", "listen": True}, "slow=drop: no other client waits for a slow one"),
+        ({"slow": "drop", "listen": True}, "slow=drop: there is only one client"),
         ({"slow": "hurry", "listen": True}, "slow='hurry': not known; choose one of wait, drop"),
         ({"client_buffer": 0, "listen": True}, "client_buffer=0: it holds nothing; give at least 1"),
     ],
@@ -180,7 +182,7 @@ def test_a_stream_for_many_is_not_spliced(bench: peers.Bench) -> None:
     options = ["--listen", "--max-connections", 2, "--path", "kernel", "127.0.0.1:0"]
     saver = bench.ringmain("save", *options, stdin=subprocess.PIPE)
     assert saver.wait() == 2
-    assert "--path kernel: a stream goes to many clients in blocks; leave --path out" in saver.stderr
+    assert "--path kernel: input is sent to many clients in blocks; leave --path out" in saver.stderr
 
 
 def test_each_of_many_is_given_its_own(run: Run, net: Net) -> None:
@@ -275,5 +277,5 @@ def test_giving_nothing_to_one_of_many_is_refused(run: Run) -> None:
             with socket.create_connection(("127.0.0.1", saver.port)):
                 await saver.serve(give)
 
-    with pytest.raises(ringmain.UsageError, match="one was given nothing"):
+    with pytest.raises(ringmain.UsageError, match="the function gave one of many clients nothing"):
         run(main())

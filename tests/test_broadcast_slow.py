@@ -82,7 +82,7 @@ def test_with_drop_a_stalled_client_is_reset_and_the_others_get_all(
         assert client.end in PROPER
     (warning,) = caplog.messages
     peer = outcomes[0].peer
-    assert f"save to {peer}: reset, since it is behind by more than client_buffer=2000000" in warning
+    assert f"save to {peer}: reset, since it is more than client_buffer=2000000 bytes behind" in warning
     missed = int(warning.rpartition(": ")[2].split()[0])
     assert 1_400_000 < missed <= len(sent)  # a piece less than the buffer, and what TLS had gathered
     assert (outcomes[0].verdict, str(outcomes[0].error) in warning) == ("stopped", True)

@@ -20,7 +20,7 @@ from ringmain import errors
 from ringmain.bench import table
 from ringmain.cli import stats
 from ringmain.cli.commands import cli
-from ringmain.cli.flags import as_flags
+from ringmain.cli.flags import as_flags, stand_for
 from ringmain.cli.replay import bench_load, bench_save
 from ringmain.net import remedies
 from ringmain.outcome import Certificate, Credentials, State, Verdict
@@ -154,6 +154,7 @@ def test_troubleshooting_has_every_error_class_and_what_to_do_about_a_handshake(
     page = text("docs/troubleshooting.md")
     headings = dict(re.findall(r"^### (\w+): (\d+)$", page, re.MULTILINE))
     assert headings == {it.__name__: str(it.exit_code) for it in every_error()}
+    stand_for(option.name for option in cli.commands["load"].params if option.name)
     of_certificates = list(remedies._OF_CERTIFICATES.values())
     for remedy in [*of_certificates, *remedies._OF_HANDSHAKES.values()]:
         assert as_flags(remedy.format(prefix="", trust="cafile=")).rstrip() in page, remedy

@@ -67,11 +67,11 @@ def test_anything_else_is_named_in_one_line(text: str) -> None:
         ("tcp://127.0.0.1", "it has no port", "write tcp://127.0.0.1:PORT"),
         ("[::1]/", "it has no port", "write tcp://[::1]:PORT"),
         ("host:", "it has no port", "write tcp://host:PORT"),
-        ("tls://host:1", "a NATS server has no place here", "write tcps://host:1 for TLS"),
+        ("tls://host:1", "a NATS server cannot be used here", "write tcps://host:1 for TLS"),
         ("ssl://host:1", "unknown scheme 'ssl'", "write tcps://host:1 for TLS"),
-        ("unix://path", "one slash before it, or three", "write unix:/path, or unix:path for one in the working"),
+        ("unix://path", "one slash or three", "write unix:/path, or unix:path for one in the working"),
         ("/run/in.sock", "a path without a scheme", "write unix:/run/in.sock"),
-        ("tcp://host:1/path", "no path has a place in it", "write tcp://host:1"),
+        ("tcp://host:1/path", "a TCP endpoint has no path", "write tcp://host:1"),
     ],
 )
 def test_what_is_nearly_an_endpoint_is_told_what_it_lacks(text: str, why: str, remedy: str) -> None:
@@ -87,7 +87,7 @@ def test_a_server_of_tls_is_told_from_one_of_nats() -> None:
     with pytest.raises(UsageError) as caught:
         LogEndpoint.parse("tls://host:1")
     assert caught.value.remedy == "write tls://host:1/NAME, or tcps://host:1 for TLS without NATS"
-    with pytest.raises(UsageError, match=r"names no stream.*; write nats://host/NAME$"):
+    with pytest.raises(UsageError, match=r"names no NATS stream.*; write nats://host/NAME$"):
         LogEndpoint.parse("nats://host/")
 
 

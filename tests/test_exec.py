@@ -282,8 +282,8 @@ def test_a_connection_without_descriptors_for_it_costs_itself_only(bench: peers.
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--exec", "cat", "-O", "file"], "--exec with --output: a command has standard output; leave one of them out"),
-        (["--exec", "cat", "--path", "kernel", "--framing", "nul"], "frames are checked and cut in blocks"),
+        (["--exec", "cat", "-O", "file"], "--exec with --output: the command gets the bytes; leave one of them out"),
+        (["--exec", "cat", "--path", "kernel", "--framing", "nul"], "records are checked and cut in blocks"),
     ],
 )
 def test_what_makes_no_sense_is_refused(bench: peers.Bench, options: list[str], said: str) -> None:

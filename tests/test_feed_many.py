@@ -151,7 +151,11 @@ def test_what_begins_anew_with_each_connection_is_fed_by_connection(which: str) 
         "framing": lambda loader: lines.decode_lines(loader, int),
     }
     options: Any = {"framing": "octet-counting"} if which == "framing" else {}
-    said = "its blocks end anywhere" if which == "framing" else r"feed each stream of loader\.connections\(\) by itself"
+    said = (
+        "its blocks may end within a line"
+        if which == "framing"
+        else r"feed each stream of loader\.connections\(\) by itself"
+    )
     with ringmain.load("127.0.0.1:0", **MANY, **options) as loader, pytest.raises(errors.UsageError, match=said):
         feeds[which](loader)
 

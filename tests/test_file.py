@@ -176,7 +176,7 @@ def test_blocks_and_linger_are_those_of_the_loader_behind_it(serve: Serve) -> No
     [
         ("wb", {"linger": 0}, "linger= with mode 'wb': for reading only; leave it out"),
         ("wb", {"block_size": 1}, "block_size= with mode 'wb': for reading only"),
-        ("rb", {"block_size": 0}, "block_size: 0 bytes; give at least 1"),
+        ("rb", {"block_size": 0}, "block_size=0: it holds nothing; give at least 1"),
         ("rb", {"linger": -1}, "linger=-1: not a number of seconds"),
         ("rb", {"buffer_size": 0}, "buffer_size=0: it holds nothing"),
     ],

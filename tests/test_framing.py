@@ -115,7 +115,7 @@ def test_a_bad_length_ends_the_stream_at_its_offset(run: Run, net: Net, kind: st
         assert got == before
         assert (caught.value.offset, caught.value.connection, caught.value.exit_code) == (len(before), peer, 8)
         assert str(caught.value).startswith(f"the record at offset {len(before)} from {peer}: it begins with b'")
-        assert str(caught.value).endswith(", as no frame does; check framing=")
+        assert str(caught.value).endswith(", which is no frame of this kind; check framing=")
 
     run(main())
 
@@ -314,7 +314,7 @@ def test_what_says_where_records_end_is_said_once() -> None:
     for options, words in (
         ({"framing": "nul", "delimiter": b"\n"}, "framing= with delimiter=: both say where records end; leave one"),
         ({"framing": "length:3be"}, "framing='length:3be': not known; choose one of octet-counting, length:1be"),
-        ({"framing": "octet-counting", "max_record": 10}, "max_record: 10 bytes; give at least 11"),
+        ({"framing": "octet-counting", "max_record": 10}, "max_record=10: every record is longer; give at least 11"),
     ):
         with pytest.raises(errors.UsageError) as caught:
             ringmain.load("127.0.0.1:0", **options)  # type: ignore[arg-type]
@@ -350,7 +350,7 @@ def test_the_command_writes_whole_frames_as_they_came(bench: peers.Bench, end: b
 def test_the_command_checks_frames_on_the_block_path_only(bench: peers.Bench) -> None:
     loader = bench.ringmain("load", "--framing", "nul", "--path", "kernel", "127.0.0.1:0", stdout=subprocess.PIPE)
     assert loader.wait() == 2
-    assert "--path kernel: frames are checked and cut in blocks; leave --path out" in loader.stderr
+    assert "--path kernel: records are checked and cut in blocks; leave --path out" in loader.stderr
     loader = bench.ringmain("load", "--framing", "lines", "127.0.0.1:0")
     assert loader.wait() == 2
     assert "'lines' is not one of 'octet-counting'" in loader.stderr

@@ -121,10 +121,20 @@ def test_a_bad_value_from_the_environment_names_its_variable(name: str, value: s
     assert words in refused("load", "tcps://127.0.0.1:0", **{f"RINGMAIN_LOAD_{name}": value})
 
 
+def test_a_variable_is_named_as_it_is_written_whatever_the_keyword_is_called() -> None:
+    assert "'--json' (set by RINGMAIN_NICS_JSON)" in refused("nics", RINGMAIN_NICS_JSON="perhaps")
+
+
 def test_what_the_command_line_says_is_not_laid_at_the_environments_door() -> None:
     line = refused("load", "--idle-timeout", "soon", "tcp://127.0.0.1:0", RINGMAIN_LOAD_IDLE_TIMEOUT="5s")
     assert "RINGMAIN" not in line
     assert "'soon'" in line
+
+
+def test_a_count_that_is_none_is_told_of_as_a_number() -> None:
+    assert "'--max-connections': 'x' is not a valid integer; see" in refused(
+        "load", "--max-connections", "x", "tcp://:0"
+    )
 
 
 def test_bench_takes_the_host_alone() -> None:

@@ -70,7 +70,7 @@ def test_no_error_of_a_socket_is_laid_at_standard_output(bench: peers.Bench, tmp
     peers.connect(port).close()
     assert program.wait() == 1
     line = program.stderr.splitlines()[-1]
-    assert line == "ringmain: this run could not go on: transport endpoint is not connected; please report this"
+    assert line == "ringmain: ringmain cannot go on: transport endpoint is not connected; please report this"
     assert "Traceback" not in program.stderr
 
 

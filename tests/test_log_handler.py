@@ -50,7 +50,7 @@ def test_each_kind_of_cause_has_lines_of_its_own(bench: peers.Bench, certificate
     for _ in range(15):
         knock(port, b"GET / HTTP/1.1\r\n\r\n")
     with peers.connect(port):
-        program.says("not done within 1 s" if verb == "load" else "not there within 1 s")
+        program.says("not done within 1 s" if verb == "load" else "none came within 1 s")
     program.signal(signal.SIGTERM)
     program.wait()
     assert program.stderr.count(what) == 12

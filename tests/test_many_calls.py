@@ -35,7 +35,7 @@ def test_plain_with_and_for_merge_too() -> None:
     ("options", "said"),
     [
         ({"max_connections": 0}, "max_connections=0: nobody could be served; give at least 1"),
-        ({"max_connections": 2, "connect": True}, "max_connections=2 with connect=True: there is but one connection"),
+        ({"max_connections": 2, "connect": True}, "max_connections=2 with connect=True: there is only one connection"),
         ({"max_connections": 2, "listen_once": True}, "max_connections=2 with listen_once=True"),
     ],
 )

@@ -218,7 +218,7 @@ def test_what_no_frame_begins_with_ends_its_sender(
     counters = it.outcome.counters
     assert 0 < counters.dropped_bytes == counters.bytes_in - len(before) <= len(head)
     told = re.fullmatch(
-        r"the record at offset (\d+) from (\S+): it begins with (b.*), as no frame does; .*", it.lines[0]
+        r"the record at offset (\d+) from (\S+): it begins with (b.*), which is no frame of this kind; .*", it.lines[0]
     )
     assert told is not None
     assert told.groups()[:2] == (str(len(before)), it.outcome.peer)

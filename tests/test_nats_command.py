@@ -74,14 +74,14 @@ def test_what_a_reader_of_our_output_did_not_take_stays_in_the_log(broker: broke
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "it needs the name of a consumer"),
-        (["--consumer", "a.b"], "--consumer 'a.b': no name of a consumer"),
-        (["--consumer", "c", "--max-connections", "2"], "--max-connections: it has no meaning .* a log"),
+        ([], "it needs a consumer"),
+        (["--consumer", "a.b"], "--consumer 'a.b': not a consumer name"),
+        (["--consumer", "c", "--max-connections", "2"], "--max-connections: it has no meaning for a NATS stream"),
         (["--consumer", "c", "--listen-once"], "--listen-once: it has no meaning"),
         (["--consumer", "c", "--delimiter", "x"], "--delimiter: it has no meaning"),
         (["--consumer", "c", "-O", "{peer}"], "name one file"),
-        (["--consumer", "c", "--filter", "a b"], "--filter 'a b': no subject"),
-        (["--consumer", "c", "--from-sequence", "3", "--until-sequence", "2"], "nothing between"),
+        (["--consumer", "c", "--filter", "a b"], "--filter 'a b': not a subject"),
+        (["--consumer", "c", "--from-sequence", "3", "--until-sequence", "2"], "no message is between"),
     ],
 )
 def test_options_that_make_no_sense_are_named(bench: peers.Bench, options: list[str], words: str) -> None:
@@ -92,7 +92,7 @@ def test_options_that_make_no_sense_are_named(bench: peers.Bench, options: list[
 
 def test_options_of_a_log_are_refused_at_a_socket(bench: peers.Bench) -> None:
     code, line = refused(bench, *NAMED, "tcp://127.0.0.1:0")
-    assert (code, "--consumer: it has no meaning where bytes come from a socket" in line) == (2, True)
+    assert (code, "--consumer: it has no meaning for a socket" in line) == (2, True)
 
 
 def test_no_server_and_no_such_host_have_exit_codes_of_their_own(bench: peers.Bench) -> None:

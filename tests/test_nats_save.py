@@ -127,7 +127,7 @@ def test_a_record_that_is_too_long_may_be_left_out(bench: peers.Bench, broker: B
     ("arguments", "code", "words"),
     [
         (["nats://127.0.0.1:1/events"], 7, "connection refused"),
-        (["nats://localhost"], 2, "it names no stream or subject"),
+        (["nats://localhost"], 2, "it names no NATS stream or subject"),
         (["--message-size", "1M", "--max-in-flight", "64K", "nats://127.0.0.1:1/events"], 2, "--max-in-flight"),
         (["--message-size", "1M", "tcp://127.0.0.1:1"], 2, "--message-size"),
         (["--listen", "nats://127.0.0.1:1/events"], 2, "--listen"),

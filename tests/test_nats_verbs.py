@@ -72,7 +72,7 @@ def test_left_by_an_exception_nothing_tells_of_an_end(broker: Broker) -> None:
 
 def test_a_write_that_is_cut_off_is_no_proper_end(run: Run, broker: Broker) -> None:
     async def work() -> None:
-        with pytest.raises(errors.SendError, match="a write before was cut off"):
+        with pytest.raises(errors.SendError, match="an earlier write was cut off"):
             async with ringmain.save(broker.url("events"), message_size=10_000, max_in_flight=10_000, peer="") as saver:
                 broker.pause()
                 writing = asyncio.ensure_future(saver.write(lines(1_000_000)))

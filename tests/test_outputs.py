@@ -28,11 +28,11 @@ def test_names_are_made_of_the_last_part_only() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("dir/{Peer}", r"no placeholder \{Peer\} is known; choose \{peer\}, \{number\} or \{process\}"),
-        ("dir/{}", r"no placeholder \{\} is known"),
-        ("dir/{peer.__class__}", r"no placeholder \{peer.__class__\} is known"),
-        ("{peer}/{number}", "only the last part of the path may have placeholders"),
-        ("{number}/", "only the last part of the path may have placeholders"),
+        ("dir/{Peer}", r"the placeholder \{Peer\} is not known; choose \{peer\}, \{number\} or \{process\}"),
+        ("dir/{}", r"the placeholder \{\} is not known"),
+        ("dir/{peer.__class__}", r"the placeholder \{peer.__class__\} is not known"),
+        ("{peer}/{number}", "a folder's name has a placeholder"),
+        ("{number}/", "a folder's name has a placeholder"),
     ],
 )
 def test_other_placeholders_are_refused(text: str, said: str) -> None:
@@ -222,7 +222,7 @@ def test_what_was_acknowledged_is_written_after_a_signal(bench: peers.Bench, tmp
     [
         ("missing/{number}", 23, "make files in missing/: no such file or directory; choose another --output"),
         ("file/{number}", 23, "make files in file/: not a directory; choose another --output"),
-        ("{who}", 2, "no placeholder {who} is known; choose {peer}, {number} or {process}"),
+        ("{who}", 2, "the placeholder {who} is not known; choose {peer}, {number} or {process}"),
     ],
 )
 def test_what_cannot_be_is_refused_at_the_start(
@@ -254,4 +254,4 @@ def test_a_relay_to_files_does_the_same(bench: peers.Bench, tmp_path: Path) -> N
     assert (tmp_path / "got-1").read_bytes() == b"relayed"
     refused = bench.ringmain("relay", "127.0.0.1:0", f"{tmp_path}/{{who}}")
     assert refused.wait() == 2
-    assert f"DESTINATION {tmp_path}/{{who}}: no placeholder {{who}} is known" in refused.stderr
+    assert f"DESTINATION {tmp_path}/{{who}}: the placeholder {{who}} is not known" in refused.stderr

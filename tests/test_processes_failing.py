@@ -40,16 +40,16 @@ def refused(*arguments: Any) -> subprocess.CompletedProcess[str]:
         (["--max-connections", 2, "--processes", 3, "--output", "x{process}"], "give --max-connections 3 or more"),
         (["--processes", 2, "--output", "x{process}"], "give --max-connections 2 or more"),
         (["--max-connections", 2, "--processes", 2, "--output", "x{process}", "--self-signed"], "give --certfile"),
-        (["--max-connections", 2, "--processes", 2, "--output", "x{process}", "-o"], "there is but one connection"),
-        (["--max-connections", 2, "--processes", 2, "--exec", "cat"], "commands have the cores as it is"),
+        (["--max-connections", 2, "--processes", 2, "--output", "x{process}", "-o"], "there is only one connection"),
+        (["--max-connections", 2, "--processes", 2, "--exec", "cat"], "the commands use the other cores already"),
         (
             ["--max-connections", 2, "--processes", 2, "--output", "x{process}-{number}"],
-            "have {process} in its name only",
+            "use {process} only in its name",
         ),
         (
             ["--max-connections", 2, "--processes", 2, "--output", "x{process}", "--stats-file", "s"]
             + ["--stats-interval", "1s"],
-            "their totals are not summed",
+            "totals of several processes are not added up",
         ),
         (["--processes", 129, "--output", "x{process}"], "1<=x<=128"),
         (["--processes", 0], "1<=x<=128"),
@@ -143,7 +143,7 @@ def test_processes_that_die_before_they_serve_anybody_end_the_run(tmp_path: Path
     )
     assert done.returncode == 1
     assert done.stderr.count("has ended with code 3; lost with it: 0 connections") == 2
-    assert "2 processes in a row have died before they could serve anybody" in done.stderr.splitlines()[-1]
+    assert "2 processes in a row have died before they served anybody" in done.stderr.splitlines()[-1]
 
 
 def test_a_dead_process_that_wrote_to_a_pipe_ends_the_run_since_a_record_may_be_cut_there(

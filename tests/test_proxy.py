@@ -244,14 +244,14 @@ def test_a_client_that_sends_no_header_is_given_up(bench: peers.Bench) -> None:
     with contextlib.suppress(ConnectionError), peers.connect(port) as sock:
         sock.sendall(b"PROXY TCP4")
         assert sock.recv(1) == b""
-    relay.says("not there within 0.2 s")
+    relay.says("none came within 0.2 s")
 
 
 def test_a_client_that_left_is_not_laid_at_the_destination() -> None:
     with connection() as (peer, client):
         peers.close_with_reset(peer)
         peers.eventually(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-        with pytest.raises(ReceiveError, match="the client that it tells of has left"):
+        with pytest.raises(ReceiveError, match="the client that it names has left"):
             header_for("the destination", "v2", client, None)
 
 

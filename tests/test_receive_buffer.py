@@ -82,5 +82,5 @@ def test_the_command_has_the_option(bench: peers.Bench, tmp_path: Path) -> None:
 
 
 def test_nothing_is_no_size() -> None:
-    with pytest.raises(ringmain.UsageError, match="receive_buffer=0: no number of bytes; give at least 1"):
+    with pytest.raises(ringmain.UsageError, match="receive_buffer=0: not a number of bytes; give at least 1"):
         ringmain.load("127.0.0.1:0", receive_buffer=0)

@@ -170,7 +170,7 @@ def test_a_peer_that_is_not_there_at_the_start_is_an_error_at_once(bench: peers.
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--reconnect", "--listen"], "--reconnect with --listen: it connects to nobody"),
+        (["--reconnect", "--listen"], "--reconnect with --listen: a listener connects to nobody"),
         (["--delimiter", r"\n"], "add --reconnect"),
         (["--reconnect", "--delimiter", "x" * 17], "give 1 to 16 bytes"),
     ],
@@ -187,7 +187,7 @@ def test_the_kernel_path_is_refused(bench: peers.Bench) -> None:
         url = f"127.0.0.1:{listener.getsockname()[1]}"
         saver = bench.ringmain("save", "--reconnect", "--path", "kernel", url)
         assert saver.wait() == 2
-    assert "--path kernel: what is to be sent once more is kept in blocks" in saver.stderr
+    assert "--path kernel: what may have to be sent again is kept in blocks" in saver.stderr
 
 
 def test_a_write_that_is_cancelled_while_it_waits_for_the_peer_has_done_nothing(

@@ -179,10 +179,10 @@ def test_an_end_may_be_a_file_as_for_load_and_save(bench: peers.Bench, kind: str
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-", "-"], "there is no connection in that"),
+        (["-", "-"], "neither end is a connection"),
         (["-", "tcp://127.0.0.1:1", "-c"], "SOURCE is a file"),
         (["tcp://127.0.0.1:1", "./x", "-l"], "DESTINATION is a file"),
-        (["tcp://127.0.0.1:1", "./x", "--send-proxy", "v1"], "it takes two connections"),
+        (["tcp://127.0.0.1:1", "./x", "--send-proxy", "v1"], "it needs two connections"),
         (["-", "tcp://127.0.0.1:1", "-o"], "there is nothing to listen at"),
         (["tcp://127.0.0.1:1", "non sense"], "not understood"),
         (["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "-c", "-o"], "it needs a listener"),

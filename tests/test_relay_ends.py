@@ -129,7 +129,7 @@ def test_a_client_that_is_reset_while_it_waits_makes_room_for_the_next(bench: pe
     with peers.connect(port) as sock:
         relay.says("trying again")
         peers.close_with_reset(sock)
-    relay.says("was reset before the other side answered")
+    relay.says("the client reset the connection before the other side answered")
     with server_at(there) as listener, peers.connect(port) as sock:
         server, _ = listener.accept()
         with server:

@@ -265,7 +265,7 @@ def test_where_both_ends_listen_clients_are_paired_in_the_order_they_come(
             sources = [await witness.connect(relayer.source.port) for _ in range(4)]
             sources[1].reset()  # nobody is to be paired with it
             del sources[1]
-            await until(lambda: "reset before the other side answered" in caplog.text)
+            await until(lambda: "reset the connection before the other side answered" in caplog.text)
             servers = [await witness.connect(relayer.destination.port) for _ in range(3)]
             for number, (source, server) in enumerate(zip(sources, servers, strict=True)):
                 await ask(source, server, b"number %d" % number)

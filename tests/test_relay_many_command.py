@@ -156,5 +156,5 @@ def test_with_a_file_it_does_as_load_or_save_does(bench: peers.Bench) -> None:
 def test_many_of_what_there_is_but_one_is_refused_in_one_line(bench: peers.Bench, option: str) -> None:
     relay = bench.ringmain("relay", "--max-connections", 2, option, "tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
     assert relay.wait() == 2
-    assert "there is but one connection" in relay.stderr
+    assert "there is only one connection" in relay.stderr
     assert relay.stderr.count("\n") == 1

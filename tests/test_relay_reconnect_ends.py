@@ -317,10 +317,13 @@ def test_a_unix_source_and_destination_go_on_too(bench: peers.Bench, tmp_path: P
     ("options", "words"),
     [
         (["--reconnect"], "--reconnect: a new connection does not know what was asked on the lost one; add --one-way"),
-        (["--reconnect", "--one-way", "--listen"], "--reconnect with --listen: a destination that connects to us"),
+        (
+            ["--reconnect", "--one-way", "--listen"],
+            "--reconnect with --listen: ringmain cannot reconnect to a destination",
+        ),
         (["--one-way", "--delimiter", r"\n"], "add --reconnect"),
         (["--one-way", "--reconnect", "--delimiter", "x" * 17], "give 1 to 16 bytes"),
-        (["--one-way", "--reconnect", "--path", "kernel"], "what is to be sent once more is kept in blocks"),
+        (["--one-way", "--reconnect", "--path", "kernel"], "what may have to be sent again is kept in blocks"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(bench: peers.Bench, options: list[str], words: str) -> None:

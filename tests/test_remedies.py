@@ -93,7 +93,7 @@ def test_an_expired_certificate_is_not_mended_by_an_option(self_signed: Pem) -> 
 def test_one_that_is_not_valid_yet_is_a_matter_of_clocks(self_signed: Pem) -> None:
     path = self_signed(1, 2)
     said = handshake_with(path, cafile=str(path))
-    assert "certificate is not yet valid; it begins to be valid later: set the clocks" in said
+    assert "certificate is not yet valid; it is not valid yet: set the clocks" in said
 
 
 def test_one_for_clients_does_not_serve(self_signed: Pem) -> None:
@@ -121,7 +121,7 @@ def test_a_wrong_name_is_mended_by_a_name_and_an_unknown_authority_by_its_file(t
     assert "or give one with server_name=" in said
     assert handshake_with(path, cafile=ca, server_name="other.example") == ""
     said = handshake_with(path, cafile=stranger)
-    assert "; give its CA with cafile=, or let" in said
+    assert "; give its CA with cafile=, or have" in said
 
 
 @pytest.mark.parametrize("anchor", ["root", "intermediate", "leaf"])
@@ -137,7 +137,7 @@ def test_any_certificate_of_the_chain_may_be_the_trusted_one(tmp_path: Path, anc
     ca = written(anchors[anchor], tmp_path / "ca.pem")
     said = handshake_with(path, cafile=str(ca))
     if anchor == "root" and sends == "leaf":
-        assert "give its CA with cafile=, or let the peer send the certificates between them too" in said
+        assert "give its CA with cafile=, or have the peer send its intermediate certificates too" in said
     else:
         assert said == ""
 
@@ -150,7 +150,7 @@ def test_alerts_of_the_peer_are_mended_on_our_side(self_signed: Pem) -> None:
         context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
 
     said = handshake_with(path, only_old_suites, cafile=str(path), min_tls_version="1.3")
-    assert "; the peer speaks no version of TLS that we do: see min_tls_version=" in said
+    assert "; the peer and we have no TLS version in common: see min_tls_version=" in said
     said = handshake_with(path, only_old_suites, cafile=str(path), ciphers="ECDHE-ECDSA-AES256-GCM-SHA384")
     assert "; the peer wants a certificate, or other suites: certfile=, ciphers=" in said
 
@@ -204,7 +204,7 @@ def test_a_listener_tells_what_its_client_has_to_do(
     assert "the client has to send one; or leave out client_ca= to serve all" in lines[0]
     assert "client_ca=" in lines[1] or "expired" in lines[1]
     assert "the peer does not trust our certificate" in lines[2]
-    assert "the peer knows none of our suites: see ciphers= and tls13_ciphers=" in lines[3]
+    assert "the peer knows none of our cipher suites: see ciphers= and tls13_ciphers=" in lines[3]
     assert len(lines) == 4
 
 
@@ -233,13 +233,16 @@ def test_suites_of_tls_1_3_are_chosen_or_refused_in_words(self_signed: Pem, list
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"ciphers": "TLS_AES_128_GCM_SHA256"}, "belong to TLS 1.3; give those with tls13_ciphers="),
+        (
+            {"ciphers": "TLS_AES_128_GCM_SHA256"},
+            "it has TLS 1.3 suites: TLS_AES_128_GCM_SHA256; give those with tls13_ciphers=",
+        ),
         (
             {"tls13_ciphers": "TLS_AES_128_GCM_SHA256:TLS_NONSENSE"},
-            "TLS_NONSENSE: no suites of TLS 1.3 that OpenSSL knows",
+            "OpenSSL knows no TLS 1.3 suite 'TLS_NONSENSE'",
         ),
-        ({"tls13_ciphers": ""}, "no suites of TLS 1.3"),
-        ({"tls13_ciphers": "ECDHE-RSA-AES128-GCM-SHA256"}, "GCM-SHA256: no suites of TLS 1.3"),
+        ({"tls13_ciphers": ""}, "no TLS 1.3 suite ''"),
+        ({"tls13_ciphers": "ECDHE-RSA-AES128-GCM-SHA256"}, "no TLS 1.3 suite 'ECDHE-RSA-AES128-GCM-SHA256'"),
     ],
 )
 def test_suites_that_cannot_be_are_named(options: Any, said: str) -> None:

@@ -91,7 +91,7 @@ def test_progress_that_is_asked_for_where_data_is_is_refused_with_a_word() -> No
     with Terminal(80) as terminal:
         terminal.start("save", "--progress", "--retry", "1", f"127.0.0.1:{peers.free_port()}", stdin=terminal.fd)
         assert terminal.wait() == 7
-        assert "".join(terminal.lines).startswith("ringmain: --progress: there is none on a terminal that data comes")
+        assert "".join(terminal.lines).startswith("ringmain: --progress: not shown on a terminal that data comes")
 
 
 def test_a_file_tells_how_far_it_has_come(bench: peers.Bench) -> None:

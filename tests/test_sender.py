@@ -178,7 +178,7 @@ def test_who_waits_for_a_client_hears_that_the_loader_was_closed(run: Run) -> No
         async with ringmain.load("127.0.0.1:0") as loader:
             waiting = asyncio.ensure_future(anext(loader))
             await asyncio.sleep(0.05)
-        with pytest.raises(errors.UsageError, match="closed while a client was waited for"):
+        with pytest.raises(errors.UsageError, match="closed while a task waited for a client"):
             await waiting
 
     run(main())

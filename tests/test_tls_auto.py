@@ -94,7 +94,7 @@ def test_who_says_too_little_has_the_time_of_a_handshake(
     loader, port = bench.listening("load", *options)
     with peers.connect(port) as sock:
         sock.sendall(start)
-        loader.says("not done within 3 s; with --tls-auto a client has to speak first; else raise --handshake-timeout")
+        loader.says("not done within 3 s; with --tls-auto a client must send first; else raise --handshake-timeout")
         assert peers.ends_in_reset(sock)
     plain_client(port, b"the next one")
     peers.eventually(lambda: got.read_bytes() == b"the next one", "what the next one sends")
@@ -106,7 +106,7 @@ def test_who_says_too_little_has_the_time_of_a_handshake(
         ("load", ["--client-ca", "x"], "--tls-auto with --client-ca: plain clients, who have no certificate, would"),
         ("load", ["--fingerprint", PIN], "--tls-auto with --fingerprint: plain clients"),
         ("load", ["--connect"], "--tls-auto: there is nothing to listen at; leave it out"),
-        ("save", ["--listen"], "--tls-auto: a client that receives says nothing first"),
+        ("save", ["--listen"], "--tls-auto: clients that receive send nothing first"),
     ],
 )
 def test_it_is_refused_where_it_makes_no_sense(
@@ -132,7 +132,7 @@ def test_a_client_has_to_offer_a_protocol_of_ours(
         assert b"ALPN protocol: two" in done.stdout
         peers.eventually(lambda: got.read_bytes() == b"data", "what it sends")
     else:
-        loader.says("it has not agreed on an application protocol (ALPN); it has to know one of --alpn: one, two\n")
+        loader.says("it has not agreed on an application protocol (ALPN); the peer must know one of --alpn: one, two\n")
         assert got.read_bytes() == b""
 
 

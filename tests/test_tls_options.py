@@ -25,7 +25,7 @@ def test_what_asks_for_verified_peers_is_refused_where_nobody_is_verified(
         arguments, flag, remedy = [f"--{option}", value, "tcp://127.0.0.1:0"], f"--{option}", "--tls"
     program = bench.ringmain(verb, "-q", *arguments)
     assert program.wait() == 2
-    words = f"{flag}: this endpoint is plain TCP, which verifies nobody; give {remedy}, or leave it out"
+    words = f"{flag}: this endpoint is plain TCP, which cannot verify a peer; give {remedy}, or leave it out"
     assert program.stderr == f"ringmain: {words}\n"
 
 
@@ -76,14 +76,14 @@ def test_several_processes_tell_that_once(bench: peers.Bench, tmp_path: Path) ->
         (
             "load",
             ["--client-cert", "optional"],
-            "--client-cert optional: no client is asked for one; give --client-ca too",
+            "--client-cert optional: clients are not asked for a certificate; give --client-ca too",
         ),
         (
             "load",
             ["--client-cert", "optional", "--client-ca", "x", "--fingerprint", PIN],
-            "--client-cert optional: --fingerprint would let in who has none; leave one of them out",
+            "--client-cert optional: clients without a certificate would pass, despite --fingerprint; leave one of",
         ),
-        ("load", ["--crl", "x"], "--crl: no authority is asked about the peer, and only one can revoke a certificate"),
+        ("load", ["--crl", "x"], "--crl: revocation lists need a CA that verifies the peer"),
         ("save", ["--crl", "x", "--insecure"], "; give --cafile too, not --insecure"),
         ("save", ["--crl", "x", "--fingerprint", PIN], "; give --cafile too\n"),
         ("save", ["--fingerprint", PIN[2:]], f"--fingerprint '{PIN[2:]}': not the 64 hexadecimal digits of a SHA-256"),

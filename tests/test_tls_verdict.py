@@ -102,6 +102,7 @@ def test_a_server_that_rejects_our_certificate_is_heard_of_every_time(
             ):
                 saver.write(data)
             assert caught.value.exit_code == 35
+            assert "certfile=" in caught.value.remedy
 
 
 @pytest.mark.parametrize("server", SERVERS)

@@ -196,7 +196,7 @@ class Blocking:
             future.cancel()
             if not self._is_open:  # what has come so far must not look like the whole
                 why = "it was left while another thread was using it"
-                raise RingmainError(self._what, why, "await that before the block is left")
+                raise RingmainError(self._what, why, "await that before leaving the `with`")
 
     @property
     def _what(self) -> str:

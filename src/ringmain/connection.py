@@ -64,7 +64,7 @@ class Connection:
         try:
             if kind is None and not self._aborted:
                 if self._writing.taken:  # also by one that was cancelled and has yet to hear of that
-                    why, remedy = "another task has not ended its write", "await that before the block is left"
+                    why, remedy = "another task has not ended its write", "await that before leaving the `with`"
                     raise SendError(f"write to {self.peer}", why, remedy)
                 with self._writing:
                     self._check_whole()

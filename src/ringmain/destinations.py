@@ -57,19 +57,18 @@ def save(
 
 @documented(Options)
 def save(url: str, **options: Any) -> "Saver | LogSaver":
-    r"""Send to the endpoint `url`: dial it, or with `listen` wait for clients there, one at a time.
+    r"""Send to the endpoint `url`: connect to it, or with `listen` wait for clients there, one at a time.
 
     async with ringmain.save("tcp://127.0.0.1:8000") as saver:
         await saver.write(buffer)
 
-    The same without `async` and `await`; an event loop that runs in this thread stands still meanwhile. Leaving the
-    block, or `aclose()`, sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged
+    It works without `async` and `await` too; an event loop that runs in this thread then stands still. Leaving the
+    `with`, or `aclose()`, sends FIN (and close_notify under TLS) and waits until the peer's kernel has acknowledged
     every byte, and until a TLS 1.3 server that asks for our certificate has answered: with its first record, its end or
     an alert, 5 s at most. Leaving it by an exception, or `abort()`, resets the peer, so that a part never looks like
     the whole; so does leaving it while another task still writes, which raises SendError. A saver is opened once. A
     listener whose client leaves logs a warning and goes on with the next client where the last one left. Raises a
-    `RingmainError` on malformed arguments, when the endpoint cannot be opened, and when the one connection there is
-    breaks.
+    `RingmainError` on malformed arguments, when the endpoint cannot be opened, and when its only connection breaks.
 
     Of many clients (`max_connections`) each gets all that is written from the first `write` on that begins after it was
     let in, once and in order. One that is lost costs a warning, which says how much is known not to have reached it:
@@ -79,35 +78,35 @@ def save(url: str, **options: Any) -> "Saver | LogSaver":
     one has taken all; while everybody is behind, the write waits. What is due is kept once for all: `client_buffer`
     bytes, or 1 MiB if that is more.
 
-    With `reconnect` a dialled connection that is lost is a warning, and another one is dialled: for ever, after pauses
-    that grow from 100 ms to 30 s, or `retry` times in a row where that is given. It begins with what the peer's kernel
-    is not known to have acknowledged, so that bytes may come twice and none is left out, but for those that the peer's
-    kernel had and its program did not read. The first connection is dialled as without `reconnect`. A failed handshake
-    ends it, but where the peer is lost within one.
+    With `reconnect` the loss of a connection is a warning, and the saver connects again: for ever, after pauses that
+    grow from 100 ms to 30 s, or `retry` times in a row if that is given. The new connection begins with what the
+    peer's kernel is not known to have acknowledged. So bytes may come twice, and none is left out except those that
+    the peer's kernel had and its program did not read. The first connection is made as without `reconnect`. A failed
+    handshake ends the saver, unless the peer is lost within it.
 
     A `nats://host:4222/SUBJECT`, or `tls://`, is where a stream of NATS JetStream takes messages (pip install
-    'ringmain[nats]'); commas stand between several servers, user:password@ or token@ before the first. A `write` puts
-    the whole records that it completes. It takes the keywords `peer` to `max_in_flight`, `delimiter`, and those of
-    `ringmain.Options`. Leaving the block completes the last record, stores an empty message that tells of the end, and
-    returns once the stream has all, each record once and in order; left by an exception, it gives up what is not
-    acknowledged, and no message tells of the end. The stream has to be there.
+    'ringmain[nats]'). Separate several servers by commas, and write user:password@ or token@ before the first. A
+    `write` publishes the records that it completes. It takes the keywords `peer` to `max_in_flight`, `delimiter`, and
+    those of `ringmain.Options`. Leaving the `with` completes the last record, stores an empty message that tells of the
+    end, and returns once the stream has all, each record once and in order. Leaving it by an exception gives up what is
+    not acknowledged, and no message tells of the end. The stream must exist.
 
     The keywords, with their defaults:
 
-    listen (False): wait for clients at the endpoint instead of dialling it
+    listen (False): wait for clients at the endpoint instead of connecting to it
     listen_once (False): do that and end after the first client; losing it is an error
     max_connections (1): how many clients a listener serves at once
     slow ("wait"): with many clients, a slow one makes all wait; with "drop" it is reset
     client_buffer (16 MiB): bytes that may be due to a client before "drop" does so
-    reconnect (False): dial again after a loss
-    delimiter (b""): 1 to 16 bytes at which records end: after a loss `reconnect` goes on with a whole one, which may
-        have come in part or whole before; of what goes into a log b"\n" if there is no framing
-    peer (required by type checkers for a log): the sender that messages tell, and that {peer} in the subject stands
-        for; "" is the name of this machine
+    reconnect (False): connect again after a loss
+    delimiter (b""): 1 to 16 bytes at which records end. After a loss `reconnect` goes on with a whole record, which may
+        have come in part or whole before. To a NATS stream it is b"\n" if there is no framing
+    peer (required by type checkers for a NATS stream): the sender that messages name, and that replaces {peer} in the
+        subject; "" is the name of this machine
     credentials (None): a file with a JWT and its seed
-    create_stream (None): "NAME", or "NAME:3" with replicas, makes a stream for a trial
+    create_stream (None): "NAME", or "NAME:3" with replicas: create this stream, for a trial
     framing (None): how records tell where they end, as of `ringmain.load`
-    long_records ("raise"): what becomes of a record that no message has room for; "skip" leaves it out
+    long_records ("raise"): what happens to a record that is too large for a message; "skip" skips it
     message_size (256 KiB): bytes of a message, unless one record is longer
     max_in_flight (16 MiB): bytes that may be unacknowledged; then a write waits, also while the servers are away
     """
@@ -181,7 +180,7 @@ def relay(
 
 @documented(ConnectionOptions)
 def relay(source: str, destination: str, **options: Any) -> "Relayer | LogRelayer":
-    r"""Relay between two endpoints: listen at `source`, and for each client in turn dial `destination`.
+    r"""Relay between two endpoints: listen at `source`, and for each client in turn connect to `destination`.
 
     await ringmain.relay("tcp://:9000", "tcps://host:4000", destination_tls=ringmain.TlsSettings(cafile="ca.pem"))
 
@@ -189,24 +188,23 @@ def relay(source: str, destination: str, **options: Any) -> "Relayer | LogRelaye
         print(relayer.port)
         await relayer.serve()
 
-    Without `async`: `with`, and `relayer.serve()`; a running event loop stands still meanwhile. Where one end listens,
-    each of its clients gets a connection of its own to the other; where neither does, one connection to each is
-    relayed. With `max_connections` many clients are served at once: none waits for another, nor for the other's end to
-    be dialled. Where both ends listen, their clients are paired in the order in which they come. A tcps:// end is
+    Without `async`: `with`, and `relayer.serve()`; a running event loop then stands still. If one end listens, each of
+    its clients gets a connection of its own to the other end. If neither does, one connection to each is relayed. With
+    `max_connections` many clients are served at once: none waits for another, nor for its connection to the other end.
+    Where both ends listen, their clients are paired in the order in which they come. A tcps:// end is
     encrypted. A relayer is opened once.
 
-    Bytes go both ways, or with `one_way` from the source to the destination only: what that answers is dropped. When
-    one side ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, a TLS stream
-    without close_notify too, is a reset for the other; so is leaving the block. One that takes nothing makes only its
-    own direction wait, with no more memory than a ring (8 MiB; with many clients 1 MiB each). After `idle_timeout`
-    without a byte either way both sides are reset. Raises a `RingmainError` when an endpoint is malformed or cannot be
-    opened, and what becomes of the connection where there is but one. A listener logs a warning and serves the next
-    client.
+    Bytes go both ways, or with `one_way` from the source to the destination only; answers are dropped. When one side
+    ends, the other is told (FIN, close_notify) and may go on sending. Any other end of a side, also a TLS stream
+    without close_notify, resets the other; so does leaving the `with`. A side that takes nothing makes only its own
+    direction wait, with no more memory than a ring (8 MiB; with many clients 1 MiB each). After `idle_timeout` without
+    a byte either way both sides are reset. Raises a `RingmainError` when an endpoint is malformed or cannot be opened,
+    and when its only connection breaks. A listener logs a warning and serves the next client.
 
-    With `reconnect`, which needs `one_way`, a destination that is lost is a warning, and is dialled again as
-    `ringmain.save` tells, also what `delimiter` is for: what was not acknowledged goes to the next connection, the
-    source waits meanwhile, and the stream ends as the source ends it. A dialled source is dialled again whenever its
-    connection has ended, in whichever way, and each of its connections gets one of the destination's.
+    With `reconnect`, which needs `one_way`, the loss of a destination is a warning, and the relayer connects to it
+    again as `ringmain.save` describes, `delimiter` included. What was not acknowledged goes to the next connection, the
+    source waits meanwhile, and the stream ends as the source ends it. With `connect` the relayer also connects to the
+    source again however its connection has ended, and each of its connections gets one of the destination's.
 
     A `nats://` or `tls://` destination is the subject of a NATS JetStream stream, as for `save`: what clients send goes
     into it as messages of whole records of one client each. A type checker knows the `LogRelayer` by `delimiter`, b""
@@ -216,8 +214,8 @@ def relay(source: str, destination: str, **options: Any) -> "Relayer | LogRelaye
 
     The keywords, with their defaults:
 
-    connect (False): dial the source instead of listening there
-    listen (False): wait for clients at the destination instead of dialling it
+    connect (False): connect to the source instead of listening there
+    listen (False): wait for clients at the destination instead of connecting to it
     listen_once (False): end after the first client
     one_way (False): from the source to the destination only
     source_tls (None): a `ringmain.TlsSettings` for a tcps:// source; None is one with the defaults
@@ -226,12 +224,12 @@ def relay(source: str, destination: str, **options: Any) -> "Relayer | LogRelaye
     send_proxy (None): send one of version "v1" or "v2" to the destination, before TLS
     linger (0.001): seconds that a byte may wait for others while data floods in, which saves much CPU; 0 is off
     max_connections (1): how many clients are served at once, each with a connection of its own to the other side
-    reconnect (False): dial again after a loss
-    delimiter (b""): 1 to 16 bytes at which records end, for `reconnect`; into a log b"\n" if there is no framing
+    reconnect (False): connect again after a loss
+    delimiter (b""): 1 to 16 bytes at which records end, for `reconnect`; to a NATS stream b"\n" if there is no framing
     credentials (None): a file with a JWT and its seed
-    create_stream (None): "NAME", or "NAME:3" with replicas, makes a stream for a trial
+    create_stream (None): "NAME", or "NAME:3" with replicas: create this stream, for a trial
     framing (None): how records tell where they end, as of `ringmain.load`
-    long_records ("raise"): what becomes of a record that no message has room for; "skip" leaves it out
+    long_records ("raise"): what happens to a record that is too large for a message; "skip" skips it
     message_size (256 KiB): bytes of a message, unless one record is longer
     max_in_flight (16 MiB): bytes that may be unacknowledged; then all wait, also while the servers are away
     """

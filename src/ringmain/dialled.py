@@ -23,7 +23,7 @@ def connect(
     linger: float = LINGER,
     **options: Unpack[Options],
 ) -> AbstractAsyncContextManager[Connection]:
-    r"""Dial the endpoint `url`, to read and to write.
+    r"""Connect to the endpoint `url`, to read and to write.
 
     async with ringmain.connect("tcp://127.0.0.1:9000", delimiter=b"\n") as connection:
         await connection.write(b"question\n")
@@ -31,7 +31,7 @@ def connect(
         async for block in connection:
             parse(block)
 
-    In a running event loop only: there is no plain `with`. Leaving the block, or `aclose()`, sends FIN (and
+    In a running event loop only: there is no plain `with`. Leaving the `with`, or `aclose()`, sends FIN (and
     close_notify under TLS), drops what was not read and what still comes, and waits as `ringmain.save` does: until the
     peer's kernel has acknowledged every byte, and a TLS 1.3 server that asks for our certificate has answered. Leaving
     it by an exception, after a write that left a hole, or while another task still writes, resets the peer; so does

@@ -47,7 +47,7 @@ class Endpoint:
             scheme, _, rest = text.partition("://")
             is_server = scheme.lower() == "tls" and re.fullmatch(r"[^/@]+:\d+/?", rest)
             remedy = f"write tcps://{rest} for TLS" if is_server else _EXAMPLE
-            raise UsageError(what, "a NATS server has no place here", remedy)
+            raise UsageError(what, "a NATS server cannot be used here", remedy)
         if text.startswith("unix:"):
             return cls("", "", path=_path_of(text, what))
         match = _SHAPE.fullmatch(text)
@@ -61,10 +61,11 @@ class Endpoint:
             raise UsageError(what, f"unknown scheme {scheme!r}", meant)
         host = match["host"] if match["literal"] is None else match["literal"]
         if any(it.isspace() or it <= " " or it == "\x7f" for it in host + port):
-            raise UsageError(what, "blanks and control characters have no place in it", _EXAMPLE)
+            raise UsageError(what, "it has a blank or a control character in it", _EXAMPLE)
         if match["literal"] is not None and ":" not in host:
-            raise UsageError(what, "only an IPv6 address stands in brackets", _EXAMPLE)
-        if host != "fd" and port.lstrip("+-").isdigit() and not (port.isdigit() and int(port) <= 65535):
+            raise UsageError(what, "brackets are for IPv6 addresses only", _EXAMPLE)
+        is_number = port.isascii() and port.isdecimal()
+        if host != "fd" and port.lstrip("+-").isdecimal() and not (is_number and int(port) <= 65535):
             raise UsageError(what, f"port {port} is not between 0 and 65535", "choose another")
         return cls(host, port, scheme == "tcps")
 
@@ -101,7 +102,7 @@ def _guess(text: str) -> tuple[str, str]:
     if "/" in text and "://" not in text:
         return "a path without a scheme", f"write unix:{text} for the UNIX socket of that name"
     if (match := re.fullmatch(r"([^/]+:\w+)/.+", rest)) is not None:
-        return "no path has a place in it", f"write {scheme}://{match[1]}"
+        return "a TCP endpoint has no path", f"write {scheme}://{match[1]}"
     return "not understood", _EXAMPLE
 
 
@@ -112,12 +113,12 @@ def _path_of(text: str, what: str) -> str:
         path = path[2:]
     if path.startswith("//") and path.strip("/@") and not path.endswith("/"):
         name = path[2:]
-        why = "a socket's path has one slash before it, or three"
+        why = "one slash or three, not two, come before a socket's path"
         raise UsageError(what, why, f"write unix:/{name}, or unix:{name} for one in the working directory")
     if path in ("", "@") or path.startswith("//") or path.endswith("/"):
         raise UsageError(what, "it names no socket", _UNIX_EXAMPLE)
     if "\0" in path:
-        raise UsageError(what, "a zero byte has no place in it", _UNIX_EXAMPLE)
+        raise UsageError(what, "it has a zero byte in it", _UNIX_EXAMPLE)
     if (size := len(os.fsencode(path))) > _LONGEST_PATH:
         why = f"it has {size} bytes, and the name of a UNIX socket has {_LONGEST_PATH} at most"
         raise UsageError(what, why, "choose a shorter path")
@@ -158,12 +159,12 @@ class LogEndpoint:
             remedy = f"write {scheme}://{server}/NAME"
             if scheme.lower() == "tls":
                 remedy += f", or tcps://{server} for TLS without NATS"
-            raise UsageError(what, "it names no stream or subject of NATS", remedy)
+            raise UsageError(what, "it names no NATS stream or subject", remedy)
         servers = []
         for server in match["servers"].split(","):
             parts = re.fullmatch(_SERVER_SHAPE, server)
             if parts is None or (parts["port"] and not 0 < int(parts["port"]) <= 65535):
-                raise UsageError(what, f"{server!r} is no server", _LOG_EXAMPLE)
+                raise UsageError(what, f"{server!r} is not a server's HOST:PORT", _LOG_EXAMPLE)
             servers.append(f"{parts['host']}:{parts['port'] or _NATS_PORT}")
         user, colon, password = (match["user"] or "").partition(":")
         if match["user"] is not None and not user:

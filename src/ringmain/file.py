@@ -43,7 +43,7 @@ def open(
     linger: float = LINGER,
     **options: Unpack[Options],
 ) -> "Reader | Writer":
-    """Dial the endpoint `url` and return the connection as a binary file; with `listen` wait there for one client.
+    """Connect to the endpoint `url` and return that as a binary file; with `listen` wait there for one client.
 
     The `mode` "rb" returns a `Reader` (an `io.BufferedReader`) that ends where the peer's stream ends, "wb" a `Writer`
     (an `io.BufferedWriter`) whose `close` returns once the peer's kernel has every byte. An event loop that runs in
@@ -59,7 +59,7 @@ def open(
 
     The keywords, with their defaults:
 
-    listen (False): wait for one client at the endpoint instead of dialling it
+    listen (False): wait for one client at the endpoint instead of connecting to it
     buffer_size (64 KiB): bytes of the file's own buffer
     block_size (1 MiB): for reading, bytes of the blocks that are received into; eight of them, or 8 MiB if that is
         more, may wait, then the peer does

@@ -289,7 +289,7 @@ class Loader(Listening, Iterated, Blocking):
             log.warning("%s", error)
 
     def break_off(self, inflow: Inflow, error: RingmainError) -> None:
-        """Reset an inflow whose bytes have nowhere to go; raise the error if there is but one connection, else warn."""
+        """Reset an inflow whose bytes have nowhere to go; raise the error of an only connection, else warn."""
         if self._many is not None:
             self._many.crowd.break_off(inflow, error)
             return

@@ -236,7 +236,7 @@ class Relayer(Blocking):
         if self._serving is not None:
             raise RuntimeError("another task is already serving")
         if self._ends.reconnect and path == "kernel":
-            raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
+            raise UsageError("path=kernel", "what may have to be sent again is kept in blocks", "leave path= out")
         may_pump(path, tls=self.source.tls or self.destination.tls)
         self._serving = serving = Serving()
         try:

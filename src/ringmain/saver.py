@@ -50,18 +50,18 @@ def save(
     if reconnect and (listen or listen_once):
         remedy = "leave out reconnect=True: the next client gets what a lost one never got"
         raise UsageError(
-            f"reconnect=True with {'listen' if listen else 'listen_once'}=True", "it connects to nobody", remedy
+            f"reconnect=True with {'listen' if listen else 'listen_once'}=True", "a listener connects to nobody", remedy
         )
     if delimiter and not reconnect:
-        raise UsageError("delimiter=", "it says where a stream is gone on with", "add reconnect=True")
+        raise UsageError("delimiter=", "it says where a stream continues after a loss", "add reconnect=True")
     if max_connections > 1 and (listen_once or not listen):
         what = f"max_connections={max_connections}{' with listen_once=True' if listen_once else ''}"
         remedy = "leave one of them out" if listen_once else "add listen=True"
-        raise UsageError(what, "there is but one connection", remedy)
+        raise UsageError(what, "there is only one connection", remedy)
     if max_connections == 1 and slow == "drop":
-        raise UsageError("slow=drop", "no other client waits for a slow one", "give max_connections= above 1 too")
+        raise UsageError("slow=drop", "there is only one client", "give max_connections= above 1 too")
     if settings.tls_auto:
-        why = "a client that receives says nothing first, by which it could be told apart"
+        why = "clients that receive send nothing first, so TLS cannot be told from plain"
         raise UsageError(f"{settings.prefix}tls_auto=True", why, "leave it out")
     cutter = cutter_for(delimiter)
     return Saver(
@@ -141,7 +141,7 @@ class Saver(Listening, Blocking):
         try:
             if not broken_off:
                 if self._turn.taken:  # also by one that was cancelled and has yet to hear of that
-                    why, remedy = "another task has not ended its write", "await that before the block is left"
+                    why, remedy = "another task has not ended its write", "await that before leaving the `with`"
                     raise SendError(f"save to {self.endpoint}", why, remedy)
                 await self._alone(self._clients.finish)
         finally:

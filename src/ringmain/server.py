@@ -46,11 +46,11 @@ def serve(
         print(server.port)
         await server.serve()
 
-    As with `asyncio.start_server` clients are served from when the block is entered, in a task of the server's;
-    `await ringmain.serve(url, echo)` is the same in one. When the handler returns its connection ends properly, when
-    it raises the peer is reset: see `ringmain.connect`.
+    As with `asyncio.start_server`, clients are served once the `with` is entered, in a task of the server;
+    `await ringmain.serve(url, echo)` does both in one. When the handler returns, its connection ends properly; when it
+    raises, the peer is reset: see `ringmain.connect`.
 
-    A `RingmainError` that it raises, or a group of nothing else, is logged as warnings, and the next client is served;
+    A `RingmainError` of the handler, or a group of nothing else, is logged as warnings, and the next client is served;
     so is a `CancelledError` that is not the server's doing. Any other exception is logged as an error and ends the
     server, which listens no more; it comes out of `serve()`, or of the block, as from a task group. What comes out of
     the block instead tells of it in a note. Raises a `RingmainError` when the endpoint cannot be opened.

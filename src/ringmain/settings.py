@@ -63,17 +63,17 @@ class ConnectionOptions(TypedDict, total=False):
 
     connect_timeout (5.0): seconds to resolve a name and to connect
     handshake_timeout (5.0): seconds for a TLS handshake, and for a client that sends nothing while another one waits
-    idle_timeout (None): seconds for which a connection may stand still
+    idle_timeout (None): seconds after which a connection ends on which nothing moves
     retry (0): how often a failed connect is tried again, after pauses from 100 ms to 5 s; -1 is for ever
-    keepalive (60.0): seconds of silence before the peer is probed; one that answers nothing for about that long again
-        is lost
-    gate ("hold"): what becomes of other clients: with "hold" they cannot connect, with "queue" they wait connected,
+    keepalive (60.0): seconds of silence before the peer is probed; a peer that answers no probe for about as long is
+        lost
+    gate ("hold"): what happens to other clients: with "hold" they cannot connect, with "queue" they connect and wait,
         with "refuse" they are reset
     allow (()): the networks whose clients are served, one or several, as "10.0.0.0/8"; () is all
-    reuse_port (False): other listeners that ask for it too may share the port (SO_REUSEPORT): the kernel picks one for
-        each client by its address, which spreads few clients unevenly
+    reuse_port (False): share the port with other listeners that set SO_REUSEPORT; the kernel picks one of them for each
+        client by its address, which spreads few clients unevenly
     family (0): 4 or 6 for one version of IP only, 0 for both
-    socket_mode (None): the mode of a UNIX socket's file that is listened at, as 0o660; else the umask decides
+    socket_mode (None): the mode of a listening UNIX socket's file, as 0o660; None lets the umask decide
     socket_owner (None): its owner, as "USER", "USER:GROUP" or ":GROUP"
     """
 
@@ -120,7 +120,7 @@ class Options(ConnectionOptions, TlsOptions, total=False):
 
 
 class LogOptions(TlsOptions, total=False):
-    """The keywords for the servers of a log, with their defaults: those of TLS, and these.
+    """The keywords for NATS servers, with their defaults: those of TLS, and these.
 
     connect_timeout (5.0): seconds to connect, for each server
     idle_timeout (None): seconds to wait for a message
@@ -138,24 +138,24 @@ class LogOptions(TlsOptions, total=False):
 class TlsSettings:
     """How a connection, or one end of a relay, is protected. Files are paths of PEM files.
 
-    certfile (None): our certificate chain; may hold the key too
-    keyfile (None): our private key, where it is not in certfile
-    key_password_file (None): a file whose first line is the password of an encrypted key; else the environment's
-        RINGMAIN_KEY_PASSWORD is it
-    cafile (None): authorities to trust instead of the system's, where we connect
-    client_ca (None): clients must have a certificate of these authorities
-    client_cert ("required"): with "optional" clients that have none are served too
-    crl (None): revocation lists: the peer's own certificate must be in none, and its authority must have one there
+    certfile (None): our certificate chain; the file may hold the key too
+    keyfile (None): our private key, if certfile does not hold it
+    key_password_file (None): a file whose first line is the password of an encrypted key; without it,
+        RINGMAIN_KEY_PASSWORD in the environment is used
+    cafile (None): CA certificates to trust instead of the system's, when connecting
+    client_ca (None): clients must have a certificate from these CAs
+    client_cert ("required"): with "optional" clients without a certificate are served too
+    crl (None): revocation lists: the peer's own certificate must be in none, and its CA must have one there
     fingerprint (()): the SHA-256 of the peer's certificate in hexadecimal digits, with colons or without, or several of
-        which one must be it; alone it replaces authorities, names and dates, beside cafile or client_ca both count
-    server_name (None): the name to ask for and to verify, where it is not the endpoint's host
-    min_tls_version ("1.2"): or "1.3"
-    ciphers (None): suites of TLS 1.2, in OpenSSL's notation
-    tls13_ciphers (None): suites of TLS 1.3, as "TLS_AES_128_GCM_SHA256:..."
+        which one must match; without cafile or client_ca nothing else is checked: no CA, name or date
+    server_name (None): the name to send (SNI) and to verify, if it is not the endpoint's host
+    min_tls_version ("1.2"): the oldest version to accept, or "1.3"
+    ciphers (None): cipher suites of TLS 1.2, in OpenSSL's notation
+    tls13_ciphers (None): cipher suites of TLS 1.3, as "TLS_AES_128_GCM_SHA256:..."
     alpn (()): application protocols, best first: both sides have to agree on one
     insecure (False): do not verify the server's certificate
     self_signed (False): listen with a certificate made for this run (pip install 'ringmain[cli]')
-    tls_auto (False): listen for plain clients too, told apart by what they say first within handshake_timeout
+    tls_auto (False): serve plain clients too; the first bytes, due within handshake_timeout, tell them apart
     """
 
     certfile: str | None = None
@@ -234,11 +234,11 @@ class Settings(TlsSettings):
         _check("family", self.family, (0, 4, 6))
         _check("slow", self.slow, SLOW)
         if self.socket_mode is not None and not 0 <= self.socket_mode <= 0o777:
-            raise UsageError(f"socket_mode={self.socket_mode:#o}", "no mode of a socket", "give one up to 0o777")
+            raise UsageError(f"socket_mode={self.socket_mode:#o}", "not a socket's mode", "give one up to 0o777")
         if self.max_connections < 1:
             raise UsageError(f"max_connections={self.max_connections!r}", "nobody could be served", "give at least 1")
         if self.receive_buffer is not None and self.receive_buffer < 1:
-            raise UsageError(f"receive_buffer={self.receive_buffer!r}", "no number of bytes", "give at least 1")
+            raise UsageError(f"receive_buffer={self.receive_buffer!r}", "not a number of bytes", "give at least 1")
         if self.client_buffer < 1:
             raise UsageError(f"client_buffer={self.client_buffer!r}", "it holds nothing", "give at least 1")
         for name in ("connect_timeout", "handshake_timeout", "idle_timeout", "keepalive"):
@@ -248,10 +248,10 @@ class Settings(TlsSettings):
                     f"{name}={value!r}", "not a number of seconds", "give seconds above 0, or None for off"
                 )
         if self.retry < -1:
-            raise UsageError(f"retry={self.retry!r}", "no number of tries", "give 0 or more, or -1 for ever")
+            raise UsageError(f"retry={self.retry!r}", "not a number of tries", "give 0 or more, or -1 for ever")
         if self.keepalive is not None and self.keepalive > _LONGEST_KEEPALIVE:
             why = f"the kernel counts to {_LONGEST_KEEPALIVE} seconds at most"
-            raise UsageError(f"keepalive={self.keepalive!r}", why, "give less, or None for off")
+            raise UsageError(f"keepalive={self.keepalive!r}", why, "give less, or turn it off")
 
     def check_count(self, *, connect: bool, listen_once: bool) -> None:
         """Raise UsageError where these contradict each other, or `max_connections`."""
@@ -260,7 +260,7 @@ class Settings(TlsSettings):
             raise UsageError("listen_once=True", "it needs a listener", remedy)
         if (connect or listen_once) and self.max_connections > 1:
             what = f"max_connections={self.max_connections} with {'connect=True' if connect else 'listen_once=True'}"
-            raise UsageError(what, "there is but one connection", "leave one of them out")
+            raise UsageError(what, "there is only one connection", "leave one of them out")
 
 
 def settings_for(verb: Callable[..., object], kind: type, options: Mapping[str, Any], **ours: Any) -> Settings:
@@ -271,7 +271,7 @@ def settings_for(verb: Callable[..., object], kind: type, options: Mapping[str, 
     of_tls = {field.name for field in dataclasses.fields(TlsSettings)} - set(kind.__annotations__)
     if misplaced := of_tls.intersection(given):
         remedy = "give it in source_tls= or destination_tls="
-        raise UsageError(f"keyword {min(misplaced)!r}", "each end has TLS of its own", remedy)
+        raise UsageError(f"keyword {min(misplaced)!r}", "each end has its own TLS", remedy)
     check_keywords(given, [*own, *kind.__annotations__])
     return Settings(**options, **ours)
 
@@ -294,7 +294,7 @@ def check_plain(options: Mapping[str, Any], prefix: str, remedy: str) -> None:
     Ignoring them would leave the door open that they are to close.
     """
     if asked := keywords_given(options, _ASKED_OF_PEERS, prefix):
-        why = "this endpoint is plain TCP, which verifies nobody"
+        why = "this endpoint is plain TCP, which cannot verify a peer"
         raise UsageError(asked, why, f"give {remedy}, or leave it out")
 
 

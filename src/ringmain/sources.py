@@ -64,71 +64,72 @@ def load(
 
 @documented(Options)
 def load(url: str, **options: Any) -> "Loader | LogLoader":
-    r"""Receive from the endpoint `url`: listen there and serve one client after another, or with `connect` dial it.
+    r"""Receive from the endpoint `url`: listen there and serve one client after another, or `connect` to it.
 
     async with ringmain.load("tcp://127.0.0.1:8000", delimiter=b"\n") as loader:
         async for block in loader:
             parse(block)
 
-    The same with plain `with` and `for`; an event loop that runs in this thread stands still meanwhile. A block is a
-    read-only memoryview that owns its memory: keep it as long as you like, release it (or let it go) and the memory is
-    received into again.
+    It works with plain `with` and `for` too; an event loop that runs in this thread then stands still. A block is a
+    read-only memoryview that owns its memory: keep it as long as you like. Once you release it (or let it go), the
+    memory is received into again.
 
-    Leaving the block, or `aclose()`, ends a connection properly (close_notify under TLS, FIN); left by an exception, or
-    by `abort()`, it resets the peer. `loader.stop()` ends the iteration. A loader is opened once. Raises a
-    `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is but one connection, when
+    Leaving the `with`, or `aclose()`, ends a connection properly (close_notify under TLS, FIN). Leaving it by an
+    exception, or `abort()`, resets the peer. `loader.stop()` ends the iteration. A loader is opened once. Raises a
+    `RingmainError` when the endpoint is malformed or cannot be opened, and, where there is only one connection, when
     that ends in any way but a proper end. A listener logs a warning and serves the next client.
 
     No block holds bytes of two connections; `loader.connections()` tells them apart. With `max_connections` above 1
     that many clients are served at once, and their records are merged: a block has whole records of any of them, those
     of each in order. `loader.tagged()` tells whose they are, `loader.connections()` hands out each connection by
-    itself. The last record of a connection that ends properly is completed with a delimiter; one that is cut off, or a
-    frame, is dropped and warned of, as is an error of a connection.
+    itself. If a connection ends properly, its last record is completed with a delimiter. A record that is cut off, or a
+    frame, is dropped with a warning; an error of a connection is a warning too.
 
     With a `delimiter` every block ends at one, except the last of a connection. With `framing` every block holds whole
     frames as they came, and none is handed out in part: a connection that ends within one raises TruncatedError, one
-    that sends what no frame begins with ParseError. A record longer than a block makes it grow, up to `max_record`. A
+    that sends something else raises ParseError. A record longer than a block makes it grow, up to `max_record`. A
     longer one ends the stream with RecordTooLongError once all before it was taken, or with `long_records="skip"` is
-    left out: the blocks around it stay whole and in order, `counters` tells of `skipped_records` and `skipped_bytes`,
-    and the first of a connection is warned of. `loader.records()` iterates over single records.
+    skipped: the blocks around it stay whole and in order, `counters` has `skipped_records` and `skipped_bytes`, and
+    the first one of a connection costs a warning. `loader.records()` iterates over single records.
 
     All blocks, those that you keep included, never have more than `ring_size` bytes, and with a `delimiter` or
     `framing` `max_record` more. A consumer that keeps as many and waits for more gets BlocksHeldError. A `for` keeps
     its last block while it waits: release it before (`with block:`) where two records may be longer than that. Merged
-    records are handed out once they fill half a block, or `linger` seconds after the block before was to be had, or
+    records are handed out once they fill half a block, or `linger` seconds after the block before was ready, or
     once any connection has ended: one that comes alone is handed out at once.
 
-    A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'); commas
-    stand between several servers, user:password@ or token@ before the first. Each message is one block, which is
-    acknowledged when the next one is asked for, and when the block is left properly; left by an exception, all that is
-    not acknowledged is given back, and what a process that is killed had comes again after 30 seconds, the consumer's
-    ack_wait: each message comes at least once. `tagged()` gives (tag, block) with the subject, sequence, peer,
-    connection and offset; with an empty block it tells how a connection has ended, which is left out elsewhere. It
-    takes the keywords `consumer` to `credentials`, `delimiter` and `framing`, which tell where `records()` and feeds
-    find records, and check nothing, `ring_size`, and those of `ringmain.LogOptions`.
+    A `nats://host:4222/STREAM`, or `tls://`, is a stream of NATS JetStream (pip install 'ringmain[nats]'). Separate
+    several servers by commas, and write user:password@ or token@ before the first. Each message is one block. It is
+    acknowledged when the next one is asked for, and when the `with` is left properly. When that is left by an
+    exception, all messages that are not acknowledged are given back; those of a process that was killed come again
+    after 30 seconds, the consumer's ack_wait. So each message comes at least once. `tagged()` gives (tag, block) with
+    the subject, sequence, peer, connection and offset; with an empty block it tells how a connection has ended, which
+    is left out elsewhere. It takes the keywords `consumer` to `credentials`, `ring_size`, those of
+    `ringmain.LogOptions`, and `delimiter` and `framing`: these tell where `records()` and feeds find records, and check
+    nothing.
 
     The keywords, with their defaults:
 
-    connect (False): dial the endpoint instead of listening there, and end after that connection
+    connect (False): connect to the endpoint instead of listening there, and end after that connection
     listen_once (False): end after the first connection
     max_connections (1): how many clients are served at once
     delimiter (b""): 1 to 16 bytes at which every block ends; of many connections b"\n" if there is no framing
-    framing (None): "octet-counting" is syslog's (RFC 6587; where a "<" stands instead of the count a line begins),
+    framing (None): "octet-counting" is syslog's (RFC 6587; a "<" in place of the count begins a line),
         "length:4be" a length of 1, 2, 4 or 8 bytes, highest first or "le", that counts what follows it; "nul" and
         "crlf" are delimiters
-    ring_size (8 MiB, or 8 blocks): bytes that wait at most; then the peer waits. Of a log, or two of its largest
-        messages, and blocks that you keep are not among them
+    ring_size (8 MiB, or 8 blocks): bytes that may wait before the peer has to. Of a NATS stream it is raised to two of
+        its largest messages, and blocks that you keep do not count
     block_size (1 MiB): bytes of a block
-    max_record (64 MiB, of many connections 1 MiB): bytes of the longest record, its delimiter or size included
-    long_records ("raise"): what becomes of a longer one; "skip" leaves it out
+    max_record (64 MiB, of many connections 1 MiB): bytes of the longest record, including its delimiter or size
+    long_records ("raise"): what happens to a longer record; "skip" skips it
     min_block (1): bytes that a block has at least, unless `linger` passes or the connection ends
     linger (0.001): seconds that a byte may wait for others while data floods in, which saves much CPU; 0 is off
     copy (False): give copies of blocks, for those who keep many
-    receive_buffer (None): bytes that the kernel has of each connection (SO_RCVBUF); None is as many as it likes
-    consumer (required for a log): who reads; all who give the same name share the messages
-    from_sequence (None): where a consumer that is new begins, a sequence number; None is the first message
-    until_sequence (None): the iteration ends once everybody is done with all messages up to there; None is never
-    filter (None): a consumer that is new has the messages of this subject only
+    receive_buffer (None): size of each connection's receive buffer in the kernel (SO_RCVBUF); None lets it choose
+    consumer (required for a NATS stream): the durable consumer; all readers of the same name share its messages
+    from_sequence (None): the sequence number where a new consumer begins; None is the first message
+    until_sequence (None): end the iteration once all readers are done with all messages up to there; None is never
+    filter (None): a new consumer gets the messages of this subject only
     credentials (None): a file with a JWT and its seed, read once
     """
     if not is_log(url):

@@ -64,7 +64,9 @@ async def measure(
     sent, received = sum(measurement.sender["totals"]), sum(measurement.receiver["totals"])
     if sent != received:
         what = f"bench with {peer}"
-        raise ReceiveError(what, f"{sent} bytes were sent and {received} received", "repeat it; is it a fault of ours?")
+        raise ReceiveError(
+            what, f"{sent} bytes were sent and {received} received", "repeat it; if it happens again, please report it"
+        )
     return measurement
 
 

@@ -41,7 +41,7 @@ class LogRun:
 
     def __init__(self, endpoint: LogEndpoint, settings: Settings, plan: Plan, credentials: str | None) -> None:
         if "{" in endpoint.name:
-            raise UsageError(f"subject {endpoint.name!r}", "no connections are told apart here", "leave the braces out")
+            raise UsageError(f"subject {endpoint.name!r}", "bench has only one connection", "leave the braces out")
         self.results: dict[str, dict[str, Any]] = {}
         self.on_test: Callable[[str], None] = lambda _: None
         self.on_interval: Callable[[dict[str, Any]], None] = lambda _: None
@@ -148,7 +148,7 @@ class LogRun:
                 message = await puller.next(self._plan.limit)
                 if message is None:
                     raise ReceiveError(
-                        puller.what, f"it has {left} messages of {count} not", "are others deleting them?"
+                        puller.what, f"{left} of {count} messages are missing", "did somebody delete them?"
                     )
                 if (place := self._place_of(message, count)) is not None:
                     left -= missing[place]

@@ -66,17 +66,17 @@ class Plan:
             ("parallel", self.parallel, 1, MAX_PARALLEL, "streams"),
             ("message_size", self.message_size, 1, longest, "bytes"),
             ("omit", self.omit, 0, MAX_SECONDS, "seconds"),
-            ("seconds", self.seconds, 0.001, MAX_SECONDS, "seconds"),
-            ("size", self.size, self.parallel, 1 << 62, "bytes"),
-            ("rate", self.rate, self.parallel, 1 << 62, "bytes a second"),
+            ("time", self.seconds, 0.001, MAX_SECONDS, "seconds"),
+            ("bytes", self.size, self.parallel, 1 << 62, "bytes"),
+            ("limit", self.rate, self.parallel, 1 << 62, "bytes a second"),
         )
         for name, value, least, most, unit in limits:
             if value is not None and not least <= value <= most:
                 raise UsageError(
-                    f"{name} {_words(value)}", "out of range", f"give {_words(least)} to {_words(most)} {unit}"
+                    f"{name}={_words(value)}", "out of range", f"give {_words(least)} to {_words(most)} {unit}"
                 )
         if (self.seconds is None) == (self.size is None):
-            raise UsageError("seconds and size", "one of them ends a measurement", "give either")
+            raise UsageError("seconds and size", "each says when the measurement ends", "give one of them")
 
     @property
     def interval(self) -> float:
@@ -130,7 +130,7 @@ def measured_at(text: str, default_port: str = "") -> Endpoint:
     """Return an endpoint that is to be measured; raise UsageError for a UNIX socket, of which TCP has no figures."""
     endpoint = Endpoint.parse(text, default_port)
     if endpoint.path or endpoint.handed_over:
-        why = "it measures TCP and TLS, no UNIX socket, and nothing that was handed over"
+        why = "it measures TCP and TLS only, no UNIX sockets and no sockets of systemd"
         raise UsageError(f"bench {endpoint}", why, "give HOST:PORT")
     return endpoint
 

@@ -136,7 +136,7 @@ def load_baseline(path: str, settings: dict[str, dict[str, Any]], *, force: bool
         if not all(_is_measured(it) for it in rounds.values()):
             raise ValueError
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        what, why = f"baseline {path}", "it has not what these options measure"
+        what, why = f"baseline {path}", "it has no results for these options"
         raise InputError(what, why, "make one with --save-baseline and the same options") from error
     if differing and not force:
         remedy = "make one here with --save-baseline, or compare all the same with --force"

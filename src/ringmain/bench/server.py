@@ -112,7 +112,9 @@ class Server:
         """Welcome a connection; where too many are in doubt the oldest goes: who means it needs no time to say so."""
         if len(self._in_doubt) >= MOST_IN_DOUBT:
             oldest = next(iter(self._in_doubt))
-            log.warning("%s: it says too little; turned away for others", self._in_doubt.pop(oldest))
+            log.warning(
+                "%s: it sent too little, and was turned away to make room for others", self._in_doubt.pop(oldest)
+            )
             oldest.cancel()
         task = asyncio.ensure_future(self._welcome(sock, peer))
         self._in_doubt[task] = peer
@@ -138,7 +140,7 @@ class Server:
                 return
             log.warning("%s: not a ringmain bench client, or not of the present measurement", peer)
         except TimeoutError as error:
-            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: it says nothing")
+            log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: it sent nothing")
         except (RingmainError, OSError) as error:
             log.warning("%s", error if isinstance(error, RingmainError) else f"{peer}: {reason(error)}")
         except asyncio.CancelledError:
@@ -159,7 +161,7 @@ class Server:
             await self._tell(wire, error)
         except Exception as error:  # whatever a client has brought about, the next one is served
             if not isinstance(error, RingmainError):
-                error = RingmainError(f"bench with {peer}", reason(error), "try again, with less at once perhaps")
+                error = RingmainError(f"bench with {peer}", reason(error), "try again, perhaps with fewer streams")
             log.warning("%s", error)
             await self._tell(wire, error)
         finally:
@@ -177,10 +179,12 @@ class Server:
             async with asyncio.timeout(PATIENCE):
                 plan = Plan.read(await wire.receive())
         except TimeoutError as error:
-            raise TimedOutError(f"bench with {peer}", "it does not say what to measure") from error
+            raise TimedOutError(
+                f"bench with {peer}", "it does not say what to measure", "is it a ringmain bench?"
+            ) from error
         if plan.processes and plan.parallel > most_processes():
             remedy = f"give at most {most_processes()} streams, or leave --processes out"
-            raise UsageError(f"{plan.parallel} processes", "this server does not start as many", remedy)
+            raise UsageError(f"{plan.parallel} processes", "this server does not start so many", remedy)
         if self._present is not None:
             await self._present.make_room()
         if self._present is not None:

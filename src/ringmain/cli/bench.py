@@ -10,7 +10,7 @@ from ringmain.cli.bench_log import MESSAGE_SIZE, OF_LOG, SHARED, SIZE, log_optio
 from ringmain.cli.bench_output import JsonCommand, Teller
 from ringmain.cli.options import TLS_OPTIONS, endpoint_of_bench, forms
 from ringmain.cli.replay import bench_load, bench_save
-from ringmain.cli.values import DURATION, FILE, Duration, Linger, Size
+from ringmain.cli.values import DURATION, FILE, Count, Duration, Linger, Size
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -45,15 +45,15 @@ class _Bench(JsonCommand):
 
 
 @click.command(name="bench", cls=_Bench)
-@click.option("--server", is_flag=True, help=f"Serve those who measure, at ENDPOINT or tcp://:{_PORT}.")
+@click.option("--server", is_flag=True, help=f"Be the server for other benches, at ENDPOINT or tcp://:{_PORT}.")
 @click.option("-o", "--listen-once", is_flag=True, help="With --server: end after the first measurement.")
-@click.option("-R", "--reverse", is_flag=True, help="The server sends.")
+@click.option("-R", "--reverse", is_flag=True, help="The server sends and this end receives.")
 @click.option(
     "-t",
     "--time",
     type=DURATION,
-    help=f"How long to measure: {Duration.words(Plan.seconds)}; on loopback {Duration.words(_LOOPBACK_SECONDS)}, "
-    f"in rounds {Duration.words(ROUND_SECONDS)}.",
+    help=f"How long to measure. Default: {Duration.words(Plan.seconds)}; on loopback "
+    f"{Duration.words(_LOOPBACK_SECONDS)}, in rounds {Duration.words(ROUND_SECONDS)}.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
@@ -61,47 +61,50 @@ class _Bench(JsonCommand):
     "-O",
     "--omit",
     type=Linger(),
-    help=f"Warm-up, which is left out: {Duration.words(_WARM_UP)}; with --bytes 0.",
+    help=f"Warm-up that is not counted. Default: {Duration.words(_WARM_UP)}; none with --bytes.",
     metavar="DURATION",
 )
 @click.option(
     "-P",
     "--parallel",
-    type=click.IntRange(1, MAX_PARALLEL),
+    type=Count(1, MAX_PARALLEL),
     default=Plan.parallel,
     show_default=True,
-    help="Streams at once.",
+    help="How many streams to use at once.",
 )
 @click.option(
     "--processes",
     is_flag=True,
-    help="Each stream in a process of its own, at both ends; else they share as many as there are cores, evenly.",
+    help="Run each stream in its own process, at both ends. By default they share one process per core.",
 )
 @click.option(
-    "-l", "--message-size", type=Size(), help=f"What the sender writes at once: {Size.words(Plan.message_size)}."
+    "-l",
+    "--message-size",
+    type=Size(),
+    help=f"Bytes per write of the sender. Default: {Size.words(Plan.message_size)}.",
 )
-@click.option("-L", "--limit", type=Size(), help="Bytes a second, all streams together.", metavar="RATE")
+@click.option("-L", "--limit", type=Size(), help="Bytes per second at most, all streams together.", metavar="RATE")
 @forms
-@click.option("--report", metavar="FILE", type=FILE, help="Write a page with plots here, for the browser: out.html.")
+@click.option("--report", metavar="FILE", type=FILE, help="Write an HTML page with plots to FILE.")
 @gate
 @log_options
 @endpoint_of_bench(required=False)
 @click.pass_context
 def bench(context: click.Context, /, endpoint: str | None, server: bool, **options: Any) -> int:
-    """Measure this machine, or the way to another one.
+    """Measure the throughput of this machine, or of a network link.
 
     \b
-    ringmain bench                                       this machine with itself, plain and TLS: 20 s
+    ringmain bench                                       this machine over loopback, plain and TLS: 20 s
     ringmain bench --server                              on one host
     ringmain bench 10.0.0.5 -P 4 --reverse               on the other
-    ringmain bench tcp://10.0.0.5:5201 --json            for machines; --json-stream while it goes on
+    ringmain bench tcp://10.0.0.5:5201 --json            for programs; --json-stream while measuring
     ringmain bench --save-baseline before.json           then, after a change:
     ringmain bench --baseline before.json --fail-on regression
 
     \b
-    ringmain bench save ENDPOINT --input FILE            load-test someone else's receiver
-    ringmain bench load ENDPOINT                         or sender; see their --help
-    ringmain bench nats://HOST:PORT/SUBJECT              what a NATS stream stores and hands out: 1 GiB, which stays
+    ringmain bench save ENDPOINT --input FILE            load-test another program that receives
+    ringmain bench load ENDPOINT                         or one that sends; see their --help
+    ringmain bench nats://HOST:PORT/SUBJECT              write 1 GiB to a NATS stream, where it stays, and read it
     """
     given = {
         name for name in options if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
@@ -114,10 +117,10 @@ def bench(context: click.Context, /, endpoint: str | None, server: bool, **optio
         return run_server(endpoint or f"tcp://:{_PORT}", **options)
     if endpoint is None:
         names = ("reverse", "bytes", "parallel", "processes", "tls", *TLS_OPTIONS, "retry")
-        _refuse(given, names, "without an ENDPOINT", "give a bench --server's")
+        _refuse(given, names, "without an ENDPOINT", "give the endpoint of a bench --server")
     _refuse(given, ("listen_once", "port_file"), "without --server", "leave it out")
     if {"time", "bytes"} <= given:
-        raise UsageError("--time with --bytes", "either ends a measurement", "leave one of them out")
+        raise UsageError("--time with --bytes", "each says when the measurement ends", "leave one of them out")
     if endpoint is not None and is_log(endpoint):
         return _run_log(endpoint, given, options)
     _refuse(given, OF_LOG, "without nats://HOST:PORT/SUBJECT", "leave it out")
@@ -132,7 +135,7 @@ def _refuse(given: set[str], names: tuple[str, ...], where: str, remedy: str) ->
     """Raise UsageError for the first of some options that was given."""
     for name in names:
         if name in given:
-            raise UsageError(f"--{name.replace('_', '-')} {where}", "it makes no sense there", remedy)
+            raise UsageError(f"--{name.replace('_', '-')} {where}", "it has no meaning there", remedy)
 
 
 def _run_log(endpoint: str, given: set[str], options: dict[str, Any]) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringmain.cli.options import Command, decorated
-from ringmain.cli.values import FILE, Percentage
+from ringmain.cli.values import FILE, Count, Percentage
 from ringmain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,25 +24,27 @@ def gate(command: Command) -> Command:
         command,
         [
             click.option(
-                "--save-baseline", metavar="FILE", type=FILE, help="Measure in rounds, and keep them to compare with."
+                "--save-baseline", metavar="FILE", type=FILE, help="Measure in rounds, and save them for --baseline."
             ),
             click.option(
-                "--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare them with those."
+                "--baseline", metavar="FILE", type=FILE, help="Measure in rounds, and compare with those in FILE."
             ),
-            click.option("--rounds", type=click.IntRange(3), default=10, show_default=True, help="How many, for both."),
+            click.option("--rounds", type=Count(3), default=10, show_default=True, help="How many rounds to measure."),
             click.option(
                 "--noise-threshold",
                 type=Percentage(),
                 default="5%",
                 show_default=True,
-                help="How much worse is not worse.",
+                help="How much worse a result may be before it is a regression.",
             ),
             click.option(
                 "--fail-on",
                 type=click.Choice(_FAIL_ON),
-                help="Exit with 1 for a regression, or besides with 75 if that cannot be told: inconclusive.",
+                help="Exit with 1 for a regression and, if inconclusive is chosen, with 75 if the rounds show neither.",
             ),
-            click.option("--force", is_flag=True, help="Compare with a baseline of another machine, or other options."),
+            click.option(
+                "--force", is_flag=True, help="Compare even if the baseline is of another machine or other options."
+            ),
         ],
     )
 

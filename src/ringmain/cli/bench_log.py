@@ -32,12 +32,12 @@ def log_options(command: Command) -> Command:
         command,
         [
             click.option(
-                "--credentials", metavar="FILE", help="To nats://: who we are, as nsc generate creds writes it."
+                "--credentials", metavar="FILE", help="To nats://: our JWT and seed, as nsc generate creds writes them."
             ),
             click.option(
                 "--create-stream",
                 metavar="NAME[:REPLICAS]",
-                help="To nats://: make a stream with file storage where none takes the subject. For trials.",
+                help="To nats://: create a stream with file storage if none stores the subject. For trials.",
             ),
         ],
     )

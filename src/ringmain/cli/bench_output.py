@@ -31,7 +31,7 @@ class JsonCommand(Command):
         as_json, as_events = ctx.params["json"], ctx.params["json_stream"]
         with _told(as_json, as_events):
             if as_json and as_events:
-                why = "both are for standard output"
+                why = "both write to standard output"
                 raise UsageError("--json with --json-stream", why, "leave one of them out")
             return super().invoke(ctx)
 

@@ -28,31 +28,31 @@ GROUPS: dict[str, tuple[str, str]] = {
         "json verbose",
     ),
     "connections": (
-        "Who may connect, where is listened, how often is tried.",
+        "Who may connect, how to listen, how often to retry.",
         "keep_listening processes retry gate allow reuse_port socket_mode socket_owner one_way accept_proxy send_proxy "
         "family",
     ),
     "tls": (
-        "Certificates, and whom to trust.",
+        "Certificates, and which peers to trust.",
         "certfile keyfile key_password_file self_signed cafile server_name insecure fingerprint client_ca client_cert "
         "crl tls_auto alpn min_tls_version ciphers tls13_ciphers reload_certificates",
     ),
     "limits": (
-        "How long is waited, how much may wait.",
+        "Time limits and buffer sizes.",
         "connect_timeout handshake_timeout idle_timeout keepalive linger receive_buffer slow client_buffer "
         "message_size max_in_flight bytes omit limit records_per_second",
     ),
-    "files": ("Files and commands, and how bytes get there.", "append exec path"),
+    "files": ("How to write files, run commands and move bytes.", "append exec path"),
     "records": ("Where records end.", "delimiter framing max_record long_records"),
     "reporting": (
-        "What is told, and where.",
+        "Messages, progress, statistics and metrics.",
         "quiet progress port_file stats_file stats_interval metrics json_stream report version",
     ),
     "baselines": (
-        "Measurements to compare with.",
+        "Earlier results to compare with.",
         "save_baseline baseline rounds noise_threshold fail_on force",
     ),
-    "nats": ("Streams of NATS.", "consumer from_sequence until_sequence filter credentials create_stream"),
+    "nats": ("Streams of NATS JetStream.", "consumer from_sequence until_sequence filter credentials create_stream"),
 }
 _GROUP_OF = {name: group for group, (_, names) in GROUPS.items() for name in names.split()}
 TITLES = {"main": "Options", "tls": "TLS", "nats": "NATS"}
@@ -159,7 +159,7 @@ class Command(click.Command):
                 is_eager=True,
                 allow_from_autoenv=False,
                 callback=self._show_help,
-                help="Show this, the options of a group, or all.",
+                help="Show this help, the options of GROUP, or all.",
             )
         return self._help
 
@@ -185,7 +185,9 @@ class Command(click.Command):
         self._write(ctx, formatter, "main", groups.pop("main", []))
         if groups:
             with formatter.section("More options"):
-                formatter.write_text(f"{ctx.command_path} --help GROUP shows those of a group, --help all every one.")
+                formatter.write_text(
+                    f"{ctx.command_path} --help GROUP shows the options of one group, --help all every option."
+                )
                 formatter.write_dl([(name, GROUPS[name][0]) for name in groups])
 
     def _write(
@@ -199,6 +201,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; raise click.UsageError."""
         given = list(args)
+        stand_for((option.name for option in self.params if option.name), only=True)  # a relay has no --certfile
         ctx.allow_extra_args = True  # what is told of them is ours
         try:
             rest = super().parse_args(ctx, args)
@@ -210,7 +213,8 @@ class Command(click.Command):
         finally:
             for option in self.params:
                 if ctx.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT:
-                    set_by_environment(option.opts[-1], f"{ctx.auto_envvar_prefix}_{option.name.upper()}")
+                    variable = option.envvar or f"{ctx.auto_envvar_prefix}_{option.name.upper()}"
+                    set_by_environment(option.opts[-1], str(variable))
         if rest and not ctx.resilient_parsing:
             ctx.fail(f"unexpected argument {rest[-1]!r}{self._meant(given)}")
         return rest

@@ -73,11 +73,11 @@ def cli() -> None:
     ringmain relay tcp://:9000 tcps://example.org:4000     relay both ways
     ringmain bench                                         measure this machine
 
-    Where tcp://HOST:PORT stands, unix:/path (or unix:@name) may: a UNIX socket; and where one listens,
-    tcp://fd:NAME or tcps://fd:NAME: what systemd hands over by that name (fd:3 is the first).
+    Instead of tcp://HOST:PORT you can write unix:/path (or unix:@name) for a UNIX socket. To listen on a socket that
+    systemd passes in, write its name: tcp://fd:NAME or tcps://fd:NAME (fd:3 is the first).
 
-    Every option but -4 and -6 can be set by an environment variable: RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
-    ringmain load --help shows the options that are needed first, --help tls those of TLS, --help all every one.
+    Every option except -4 and -6 can be set by an environment variable, such as RINGMAIN_LOAD_IDLE_TIMEOUT=30s.
+    ringmain load --help shows the main options, --help tls those for TLS, --help all every option.
     """
 
 

@@ -8,7 +8,7 @@ import ringmain
 from ringmain.cli.command import Command
 from ringmain.cli.load_log import is_of_log, load_log, of_log
 from ringmain.cli.options import linger, max_connections, one_end, totals
-from ringmain.cli.values import FILE, LongRecords, Octets, Size
+from ringmain.cli.values import FILE, Count, LongRecords, Octets, Size
 from ringmain.errors import UsageError
 from ringmain.settings import FRAMINGS, LONG_RECORDS, MAX_RECORD, MERGED_RECORD, MOST_PROCESSES, PROCESSES
 
@@ -34,71 +34,73 @@ _APART_DESCRIPTORS = 8
 @one_end
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
-@click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another: the default.")
+@click.option("-k", "--keep-listening", is_flag=True, help="Serve one client after another; the default.")
 @click.option(
     "-O",
     "--output",
     metavar="FILE",
     type=FILE,
     default="-",
-    help="Write to FILE instead of standard output, and empty it first: see --append. With {peer} or {number} in its "
-    "name each connection has a file of its own; %Y-%m-%d and the like stand for the time.",
+    help="Write to FILE instead of standard output. It is emptied first, unless --append is given. With {peer} or "
+    "{number} in its name each connection gets its own file; %Y-%m-%d and other codes of date(1) become the time.",
 )
-@click.option("--append", is_flag=True, help="Write behind what FILE has; where it is shortened there will be no hole.")
+@click.option("--append", is_flag=True, help="Append to FILE. If another program truncates it, no hole is left.")
 @click.option(
     "--exec",
     metavar="COMMAND",
-    help="Run COMMAND by /bin/sh -c for each connection, which is its standard input. RINGMAIN_PEER, RINGMAIN_NUMBER "
-    "and RINGMAIN_LISTENER are in its environment.",
+    help="Run COMMAND with /bin/sh -c for each connection, which becomes its standard input. RINGMAIN_PEER, "
+    "RINGMAIN_NUMBER and RINGMAIN_LISTENER are in its environment.",
 )
-@max_connections("Serve so many clients at once, and merge their records unless each has a file or command of its own.")
+@max_connections(
+    "Serve up to N clients at once. Their records are merged, unless each client has its own file or command."
+)
 @click.option(
     "--processes",
     metavar="P",
-    type=click.IntRange(1, MOST_PROCESSES),
+    type=Count(1, MOST_PROCESSES),
     default=PROCESSES,
     show_default=True,
-    help="Serve them in so many processes, on as many cores; --output FILE then has {process} in its name: 1 to P.",
+    help="Serve clients in P processes, to use P cores. The name in --output then needs {process}: 1 to P.",
 )
 @click.option(
     "--delimiter",
     metavar="TEXT",
     type=Octets(),
     default=b"",
-    help=r"Write whole records only, which end at this, as \n or \x1e. With several clients \n is the default.",
+    help=r"Write whole records only. Each ends with TEXT, such as \n or \x1e; with several clients \n is the default.",
 )
 @click.option(
     "--framing",
     type=click.Choice(FRAMINGS),
     metavar="KIND",
-    help="Check that what arrives has frames of this kind, and write whole ones only: octet-counting (syslog), "
+    help="Check that the data consists of frames of this kind, and write whole ones only: octet-counting (syslog), "
     "length:4be (or 1, 2, 8 bytes; or le), nul or crlf.",
 )
 @click.option(
     "--max-record",
     metavar="SIZE",
     type=Size(),
-    help=f"The longest record: {Size.words(MAX_RECORD)}, with several clients {Size.words(MERGED_RECORD)}.",
+    help=f"Longest record to accept: {Size.words(MAX_RECORD)}, with several clients {Size.words(MERGED_RECORD)}.",
 )
 @click.option(
     "--long-records",
     type=LongRecords(),
     default=LongRecords.words(LONG_RECORDS),
     show_default=True,
-    help="Reset the sender of a longer one, or leave it out.",
+    help="Reset the sender of a longer record, or skip the record.",
 )
 @click.option(
     "--receive-buffer",
     metavar="SIZE",
     type=Size(),
-    help="So much of a connection waits in the kernel; without it the kernel decides. It takes twice as much for "
-    "itself, gives no more than net.core.rmem_max, and grows or shrinks it no more.",
+    help="Fixed size of each connection's receive buffer in the kernel, up to net.core.rmem_max; the kernel takes "
+    "twice the memory. Without this option the kernel adapts the size.",
 )
 @linger
 @totals
 @of_log
 def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any) -> int:
-    """Receive at ENDPOINT and write what arrives to standard output.
+    """Receive at ENDPOINT and write the bytes to standard output.
 
     \b
     ringmain load tcp://127.0.0.1:8000 > events.ndjson
@@ -106,7 +108,7 @@ def load(connect: bool, listen_once: bool, keep_listening: bool, **options: Any)
     ringmain load --connect tcps://example.org:4000 | head -1
     ringmain load tcp://127.0.0.1:4000 --tls --certfile key_and_cert.pem
     ringmain load unix:/run/events.sock > events.ndjson
-    ringmain load tcp://fd:events > events.ndjson             what systemd hands over by that name
+    ringmain load tcp://fd:events > events.ndjson             a socket that systemd passes in
     ringmain load --max-connections 100 tcp://:8000 > events.ndjson
     ringmain load --max-connections 100 --output 'dumps/{peer}-{number}' tcp://:8000
     ringmain load --max-connections 100 --exec 'zstd -qo dumps/$RINGMAIN_NUMBER.zst' tcp://:8000
@@ -148,10 +150,9 @@ def run_load(
 
     session = Session(options, endpoint)
     if append and output == "-":
-        why = (
-            "a command has standard output" if options.get("exec") is not None else "standard output is opened already"
-        )
-        raise UsageError("--append", why, f"give {option} FILE, or redirect with >>")
+        if options.get("exec") is not None:
+            raise UsageError("--append with --exec", "the command gets the bytes", "leave one of them out")
+        raise UsageError("--append", "standard output is already open", f"give {option} FILE, or redirect with >>")
     if processes > 1:
         from ringmain.cli.processes import Processes
 
@@ -160,7 +161,7 @@ def run_load(
     command = options.pop("exec", None)
     template = Template(output, option)
     if command is not None and output != "-":
-        raise UsageError(f"--exec with {option}", "a command has standard output", "leave one of them out")
+        raise UsageError(f"--exec with {option}", "the command gets the bytes", "leave one of them out")
     apart = command is not None or template.varies
     allow_descriptors(options["max_connections"], _APART_DESCRIPTORS if apart else 1)
     tls = uses_tls(Endpoint.parse(endpoint), options)

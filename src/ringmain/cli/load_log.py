@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from ringmain.cli.options import TLS_OPTIONS
-from ringmain.cli.values import FILE
+from ringmain.cli.values import FILE, Count
 from ringmain.endpoint import is_log
 from ringmain.errors import UsageError
 
@@ -28,12 +28,19 @@ _OPTIONS = [
     click.option(
         "--consumer",
         metavar="NAME",
-        help="Of a log: who reads. All who give the same name share the messages; it remembers how far they came.",
+        help="Durable consumer to read with. Readers of the same name share its messages; it keeps their position.",
     ),
-    click.option("--from-sequence", metavar="N", type=click.IntRange(min=1), help="Where a new consumer begins."),
-    click.option("--until-sequence", metavar="N", type=click.IntRange(min=1), help="End once all up to there is done."),
-    click.option("--filter", metavar="SUBJECT", help="A new consumer has the messages of this subject only."),
-    click.option("--credentials", metavar="FILE", type=FILE, help="The JWT and seed for the log's servers."),
+    click.option("--from-sequence", metavar="N", type=Count(min=1), help="First message of a new consumer."),
+    click.option(
+        "--until-sequence",
+        metavar="N",
+        type=Count(min=1),
+        help="End once this message and all before it are done.",
+    ),
+    click.option("--filter", metavar="SUBJECT", help="A new consumer gets messages of this subject only."),
+    click.option(
+        "--credentials", metavar="FILE", type=FILE, help="Our JWT and seed, as nsc generate creds writes them."
+    ),
 ]
 
 
@@ -64,9 +71,9 @@ def _check_options(*, log: bool) -> None:
         meant = name in (*_OWN, *_SHARED, *_OF_THE_RUN) if log else name not in _OWN
         if given and not meant:
             option = next(it for it in context.command.params if it.name == name)
-            where = "a log" if log else "a socket"
+            where = "a NATS stream" if log else "a socket"
             remedy = "leave it out" if log else "leave it out, or load from nats://HOST:PORT/STREAM"
-            raise UsageError(option.opts[-1], f"it has no meaning where bytes come from {where}", remedy)
+            raise UsageError(option.opts[-1], f"it has no meaning for {where}", remedy)
 
 
 def load_log(endpoint: str, output: str, **options: Any) -> int:
@@ -86,11 +93,11 @@ def load_log(endpoint: str, output: str, **options: Any) -> int:
     template = Template(output, "--output")
     if template.varies or template.parts:
         remedy = "name one file, or start a load for each with the same --consumer"
-        raise UsageError(f"--output {output}", "the messages of a connection may go to several loads", remedy)
+        raise UsageError(f"--output {output}", "several loads may share the messages of one connection", remedy)
     loader = ringmain.load(endpoint, **{name: options[name] for name in (*_OWN, *_SHARED)})
     session.check_reloading(loader.settings, credentials=options["credentials"])
     if options["append"] and output == "-":
-        raise UsageError("--append", "standard output is opened already", "give --output FILE, or redirect with >>")
+        raise UsageError("--append", "standard output is already open", "give --output FILE, or redirect with >>")
     flags = os.O_APPEND if options["append"] else 0
     with contextlib.closing(open_output(template.name(), "--output", flags)) as sink:
         renewal = Renewal([loader], [lambda: reopen(sink, template.name())])

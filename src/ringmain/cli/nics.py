@@ -10,7 +10,7 @@ from ringmain.terminal import columns, table
 
 
 @click.command(cls=Command)
-@click.option("--json", "as_json", envvar="RINGMAIN_NICS_JSON", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", envvar="RINGMAIN_NICS_JSON", is_flag=True, help="Print one JSON object per line.")
 def nics(as_json: bool) -> None:
     """List the network interfaces of this machine."""
     from ringmain.interfaces import Nic

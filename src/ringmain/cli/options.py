@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from ringmain.cli.command import VERSION
-from ringmain.cli.values import DURATION, END, ENDPOINT, FILE, Duration, Linger, Mode, Retries
+from ringmain.cli.values import DURATION, END, ENDPOINT, FILE, Count, Duration, Linger, Mode, Retries
 from ringmain.settings import CLIENT_CERTS, GATES, LINGER, PATH, PATHS, TLS_VERSIONS, Settings, TlsSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -24,37 +24,40 @@ def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
         return click.option(flag, help=f"{whose.upper()}: {text}" if whose else text, **kind)
 
     told_apart = option(
-        "tls-auto", "Listen for plain clients and those of TLS, told apart by what they say first.", is_flag=True
+        "tls-auto", "Serve plain and TLS clients on one port; their first bytes tell them apart.", is_flag=True
     )
     return [
-        option("certfile", "Our certificate chain; may hold the key too.", metavar="PEM", type=FILE),
-        option("keyfile", "Our private key, if it is not in the certfile.", metavar="PEM", type=FILE),
+        option("certfile", "Our certificate chain; the file may hold the key too.", metavar="PEM", type=FILE),
+        option("keyfile", "Our private key, if the certificate file does not hold it.", metavar="PEM", type=FILE),
         option(
             "key-password-file",
-            "Its first line is the password of an encrypted key, which RINGMAIN_KEY_PASSWORD is else.",
+            "File whose first line is the password of an encrypted key. Without it, RINGMAIN_KEY_PASSWORD is used.",
             metavar="FILE",
             type=FILE,
         ),
-        option("cafile", "Authorities to trust instead of the system's, when connecting.", metavar="PEM", type=FILE),
-        option("client-ca", "Require clients to have a certificate of these authorities.", metavar="PEM", type=FILE),
+        option(
+            "cafile", "CA certificates to trust instead of the system's, when connecting.", metavar="PEM", type=FILE
+        ),
+        option("client-ca", "Require clients to have a certificate from these CAs.", metavar="PEM", type=FILE),
         option(
             "client-cert",
-            "With --client-ca: serve clients that have none too, or not.",
+            "With --client-ca: whether a client must have a certificate.",
             type=click.Choice(CLIENT_CERTS),
             default=TlsSettings.client_cert,
             show_default=True,
         ),
-        option("crl", "Refuse peers whose certificate is in these revocation lists.", metavar="PEM", type=FILE),
+        option("crl", "Revocation lists: refuse peers whose certificate is in them.", metavar="PEM", type=FILE),
         option(
             "fingerprint",
-            "Accept only the peer whose certificate has this fingerprint, which alone is enough; may be repeated.",
+            "Accept only a peer whose certificate has this fingerprint; without a CA file nothing else is checked. May "
+            "be repeated.",
             metavar="SHA256",
             multiple=True,
         ),
-        option("server-name", "Name to ask for and verify, if it is not the endpoint's host.", metavar="NAME"),
+        option("server-name", "Name to send (SNI) and to verify, if it is not the endpoint's host.", metavar="NAME"),
         option(
             "min-tls-version",
-            "Oldest TLS.",
+            "Oldest TLS version to accept.",
             type=click.Choice(TLS_VERSIONS),
             default=TlsSettings.min_tls_version,
             show_default=True,
@@ -63,7 +66,7 @@ def _tls_options(whose: str = "", *, auto: bool = True) -> list[Decorator]:
         option("tls13-ciphers", "TLS 1.3 cipher suites: TLS_AES_128_GCM_SHA256:...", metavar="LIST"),
         option(
             "alpn",
-            "Application protocol that both sides have to agree on; may be repeated.",
+            "Application protocol that both sides must agree on; may be repeated.",
             metavar="PROTO",
             multiple=True,
         ),
@@ -83,7 +86,7 @@ _LINGER = click.option(
     type=Linger(),
     default=Duration.words(LINGER),
     show_default=True,
-    help="How long a byte may wait for others in a flood, which saves CPU; 0 is not at all.",
+    help="How long a byte may wait for more bytes in a flood, which saves CPU; 0 turns this off.",
 )
 
 
@@ -92,7 +95,7 @@ def max_connections(text: str) -> Decorator:
     return click.option(
         "--max-connections",
         metavar="N",
-        type=click.IntRange(min=1),
+        type=Count(min=1),
         default=Settings.max_connections,
         show_default=True,
         help=text,
@@ -100,11 +103,11 @@ def max_connections(text: str) -> Decorator:
 
 
 _TIMEOUTS = [
-    duration("--connect-timeout", Settings.connect_timeout, "Limit for resolving and connecting."),
+    duration("--connect-timeout", Settings.connect_timeout, "Time limit for resolving and connecting."),
     duration(
         "--handshake-timeout",
         Settings.handshake_timeout,
-        "Limit for TLS handshakes, and for a silent client while another one waits.",
+        "Time limit for a TLS handshake, and for a silent client while another client waits.",
     ),
 ]
 _TRIES = [
@@ -114,12 +117,12 @@ _TRIES = [
         metavar="N|forever",
         default=Settings.retry,
         show_default=True,
-        help="Try to connect again.",
+        help="How often to try again if connecting fails.",
     ),
-    duration("--keepalive", Settings.keepalive, "Probe a silent peer after this."),
+    duration("--keepalive", Settings.keepalive, "Send probes to a peer that has been silent for this long."),
 ]
 _PORT_FILE = click.option(
-    "--port-file", metavar="FILE", type=FILE, help="Write the port listened at here, remove it at exit."
+    "--port-file", metavar="FILE", type=FILE, help="Write the listening port to FILE, and remove FILE at exit."
 )
 _FAMILY = [
     click.option("-4", "family", flag_value=4, type=int, help="IPv4 only."),
@@ -127,67 +130,65 @@ _FAMILY = [
 ]
 _LOUDNESS = [
     click.option(
-        "-q", "--quiet", is_flag=True, help="Errors only, and that nothing is encrypted where TLS options are given."
+        "-q", "--quiet", is_flag=True, help="Print errors only, and a warning if TLS options are given without TLS."
     ),
-    click.option(
-        "-v", "--verbose", is_flag=True, help="Tell when connections start and end, and what was moved in all."
-    ),
+    click.option("-v", "--verbose", is_flag=True, help="Report when connections start and end, and the total moved."),
     click.option(
         "--progress/--no-progress",
         default=None,
-        help="Show progress; the default if stderr is a terminal that no data is on.",
+        help="Show progress; the default if stderr is a terminal that carries no data.",
     ),
     VERSION,
 ]
 _CONNECTION = [
     *_TIMEOUTS,
-    duration("--idle-timeout", Settings.idle_timeout, "End a connection whose peer stands still."),
+    duration("--idle-timeout", Settings.idle_timeout, "End a connection on which nothing moves for this long."),
     *_TRIES,
     click.option(
         "--gate",
         type=click.Choice(GATES),
         default=Settings.gate,
         show_default=True,
-        help="While a client is served (or N), others cannot connect, wait connected, or are reset.",
+        help="While one client (or N) is served, others cannot connect (hold), connect and wait (queue), or are reset.",
     ),
     click.option("--allow", metavar="CIDR", multiple=True, help="Serve clients of this network only; may be repeated."),
     click.option(
         "--reuse-port",
         is_flag=True,
-        help="Share the port with other listeners that do so (SO_REUSEPORT); the kernel spreads clients unevenly.",
+        help="Share the port with other listeners that set SO_REUSEPORT; the kernel spreads clients unevenly.",
     ),
-    click.option(
-        "--socket-mode", metavar="OCTAL", type=Mode(), help="Mode of a UNIX socket that is listened at, as 0660."
-    ),
-    click.option("--socket-owner", metavar="USER[:GROUP]", help="Owner of a UNIX socket that is listened at."),
+    click.option("--socket-mode", metavar="OCTAL", type=Mode(), help="Mode of a listening UNIX socket, such as 0660."),
+    click.option("--socket-owner", metavar="USER[:GROUP]", help="Owner of a listening UNIX socket."),
     click.option(
         "--path",
         type=click.Choice(PATHS),
         default=PATH,
         show_default=True,
-        help="Move bytes inside the kernel (splice, sendfile), or through blocks in memory.",
+        help="Move bytes inside the kernel (splice, sendfile) or through blocks in memory; auto is kernel if possible.",
     ),
     _PORT_FILE,
     click.option(
         "--stats-file",
         metavar="FILE",
         type=FILE,
-        help="Append one JSON object here for each connection, or failed handshake.",
+        help="Append one JSON object to FILE for each connection or failed handshake.",
     ),
     click.option(
         "--metrics",
         metavar="HOST:PORT",
-        help="Answer Prometheus there, at /metrics: needs ringmain[metrics]. Let nobody else reach it.",
+        help="Serve metrics for Prometheus at http://HOST:PORT/metrics; let nobody else reach it. Needs "
+        "ringmain[metrics].",
     ),
     duration(
         "--reload-certificates",
         None,
-        "Look this often for other certificate, key and CA files, and read them again; SIGHUP does so at once.",
+        "Check this often whether certificate, key or CA files have changed, and read those again; SIGHUP does so at "
+        "once.",
     ),
     *_FAMILY,
     *_LOUDNESS,
 ]
-_TLS = click.option("--tls", is_flag=True, help="Protect the connection with TLS, as a tcps:// endpoint does.")
+_TLS = click.option("--tls", is_flag=True, help="Use TLS, as a tcps:// endpoint does.")
 
 
 def decorated(command: Command, decorators: list[Decorator]) -> Command:
@@ -226,8 +227,12 @@ def forms(command: Command) -> Command:
     return decorated(
         command,
         [
-            click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's names."),
-            click.option("--json-stream", is_flag=True, help="Print JSON events, the last one with the whole result."),
+            click.option("--json", is_flag=True, help="Print one JSON object, with iperf3's field names."),
+            click.option(
+                "--json-stream",
+                is_flag=True,
+                help="Print JSON events while measuring; the last one has the whole result.",
+            ),
         ],
     )
 

@@ -139,7 +139,7 @@ class Commands:
 
     def _failed(self, inflow: "Inflow", code: int, *, early: bool) -> None:
         why = f"it ended with {code}{' before the stream did' if early else ''}"
-        error = OutputError("the command", why)
+        error = OutputError("the command", why, "see its own messages, or run it by hand")
         if inflow.failure() is None:
             raise error
         log.warning("%s: %s", inflow.link.peer, str(error))  # what became of the connection is told besides

@@ -271,7 +271,7 @@ class Processes:
         if not worker.began:
             self._failed_starts += 1
             if self._failed_starts >= self._count:
-                why = f"{self._failed_starts} processes in a row have died before they could serve anybody"
+                why = f"{self._failed_starts} processes in a row have died before they served anybody"
                 raise worker.error or RingmainError("load", why, "see the lines before this one")
         elif not worker.resumes:
             why = "its process has died, perhaps within a record, and what is no file cannot be mended"
@@ -326,18 +326,19 @@ def _check(what: str, template: Template, output: str, session: Session, count: 
     """Raise UsageError for what several processes cannot do; take out of the options what they do not know."""
     option = template.option
     if options.pop("exec", None) is not None:
-        raise UsageError(f"{what} with --exec", "commands have the cores as it is", "leave one of them out")
+        raise UsageError(f"{what} with --exec", "the commands use the other cores already", "leave one of them out")
     if template.varies:
         why = "each process would count and name its own connections"
-        raise UsageError(f"{what} with {option} {output}", why, "have {process} in its name only")
+        raise UsageError(f"{what} with {option} {output}", why, "use {process} only in its name")
     if not template.parts:
-        why = "what several processes write to one place would mix their records"
+        why = "several processes would mix their records there"
         raise UsageError(f"{what} with {option} {output}", why, f"give {option} a FILE with {{process}} in its name")
     if session.account.interval is not None:
-        raise UsageError(f"{what} with --stats-interval", "their totals are not summed", "leave one of them out")
+        why = "totals of several processes are not added up"
+        raise UsageError(f"{what} with --stats-interval", why, "leave one of them out")
     if options["max_connections"] < count:
-        why = f"{options['max_connections']} connections are too few for them"
+        why = "each needs a connection"
         raise UsageError(what, why, f"give --max-connections {count} or more")
     if options["self_signed"]:
-        why = "each process would make a certificate of its own"
+        why = "each process would make another certificate"
         raise UsageError(f"{what} with self_signed=True", why, "give certfile=")

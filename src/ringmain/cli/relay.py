@@ -18,19 +18,19 @@ _ENDS = ("source", "destination")
 _DESCRIPTORS = 8
 
 
-@click.command(cls=Command, short_help="Listen at SOURCE, and relay each client to DESTINATION.")
+@click.command(cls=Command, short_help="Listen at SOURCE and relay each client to DESTINATION.")
 @click.option("-c", "--connect", is_flag=True, help="Connect to SOURCE instead of listening there.")
 @click.option("-l", "--listen", is_flag=True, help="Listen at DESTINATION instead of connecting.")
 @click.option("-o", "--listen-once", is_flag=True, help="End after the first connection.")
-@max_connections("Serve so many clients at once, each with a connection of its own to the other side.")
-@click.option("--one-way", is_flag=True, help="Only from SOURCE to DESTINATION: what that answers is dropped.")
+@max_connections("Serve up to N clients at once, each with its own connection to the other side.")
+@click.option("--one-way", is_flag=True, help="Relay only from SOURCE to DESTINATION; answers are dropped.")
 @click.option("--accept-proxy", is_flag=True, help="Expect a PROXY protocol header from clients at SOURCE.")
 @click.option("--send-proxy", type=click.Choice(["v1", "v2"]), help="Send a PROXY protocol header to DESTINATION.")
 @click.option(
     "--reconnect",
     is_flag=True,
-    help="With --one-way: after a lost connection go on with a new one, for ever, or --retry times. The last bytes may "
-    "come twice.",
+    help="With --one-way: after a lost connection, go on with a new one; try forever, or --retry times. The last bytes "
+    "may come twice.",
 )
 @linger
 @totals
@@ -38,7 +38,7 @@ _DESCRIPTORS = 8
 @to_log
 @two_ends
 def relay(source: str, destination: str, **options: Any) -> int:
-    """Listen at SOURCE, connect to DESTINATION for each client, and relay both ways, for one at a time or for many.
+    """Listen at SOURCE, connect to DESTINATION for each client, and relay both ways: one client at a time, or many.
 
     \b
     ringmain relay tcp://:9000 tcp://10.0.0.5:9000
@@ -46,17 +46,17 @@ def relay(source: str, destination: str, **options: Any) -> int:
     ringmain relay tcp://127.0.0.1:8080 tcps://example.org:443                              add TLS
     ringmain relay --max-connections 1000 tcp://:9000 tcp://10.0.0.5:9000                   many clients at once
     ringmain relay unix:/run/events.sock tcps://example.org:4000                            from a UNIX socket
-    ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                a diode
+    ringmain relay --one-way tcp://:9000 tcp://10.0.0.5:9000                                drop answers
     ringmain relay --one-way --reconnect --delimiter '\\n' tcp://:9000 tcps://example.org:4000   goes on after a loss
-    ringmain relay tcp://:9000 ./events.ndjson                                              as load does
-    ringmain relay - tcp://10.0.0.5:9000                                                    as save does
+    ringmain relay tcp://:9000 ./events.ndjson                                              into a file, as load
+    ringmain relay - tcp://10.0.0.5:9000                                                    from a pipe, as save
     ringmain relay --max-connections 100 tcp://:9000 nats://10.0.0.5:4222/events            into a NATS stream
 
     Either end may be - (standard input or output) or a file or FIFO, whose name has a slash in it: ./events.ndjson.
 
-    With --reconnect a DESTINATION that is lost is dialled again, as save --reconnect does it, while SOURCE waits; what
-    it had not acknowledged goes to the new connection. Where that is not there when a client comes, the client is
-    reset, but for --retry. A SOURCE that is dialled is dialled again however its connection has ended.
+    With --reconnect, relay connects again to a lost DESTINATION, as save --reconnect does, while SOURCE waits. What
+    DESTINATION had not acknowledged is sent again. If DESTINATION is down when a client arrives, the client is reset,
+    unless --retry is given. With --connect, relay connects to SOURCE again however its connection has ended.
     """
     ours = take_log_options(destination, options)
     tls = {end: {name: options.pop(f"{end}_{name}") for name in TLS_OPTIONS} for end in _ENDS}
@@ -85,18 +85,18 @@ def _is_file(end: str) -> bool:
 def _check_file(source: str, destination: str, options: dict[str, Any]) -> None:
     """Refuse what makes no sense with a file at one end, and take out of the options what makes no difference."""
     if _is_file(source) and _is_file(destination):
-        raise UsageError(f"{source} and {destination}", "there is no connection in that", "use cat")
+        raise UsageError(f"{source} and {destination}", "neither end is a connection", "use cat")
     file, flag, end = (source, "connect", "SOURCE") if _is_file(source) else (destination, "listen", "DESTINATION")
     if options[flag]:
         raise UsageError(f"--{flag} with {file}", f"{end} is a file", "leave one of them out")
     for name in ("accept_proxy", "send_proxy"):
         if options.pop(name):
-            raise UsageError(f"--{name.replace('_', '-')} with {file}", "it takes two connections", "leave it out")
+            raise UsageError(f"--{name.replace('_', '-')} with {file}", "it needs two connections", "leave it out")
     if options["listen_once"] and not (options["listen"] if _is_file(source) else not options["connect"]):
         raise UsageError("--listen-once", "there is nothing to listen at", "leave it out: one connection is relayed")
     options.pop("one_way")
     if end == "DESTINATION" and (options.pop("reconnect") or options.pop("delimiter")):
-        why = f"{file} is never lost, and gets what comes"
+        why = f"{file} cannot be lost, so there is nothing to reconnect"
         raise UsageError(f"--reconnect or --delimiter with {file}", why, "leave it out")
 
 

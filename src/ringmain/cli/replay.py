@@ -18,61 +18,63 @@ if TYPE_CHECKING:
     from ringmain.bench.replay_result import Test
     from ringmain.cli.session import Listener
 
-_IDLE = duration("--idle-timeout", Settings.idle_timeout, "Give up a peer that stands still.")
+_IDLE = duration("--idle-timeout", Settings.idle_timeout, "Give up if nothing moves for this long.")
 
 
 @click.command(name="save", cls=JsonCommand)
-@click.option("--listen", is_flag=True, help="Wait for the receiver at ENDPOINT instead of connecting.")
-@click.option("-i", "--input", metavar="FILE", type=FILE, required=True, help="What to send, again and again.")
+@click.option("--listen", is_flag=True, help="Listen for the receiver at ENDPOINT instead of connecting.")
+@click.option("-i", "--input", metavar="FILE", type=FILE, required=True, help="File to send, again and again.")
 @click.option(
     "-t",
     "--time",
     type=DURATION,
-    help=f"How long: {Duration.words(Plan.seconds)}, in rounds {Duration.words(ROUND_SECONDS)}.",
+    help=f"How long to send. Default: {Duration.words(Plan.seconds)}, in rounds {Duration.words(ROUND_SECONDS)}.",
     metavar="DURATION",
 )
 @click.option("-n", "--bytes", type=Size(), help="How much to send, instead of --time.")
 @click.option(
-    "--records-per-second", type=click.FloatRange(0, min_open=True), help="Send so many lines a second.", metavar="N"
+    "--records-per-second", type=click.FloatRange(0, min_open=True), help="Send N lines per second.", metavar="N"
 )
 @forms
 @gate
 @_IDLE
 @endpoint_of_bench(required=True)
 def bench_save(**options: Any) -> int:
-    """Load-test a receiver: send FILE in a loop to ENDPOINT, and tell what got through.
+    """Load-test a receiver: send FILE in a loop to ENDPOINT, and report what got through.
 
     \b
     ringmain bench save tcp://10.0.0.5:9000 --input events.ndjson
     ringmain bench save tcp://10.0.0.5:9000 --input events.ndjson --records-per-second 50000 -t 1m
     ringmain bench save tcp://127.0.0.1:9000 --input events.ndjson --save-baseline before.json
 
-    What the peer's kernel has acknowledged got through; what the program there makes of it is its own affair.
-    With --save-baseline or --baseline each round is a connection of its own, compared with what this machine
-    can do by itself: so the receiver should run on it.
+    Bytes count as received once the peer's kernel has acknowledged them, even if the program there has not read them.
+    With --save-baseline or --baseline each round is a new connection. Its result is compared with what this machine
+    can do by itself, so the receiver should run on this machine.
     """
     if options["time"] is not None and options["bytes"] is not None:
-        raise UsageError("--time with --bytes", "either ends a test", "leave one of them out")
+        raise UsageError("--time with --bytes", "each says when the test ends", "leave one of them out")
     renamed = {f"{name}_": options.pop(name) for name in ("input", "bytes", "json")}
     return run_save_test(gate=gate_of(options), **renamed, **options)
 
 
 @click.command(name="load", cls=JsonCommand)
 @click.option("-c", "--connect", is_flag=True, help="Connect to ENDPOINT instead of listening there.")
-@click.option("-t", "--time", type=DURATION, help="How long; else until the sender ends.", metavar="DURATION")
+@click.option(
+    "-t", "--time", type=DURATION, help="How long to receive. Default: until the sender ends.", metavar="DURATION"
+)
 @forms
 @gate
 @_IDLE
 @endpoint_of_bench(required=True)
 def bench_load(**options: Any) -> int:
-    """Load-test a sender: receive one connection at ENDPOINT as fast as it comes, and tell what got through.
+    """Load-test a sender: receive one connection at ENDPOINT as fast as possible, and report what got through.
 
     \b
     ringmain bench load tcp://:9000
     ringmain bench load --connect tcp://10.0.0.5:9000 -t 30s
 
-    With --save-baseline or --baseline each round is a connection of its own, for which the sender has to come again,
-    compared with what this machine can do by itself: so the sender should run on it.
+    With --save-baseline or --baseline each round is a new connection, so the sender must connect again each time. The
+    result is compared with what this machine can do by itself, so the sender should run on this machine.
     """
     return run_load_test(gate=gate_of(options), json_=options.pop("json"), **options)
 

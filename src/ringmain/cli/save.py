@@ -30,13 +30,15 @@ _DESCRIPTORS = 3
     default="-",
     help="Send FILE instead of standard input.",
 )
-@max_connections("Serve so many clients at once: each gets what comes from then on, or a regular file whole.")
+@max_connections(
+    "Serve up to N clients at once. A regular file goes whole to each, other input to all who are connected then."
+)
 @click.option(
     "--slow",
     type=click.Choice(SLOW),
     default=Settings.slow,
     show_default=True,
-    help="A slow client makes all wait, or is reset once its buffer is full.",
+    help="A slow client makes all others wait, or is reset once its buffer is full (drop).",
 )
 @click.option(
     "--client-buffer",
@@ -44,12 +46,12 @@ _DESCRIPTORS = 3
     type=Size(),
     default=Settings.client_buffer,
     show_default=Size.words(Settings.client_buffer),
-    help="How far a client may be behind, with --slow drop.",
+    help="With --slow drop: how many bytes a client may be behind.",
 )
 @click.option(
     "--reconnect",
     is_flag=True,
-    help="After a lost connection go on with a new one: for ever, or --retry times. The last bytes may come twice.",
+    help="After a lost connection, go on with a new one; try forever, or --retry times. The last bytes may come twice.",
 )
 @delimiter
 @to_log
@@ -66,14 +68,14 @@ def save(**options: Any) -> int:
     tail -f events.ndjson | ringmain save --reconnect --delimiter '\\n' tcps://example.org:4000
     ringmain save nats://10.0.0.5:4222/events < events.ndjson
 
-    A listener sends a regular file whole to every client; any other input goes on with the next client where the last
-    one left, or with --max-connections goes to all who are there. A signal ends it after what was read: a file that is
-    cut short by a reset, any other input properly.
+    With --listen, every client gets a regular file whole. Any other input is sent once: the next client gets what the
+    last one did not, or with --max-connections all connected clients get it. On a signal, save sends what it has read.
+    It then resets the connection if part of a file is missing, and closes it properly otherwise.
 
-    With --reconnect a new connection begins with what the peer's kernel has not acknowledged: a record may come twice,
-    and with --delimiter comes whole. What the peer's kernel had and its program never read is lost. All goes through
-    blocks, a file too. --retry bounds the tries at the start (0), and those after a loss where it is given. A TLS
-    handshake that fails ends it, since trying again mends no certificate.
+    With --reconnect, a new connection starts with what the peer's kernel has not acknowledged. So a record may arrive
+    twice; with --delimiter it arrives whole. What the peer's kernel acknowledged but its program never read is lost.
+    All data goes through blocks, even from a file. --retry limits the further attempts at the start (default 0) and,
+    if it is given, those after a loss. A failed TLS handshake ends save, since the next would fail the same way.
     """
     ours = take_log_options(options["endpoint"], options)
     if is_log(options["endpoint"]):

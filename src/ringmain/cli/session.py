@@ -137,7 +137,7 @@ class Session:
             raise
         except OSError as error:  # nobody above can tell what it was about
             remedy = "see ulimit -n" if error.errno in (errno.EMFILE, errno.ENFILE) else "please report this"
-            raise RingmainError("this run could not go on", reason(error), remedy) from error
+            raise RingmainError("ringmain cannot go on", reason(error), remedy) from error
         finally:
             for handler in log.handlers:
                 handler.close()  # which tells what it has kept back
@@ -244,7 +244,7 @@ class Session:
         """Show no progress where data has the terminal, typed or written; None: by commands, to standard output."""
         if (os.isatty(1) if data is None else data.is_terminal) and sys.stderr.isatty():
             if self._asked:
-                log.warning("--progress: there is none on a terminal that data comes from or goes to")
+                log.warning("--progress: not shown on a terminal that data comes from or goes to")
             self.shows_progress = False
             screen.data = data if isinstance(data, Output) else None
 

@@ -26,17 +26,15 @@ class Template:
         self.folder += slash
         self.option = option
         if any(f"{{{field}}}" in self.folder for field in _FIELDS):
-            raise UsageError(
-                f"{option} {text}", "only the last part of the path may have placeholders", "name one folder"
-            )
+            raise UsageError(f"{option} {text}", "a folder's name has a placeholder", "put it into the file's name")
         tokens = set(_TOKEN.findall(self._name)) - {"{{", "}}", "%%"}
         if unknown := {token for token in tokens if token[0] == "%" and token[1:] not in _TIMES}:
-            remedy = "choose a letter of strftime, as in %Y-%m-%d, or write %% for a percent sign"
-            raise UsageError(f"{option} {text}", f"no time {min(unknown)} is known", remedy)
+            remedy = "choose a code of strftime, as in %Y-%m-%d, or write %% for a percent sign"
+            raise UsageError(f"{option} {text}", f"the time code {min(unknown)} is not known", remedy)
         words = {token[1:-1] for token in tokens if token[0] == "{"}
         if unknown := words.difference(_FIELDS):
             remedy = "choose {peer}, {number} or {process}, or write {{ and }} for braces"
-            raise UsageError(f"{option} {text}", f"no placeholder {{{min(unknown)}}} is known", remedy)
+            raise UsageError(f"{option} {text}", f"the placeholder {{{min(unknown)}}} is not known", remedy)
         self.varies = bool(words - {"process"})
         self.parts = "process" in words
 

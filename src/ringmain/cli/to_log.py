@@ -20,19 +20,22 @@ delimiter = click.option(
     metavar="TEXT",
     type=Octets(),
     default=b"",
-    help=r"What records end at, as \n or \x1e: with --reconnect a new connection begins with a whole one; to nats:// a "
-    "message has whole ones only.",
+    help=r"What records end with, such as \n or \x1e. With --reconnect a new connection begins with a whole record; to "
+    "nats:// each message holds whole records.",
 )
 _OPTIONS = [
     click.option(
-        "--framing", type=click.Choice(FRAMINGS), metavar="KIND", help="To nats://: frames, as load has them."
+        "--framing",
+        type=click.Choice(FRAMINGS),
+        metavar="KIND",
+        help="To nats://: what frames the data consists of, see load.",
     ),
     click.option(
         "--long-records",
         type=LongRecords(),
         default=LongRecords.words(LONG_RECORDS),
         show_default=True,
-        help="To nats://: reset the sender of one that is larger than the server's max_payload, or leave it out.",
+        help="To nats://: reset the sender of a record larger than the server's max_payload, or skip the record.",
     ),
     click.option(
         "--message-size",
@@ -40,7 +43,7 @@ _OPTIONS = [
         type=Size(),
         default=MESSAGE_SIZE,
         show_default="256K",
-        help="To nats://: the most that a message has, unless one record is longer.",
+        help="To nats://: largest message, unless a single record is longer.",
     ),
     click.option(
         "--max-in-flight",
@@ -48,15 +51,18 @@ _OPTIONS = [
         type=Size(),
         default=MAX_IN_FLIGHT,
         show_default=Size.words(MAX_IN_FLIGHT),
-        help="To nats://: so much may be sent and not acknowledged; then peers wait.",
+        help="To nats://: how much may be sent but not yet acknowledged; beyond that, senders wait.",
     ),
     click.option(
-        "--credentials", metavar="FILE", type=FILE, help="To nats://: who we are, as nsc generate creds writes it."
+        "--credentials",
+        metavar="FILE",
+        type=FILE,
+        help="To nats://: our JWT and seed, as nsc generate creds writes them.",
     ),
     click.option(
         "--create-stream",
         metavar="NAME[:REPLICAS]",
-        help="To nats://: make a stream with file storage where none takes the subject. For trials.",
+        help="To nats://: create a stream with file storage if none stores the subject. For trials.",
     ),
 ]
 _OURS = ("delimiter", "framing", "long_records", "message_size", "max_in_flight", "credentials", "create_stream")
@@ -80,7 +86,7 @@ def take_log_options(destination: str, options: dict[str, Any]) -> dict[str, Any
         context = click.get_current_context()
         for name in names:
             if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-                why = "only what goes to a log is cut into messages"
+                why = "it is for a NATS stream only"
                 raise UsageError(f"{name}=", why, "give nats://HOST:PORT/SUBJECT, or leave it out")
     return ours
 
@@ -89,7 +95,7 @@ def _refuse(options: dict[str, Any], *names: str) -> None:
     """Take options that make no sense here out of all; raise UsageError for one that is given."""
     for name in names:
         if options.pop(name, False):  # a relay from a file has no reconnect
-            raise UsageError(f"{name}=True", "it is no matter of a log", "leave it out")
+            raise UsageError(f"{name}=True", "it does not apply to a NATS stream", "leave it out")
 
 
 def _check_path(path: str) -> None:
@@ -180,7 +186,7 @@ def run_save_to_log(
     session = Session(options, endpoint)
     _refuse(options, "listen", "listen_once", "reconnect")
     if options["max_connections"] > 1:
-        why = "there is but one connection"
+        why = "there is only one connection"
         raise UsageError(f"max_connections={options['max_connections']}", why, "leave it out")
     _check_path(path)
     for name in ("max_connections", "slow", "client_buffer"):

@@ -140,6 +140,12 @@ class Percentage(click.ParamType[float]):
         return float(match[1]) / 100
 
 
+class Count(click.IntRange):
+    """A whole number within bounds, which error lines and help call an integer and no "integer range"."""
+
+    name = "integer"
+
+
 class Retries(click.ParamType[int]):
     """A count, or forever, which converts to -1."""
 

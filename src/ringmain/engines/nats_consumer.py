@@ -25,21 +25,23 @@ class Wanted:
     def __post_init__(self) -> None:
         """Raise UsageError for what no server would take."""
         if not _NAME.fullmatch(self.stream):
-            remedy = "write the stream's name behind the host, and subjects as filter="
-            raise UsageError(f"stream {self.stream!r}", "no name of a stream", remedy)
+            remedy = "write the stream's name after the host, and subjects as filter="
+            raise UsageError(f"stream {self.stream!r}", "not a stream name", remedy)
         if not _NAME.fullmatch(self.consumer):
-            raise UsageError(f"consumer={self.consumer!r}", "no name of a consumer", "leave out blanks and . * > / \\")
+            raise UsageError(
+                f"consumer={self.consumer!r}", "not a consumer name", "use no blanks and none of . * > / \\"
+            )
         for name in ("from_sequence", "until_sequence"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1 << 64:
                 raise UsageError(
-                    f"{name}={value}", "no place in a stream", "give at least 1, which is the first message"
+                    f"{name}={value}", "not a sequence number", "give at least 1, which is the first message"
                 )
         if self.from_sequence and self.until_sequence and self.from_sequence > self.until_sequence:
             what = f"from_sequence={self.from_sequence} with until_sequence={self.until_sequence}"
-            raise UsageError(what, "there is nothing between", "raise until_sequence=")
+            raise UsageError(what, "no message is between them", "raise until_sequence=")
         if self.filter is not None and not re.fullmatch(r"[^\s\x00-\x1f\x7f]+", self.filter):
-            raise UsageError(f"filter={self.filter!r}", "no subject", "write one as events.eu or events.>")
+            raise UsageError(f"filter={self.filter!r}", "not a subject", "write one as events.eu or events.>")
 
 
 async def consumer_of(server: NatsServer, jetstream: Any, wanted: Wanted, what: str) -> Any:
@@ -77,10 +79,10 @@ async def _made(server: NatsServer, jetstream: Any, wanted: Wanted, what: str) -
 def _check(config: Any, wanted: Wanted, what: str) -> None:
     """Raise UsageError where a consumer that is there is another than the one that is wanted."""
     if config.deliver_subject or config.ack_policy != AckPolicy.EXPLICIT:
-        why = "it is none that waits to be asked, and for each message to be acknowledged"
+        why = "it is not a pull consumer with explicit acknowledgement"
         raise UsageError(what, why, "choose another consumer=")
     if wanted.until_sequence is not None and (config.max_deliver or -1) > 0:
-        why = f"it delivers a message {config.max_deliver} times at most, and one that was only looked at counts"
+        why = f"it delivers a message {config.max_deliver} times at most, and looking at it counts"
         raise UsageError(
             f"until_sequence= with {what}", why, "make it without max_deliver, or leave until_sequence= out"
         )

@@ -37,16 +37,16 @@ def failure_of(error: BaseException, what: str, settings: Settings) -> RingmainE
     if isinstance(error, nats.js.errors.APIError):
         return _refusal_of(error, what, words)
     if "permissions violation" in words.lower():
-        return DeniedError(what, words, "have the server's operator permit it")
+        return DeniedError(what, words, "ask the server's operator to permit it")
     if "authentication timeout" in words.lower():
         return TimedOutError(what, "it took us too long to log in", "is this machine, or the server, busy?")
     if isinstance(error, nats.errors.AuthorizationError) or re.match("(?i)(user )?auth(oriz|entic)ation ", words):
         remedy = "write user:password@ or token@ before the host, or give credentials="
         return DeniedError(what, words, remedy)
     if isinstance(error, nats.errors.MaxPayloadError) or "maximum payload" in words.lower():
-        return RecordTooLongError(what, "the server takes no message as large", "raise its max_payload")
+        return RecordTooLongError(what, "the server accepts no message of this size", "raise its max_payload")
     if isinstance(error, nats.errors.SlowConsumerError) or "slow consumer" in words.lower():
-        return ReceiveError(what, "messages came faster than they were taken, and are lost", "start again from them")
+        return ReceiveError(what, "messages arrived faster than they were read, and were lost", "start again from them")
     if isinstance(error, nats.errors.NoRespondersError | nats.js.errors.NoStreamResponseError):
         return _no_jetstream(what)
     if isinstance(error, nats.errors.SecureConnWantedError):
@@ -94,7 +94,7 @@ def _of_connection(error: BaseException, what: str, words: str, settings: Settin
     if isinstance(error, OSError):
         return ConnectError(what, reason(error), "is a NATS server listening there?")
     if isinstance(error, nats.errors.Error):
-        return ConnectError(what, words, "is it a NATS server, and up?")
+        return ConnectError(what, words, "is it a NATS server? is it up?")
     return RingmainError(what, words, "please report this")
 
 

@@ -44,8 +44,8 @@ def load(
     settings = settings_for(load, LogOptions, options)
     endpoint = LogEndpoint.parse(url)
     if consumer is None:
-        why = "it needs the name of a consumer, which remembers what was read"
-        raise UsageError(f"load {endpoint}", why, "give consumer=, the same for all who are to share the work")
+        why = "it needs a consumer, which keeps the position"
+        raise UsageError(f"load {endpoint}", why, "give consumer=, the same name for all loads that share the work")
     wanted = Wanted(
         stream=endpoint.name,
         consumer=consumer,
@@ -226,8 +226,8 @@ class LogLoader(Iterated, Blocking):
 
     def connections(self) -> Connections:
         """Raise UsageError: others may get the next message of the same connection."""
-        why = "the messages of a connection may go to several who share a consumer"
-        raise UsageError("connections() of a log", why, "use tagged(), which tells whose each block is")
+        why = "several readers may share the messages of one connection"
+        raise UsageError("connections() of a NATS stream", why, "use tagged(), which tells whose each block is")
 
     def tagged(self) -> "LogTagged":  # type: ignore[override]  # more than a peer is known
         """Iterate over (tag, block) instead: see `Tag`."""
@@ -251,7 +251,7 @@ class LogLoader(Iterated, Blocking):
     @property
     def port(self) -> int:
         """The port listened at; raises UsageError, since there is none."""
-        raise UsageError("the port of a log", "nothing is listened at", "see endpoint")
+        raise UsageError("the port of a NATS stream", "nothing is listened at", "see endpoint")
 
     @property
     def served(self) -> int:

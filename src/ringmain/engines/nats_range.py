@@ -87,8 +87,10 @@ class Range:
         self._jetstream = self._server.client.jetstream(timeout=_PATIENCE)
         state = (await self._server.ask(self._jetstream.stream_info(self._stream), self.what)).state
         if state.first_seq > self._next:
-            why = f"it begins at message {state.first_seq}, those from {self._next} on are gone"
-            raise NotFoundError(self.what, why, "begin there, or keep messages for longer (nats stream edit)")
+            why = f"messages from {self._next} to {state.first_seq - 1} are gone"
+            raise NotFoundError(
+                self.what, why, f"begin at {state.first_seq}, or keep messages for longer (nats stream edit)"
+            )
 
     async def next(self, idle_timeout: float | None, *, ends: bool) -> Message | None:  # noqa: ARG002 - as a `Puller`
         """Return the next message that has bytes, all of which are there; None after the last one, or `stop`."""

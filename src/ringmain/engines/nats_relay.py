@@ -74,7 +74,7 @@ def relay(
         )
     if max_connections > 1 and (listen_once or connect):
         what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
-        raise UsageError(what, "there is but one connection", "leave one of them out")
+        raise UsageError(what, "there is only one connection", "leave one of them out")
 
     def settings(name: str, tls: TlsSettings | None) -> Settings:
         return settings_for(

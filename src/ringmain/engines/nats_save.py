@@ -219,7 +219,7 @@ class LogSaver(Blocking):
         counters.skipped_records, counters.skipped_bytes = ring.skipped_records, ring.skipped_bytes
         cut = max(0, counters.bytes_in - ring.taken - ring.skipped_bytes)
         if ring.skipped_records:
-            words = "%s: skipped %d records longer than max_record, %d bytes"
+            words = "%s: skipped %d records longer than %d bytes"
             log.warning(words, self._peer, ring.skipped_records, ring.max_record)
         if whole and not cut:
             self._verdict = Verdict.ENDED
@@ -251,7 +251,7 @@ class LogSaver(Blocking):
     def _check(self) -> None:
         self._opened()
         if not self._whole:
-            raise SendError(f"save to {self.endpoint}", "a write before was cut off", "begin again")
+            raise SendError(f"save to {self.endpoint}", "an earlier write was cut off", "open it again")
 
 
 async def _put_all(ring: Ring, records: Records, *, ended: bool) -> None:

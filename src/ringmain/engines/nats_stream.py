@@ -37,9 +37,9 @@ def check_subject(subject: str) -> None:
     for placeholder in _PLACEHOLDERS:
         rest = rest.replace(placeholder, "x")
     if re.search(r"[{}]", rest):
-        raise UsageError(what, "only {peer} and {connection} stand in braces", "choose one of these")
+        raise UsageError(what, "braces are for {peer} and {connection} only", "choose one of these")
     if not all(rest.split(".")):
-        raise UsageError(what, "an empty part", "write it as events.edge")
+        raise UsageError(what, "it has an empty part", "write it as events.edge")
     if re.search(r"[*>\s]", rest):
         raise UsageError(what, "it has a wildcard", "write the subject itself, with {peer} or {connection}")
 
@@ -86,7 +86,7 @@ async def open_stream(server: NatsServer, create: str | None) -> Stream:
     config = StreamConfig(name=name, subjects=[pattern], storage=StorageType.FILE, num_replicas=replicas)
     await server.ask(server.client.jetstream().add_stream(config), f"make the stream {name} at {server.endpoint}")
     log.warning(
-        "made the stream %s for %s, with file storage and %d replica%s: fit for a trial, it keeps all for ever",
+        "made the stream %s for %s, with file storage and %d replica%s: for trials only, it keeps all messages",
         *(name, pattern, replicas, "s" if replicas > 1 else ""),
     )
     return await Backoff(1.0).keep_trying(lambda: stream_for(server, pattern), _is_being_made, _TRIES)
@@ -115,8 +115,8 @@ async def stream_for(server: NatsServer, subject: str) -> Stream:
     what = f"stream {name} at {server.endpoint}"
     config = (await server.ask(context.stream_info(name), what)).config
     if config.no_ack:
-        why = "it acknowledges nothing (no_ack), so that nobody knows what it has"
-        raise UsageError(what, why, f"make it do so: nats stream edit {name} --ack")
+        why = "it acknowledges nothing (no_ack)"
+        raise UsageError(what, why, f"turn that on: nats stream edit {name} --ack")
     return Stream(name, tuple(config.subjects or ()), _room_in(server, config, what), config.duplicate_window)
 
 
@@ -125,7 +125,7 @@ def _room_in(server: NatsServer, config: Any, what: str) -> int:
     if config.max_msg_size is not None and config.max_msg_size > 0:
         most = min(most, config.max_msg_size)
     if most <= HEADERS:
-        why = f"a message of it has {most} bytes, our headers may take {HEADERS}"
+        why = f"its messages have {most} bytes at most, and our headers may need {HEADERS}"
         raise UsageError(
             what, why, f"raise that: nats stream edit {config.name} --max-msg-size, or the server's max_payload"
         )

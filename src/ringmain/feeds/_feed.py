@@ -248,7 +248,7 @@ def check_whole(source: Source) -> None:
     """Raise UsageError if the source leaves out records of its own, of which the parser knows nothing."""
     check_single(source)
     if source.ring.skips:
-        why = "what it leaves out is no whole number of the records that are read here"
+        why = "what it skips may end within a record of this format"
         raise UsageError('a loader with long_records="skip"', why, "leave out long_records=, and delimiter= with it")
 
 
@@ -256,4 +256,4 @@ def check_lines(source: Source) -> None:
     """Raise UsageError unless the source cuts its blocks at the end of lines."""
     delimiter = source.ring.delimiter if isinstance(source, Stream) else source.flow.delimiter
     if not delimiter.endswith(b"\n"):
-        raise UsageError("a loader without lines", "its blocks end anywhere", r'give it delimiter=b"\n"')
+        raise UsageError("a loader without lines", "its blocks may end within a line", r'give it delimiter=b"\n"')

@@ -22,7 +22,7 @@ class Loading(copying.Loading, Protocol):
         """Whether many connections are served at once."""
 
     def break_off(self, inflow: Inflow, error: RingmainError) -> None:
-        """Reset an inflow whose bytes have nowhere to go; raise why where there is but one connection, else warn."""
+        """Reset an inflow whose bytes have nowhere to go; raise why where there is only one connection, else warn."""
 
 
 async def each_by_itself(loader: Loading, give: Give) -> None:

@@ -102,7 +102,7 @@ def cutter_for(delimiter: bytes, framing: str | None = None) -> Cutter | None:
     """Return what tells where records end, None where there are none; raise UsageError."""
     check_kind("delimiter", delimiter, bytes)
     if len(delimiter) > 16:
-        raise UsageError("delimiter", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
+        raise UsageError("delimiter=", f"{len(delimiter)} bytes long", "give 1 to 16 bytes")
     if delimiter:
         return Delimiter(delimiter)
     if framing is None:
@@ -126,11 +126,13 @@ async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
 
 def _check_sizes(block_size: int, ring_size: int | None, min_block: int, linger: float) -> None:
     if block_size < 1:
-        raise UsageError("block_size", f"{block_size} bytes", "give at least 1")
+        raise UsageError(f"block_size={block_size}", "it holds nothing", "give at least 1")
     if ring_size is not None and ring_size < 4 * block_size:
-        raise UsageError("ring_size", f"less than four blocks of {block_size} bytes", "raise it, or lower block_size")
+        raise UsageError(
+            f"ring_size={ring_size}", f"less than four blocks of {block_size} bytes", "raise it, or lower block_size"
+        )
     if min_block > 1 and linger <= 0:
-        raise UsageError("min_block", "nothing may wait for more bytes without linger", "give linger in seconds")
+        raise UsageError(f"min_block={min_block}", "bytes wait for more only with linger=", "give linger= in seconds")
 
 
 def _check_framing(framing: str, delimiter: bytes) -> None:
@@ -143,10 +145,10 @@ def _check_framing(framing: str, delimiter: bytes) -> None:
 def _check_records(cutter: Cutter | None, max_record: int, long_records: str) -> None:
     least = cutter.least if cutter is not None else 1
     if max_record < least:
-        raise UsageError("max_record", f"{max_record} bytes", f"give at least {least}")
+        raise UsageError(f"max_record={max_record}", "every record is longer", f"give at least {least}")
     if long_records not in ("raise", "skip"):
-        raise UsageError(f"long_records {long_records!r}", "not known", "choose one of raise, skip")
+        raise UsageError(f"long_records={long_records!r}", "not known", "choose one of raise, skip")
     if long_records == "skip" and cutter is None:
         raise UsageError(
-            "long_records", "without a delimiter or framing there are no records", "give delimiter= or framing="
+            "long_records=", "without a delimiter or framing there are no records", "give delimiter= or framing="
         )

@@ -118,7 +118,7 @@ class Broadcast:
 
         async def given(client: Client) -> None:
             if not await client.peer.serve(give):
-                why = "many clients are served, and one was given nothing"
+                why = "the function gave one of many clients nothing"
                 raise UsageError("serve", why, "return True or False, or leave out max_connections=")
             client.peer.close()  # where a stop came before it was given anything
 
@@ -160,7 +160,7 @@ class Broadcast:
         self._admit()
         await self._audience.until(lambda: len(self._audience) > 0 or not self._audience.admits)
         if not len(self._audience):
-            raise SendError(f"save to {self._endpoint}", "it was stopped, and serves no other client")
+            raise SendError(f"save to {self._endpoint}", "it was stopped", "open another one")
         self._hand_out_gathered()
         return list(self._audience)
 
@@ -203,8 +203,8 @@ class Broadcast:
 
         await self._audience.until(lambda: not full() or others_wait())
         for client in full():
-            why = f"reset, since it is behind by more than client_buffer={self._limit}"
-            remedy = "give more, or slow=wait"
+            why = f"reset, since it is more than client_buffer={self._limit} bytes behind"
+            remedy = "raise client_buffer=, or give slow=wait"
             self._audience.drop(client, SendError(f"save to {client.outflow.link.peer}", why, remedy))
 
     async def _until_taken(self, clients: list[Client]) -> None:

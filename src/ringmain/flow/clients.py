@@ -249,7 +249,7 @@ class Clients:
         try:
             return await self._present()
         except NoMoreClients:
-            raise SendError(f"{self._verb} to {self._endpoint}", "it was stopped, and serves no other client") from None
+            raise SendError(f"{self._verb} to {self._endpoint}", "it was stopped", "open another one") from None
 
     def _is_gone(self, outflow: Outflow) -> bool:
         """Tell whether the peer has left. A FIN alone may be a half-close; TLS clients that say goodbye are gone."""

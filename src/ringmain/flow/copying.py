@@ -94,10 +94,12 @@ async def from_input(saver: Saving, source: Input, path: str, read: Counters | N
     for_each = source.is_file and not saver.reconnect  # all of it
     if goes_on and path == "kernel" and not for_each:
         if many:
-            raise UsageError("path=kernel", "a stream goes to many clients in blocks", "leave path= out")
+            raise UsageError("path=kernel", "input is sent to many clients in blocks", "leave path= out")
         if saver.reconnect:
-            raise UsageError("path=kernel", "what is to be sent once more is kept in blocks", "leave path= out")
-        raise UsageError("path=kernel", "a stream is to go on with the next client", "add listen_once=True")
+            raise UsageError("path=kernel", "what may have to be sent again is kept in blocks", "leave path= out")
+        raise UsageError(
+            "path=kernel", "what a lost client did not get is kept in blocks for the next", "add listen_once=True"
+        )
     tls = saver.endpoint.tls or saver.settings.tls
     pumped = (for_each or not goes_on) and may_pump(path, source, tls=tls)
 

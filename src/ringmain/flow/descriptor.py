@@ -145,7 +145,7 @@ class Output(Descriptor):
             if (identity := _identity(fd)) == self.identity:
                 return
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OutputError(what, "it is no regular file any more", remedy)
+                raise OutputError(what, "it is not a regular file any more", remedy)
             if identity in taken:
                 raise OutputError(what, "another connection is being written there", remedy)
             os.lseek(fd, 0, os.SEEK_END)

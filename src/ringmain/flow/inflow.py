@@ -240,7 +240,8 @@ class Inflow:
             return error
         if type(cause) is ValueError:  # of the receiver's: a certificate's error is one as well
             offset, head = cause.args
-            return ParseError(self.link.peer, offset, f"it begins with {head}, as no frame does", "check framing=")
+            why = f"it begins with {head}, which is no frame of this kind"
+            return ParseError(self.link.peer, offset, why, "check framing=")
         size, prefix = self.counters.bytes_in, self.link.prefix
         return loss_of(verdict, cause, self._what, size, prefix) if verdict is not None else None
 
@@ -324,10 +325,7 @@ class Inflow:
 
 def _warn_of_skipped(peer: str, max_record: int, offset: int) -> None:
     log.warning(
-        "%s: skipped the record at offset %d, and will skip others, if longer than max_record, %d bytes",
-        peer,
-        offset,
-        max_record,
+        "%s: skipped the record at offset %d, and will skip others, if longer than %d bytes", peer, offset, max_record
     )
 
 

@@ -29,7 +29,7 @@ def may_pump(path: str, descriptor: Spliceable | None = None, *, tls: bool, cut:
     if tls:
         return _refuse(path, "TLS is encrypted and decrypted in blocks")
     if cut:
-        return _refuse(path, "frames are checked and cut in blocks")
+        return _refuse(path, "records are checked and cut in blocks")
     if not HAS_SPLICE:
         return _refuse(path, "this system has no splice")
     if descriptor is not None and descriptor.obstacle:

@@ -20,15 +20,17 @@ def take(endpoint: Endpoint, settings: Settings) -> list[socket.socket]:
     """Return the sockets that were handed over by a name, or by a number from 3 up; raise BindError."""
     what, wanted = f"listen on {endpoint}", endpoint.port
     if settings.reuse_port:
-        raise UsageError(f"reuse_port= with {endpoint}", "it is open already", "see ReusePort= of the socket unit")
+        raise UsageError(
+            f"reuse_port= with {endpoint}", "the service manager has opened it", "see ReusePort= of the socket unit"
+        )
     names = _names()
     if not names:
-        why = "no service manager has handed sockets to this process"
-        raise BindError(what, why, "start it by a socket unit, or give HOST:PORT")
+        why = "no service manager has passed sockets to this process"
+        raise BindError(what, why, "start it by a systemd socket unit, or give HOST:PORT")
     numbers = [fd for fd, name in names.items() if name == wanted] or [fd for fd in names if str(fd) == wanted]
     if not numbers:
         there = ", ".join(f"fd:{fd} (fd:{name})" if name else f"fd:{fd}" for fd, name in names.items())
-        raise BindError(what, "no such socket was handed over", f"there are {there}")
+        raise BindError(what, "no socket of this name was passed in", f"choose one of {there}")
     sockets: list[socket.socket] = []
     try:
         for fd in numbers:
@@ -59,17 +61,19 @@ def _listener(fd: int, what: str) -> socket.socket:
         os.set_inheritable(fd, False)  # as none of ours is
         copy = os.dup(fd)
     except OSError as error:
-        raise BindError(what, f"descriptor {fd}: {reason(error)}", "does LISTEN_FDS count it?") from error
+        raise BindError(
+            what, f"descriptor {fd}: {reason(error)}", "LISTEN_FDS counts it: see the socket unit"
+        ) from error
     try:
         sock = HandedOver(fileno=copy)
     except OSError as error:
         os.close(copy)
-        raise BindError(what, f"descriptor {fd} is no socket: {reason(error)}", "see the socket unit") from error
+        raise BindError(what, f"descriptor {fd} is not a socket: {reason(error)}", "see the socket unit") from error
     kinds = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
     listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     if sock.family not in kinds or sock.type != socket.SOCK_STREAM or not listens:
         sock.close()
-        why = f"descriptor {fd} is no socket that listens for streams"
+        why = f"descriptor {fd} is not a listening stream socket"
         raise BindError(what, why, "the socket unit needs ListenStream= and Accept=no")
     sock.setblocking(False)
     return sock

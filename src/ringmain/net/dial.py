@@ -60,7 +60,7 @@ async def resolve(endpoint: Endpoint, settings: Settings, *, listening: bool) ->
         what = f"resolve {host_and_port(host, endpoint.port)}"
         why, remedy = reason(error).lower(), "check the host's name"
         if error.args[:1] == (socket.EAI_SERVICE,):
-            why, remedy = f"no port is called {endpoint.port}", "give its number, or a name of /etc/services"
+            why, remedy = f"no service is called {endpoint.port!r}", "give the number of a port"
         elif error.args[:1] == (socket.EAI_ADDRFAMILY,):
             remedy = "give an address of the family that you ask for, IPv4 or IPv6"
         elif "%" in host:
@@ -91,7 +91,7 @@ async def dial_once(
 ) -> Link:
     """Connect, and shake hands if there is a TLS context."""
     if endpoint.handed_over:
-        why = "what a service manager hands over is listened at"
+        why = "a socket that a service manager passes in is for listening"
         raise UsageError(f"connect to {endpoint}", why, "listen there, or give HOST:PORT")
     peer = endpoint.address
     try:
@@ -102,12 +102,11 @@ async def dial_once(
                 rows = await resolve(endpoint, settings, listening=False)
                 sock = await first_that_answers(rows, peer, settings.receive_buffer)
     except TimeoutError as error:
-        what = f"connect to {peer}"
+        what, remedy = f"connect to {peer}", "is it up? is a firewall in between?"
         if error.errno is not None:  # the kernel has given up first
-            raise TimedOutError(what, "no answer", "is it up, and is a firewall between?") from error
-        raise TimedOutError(
-            what, f"no answer within {settings.connect_timeout:g} s", limit="connect_timeout"
-        ) from error
+            raise TimedOutError(what, "no answer", remedy) from error
+        why = f"no answer within {settings.connect_timeout:g} s"
+        raise TimedOutError(what, why, remedy, limit="connect_timeout") from error
     introduced = None
     try:
         warn_of_less(sock, settings.receive_buffer)
@@ -160,7 +159,7 @@ def prepare(sock: socket.socket, settings: Settings) -> None:
 def handshake_timed_out(peer: str, settings: Settings) -> TimedOutError:
     """Return the error of a peer that takes too long."""
     why = f"not done within {settings.handshake_timeout:g} s"
-    remedy = "with tls_auto=True a client has to speak first;" if settings.tls_auto else "does it speak TLS?"
+    remedy = "with tls_auto=True a client must send first;" if settings.tls_auto else "does it speak TLS?"
     return TimedOutError(f"TLS handshake with {peer}", why, remedy, limit="handshake_timeout")
 
 

@@ -184,7 +184,7 @@ class Gate:
         """Stop listening."""
         if self._timer is not None:
             self._timer.cancel()
-        why, remedy = "it was closed while a client was waited for", "keep it open meanwhile"
+        why, remedy = "it was closed while a task waited for a client", "keep it open meanwhile"
         self._end(lambda: UsageError("a listener", why, remedy))
         self._arrivals.close()
 

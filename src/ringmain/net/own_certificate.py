@@ -51,7 +51,7 @@ def load_own(context: ssl.SSLContext, settings: Settings) -> None:
         elif re.search(rb"-----BEGIN CERTIFICATE", Path(certfile).read_bytes()) is None:
             why, remedy = "no PEM certificate in it", "give a PEM file"
         elif re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", Path(keyfile).read_bytes()) is None:
-            why, remedy = f"no PEM private key in {keyfile}", f"add the key to it, or give {settings.prefix}keyfile="
+            why, remedy = f"no PEM private key in {keyfile}", f"add it there, or give it by {settings.prefix}keyfile="
         else:
             why, remedy = reason(error), "check it with: openssl x509 -in ... -text"
         raise CertificateError(f"certificate {certfile}", why, remedy) from error

@@ -42,9 +42,9 @@ def check_peer(sock: ssl.SSLSocket, settings: Settings, what: str) -> None:
         shown = certificate_of(sock)
         if shown is None or shown.fingerprint not in settings.fingerprint:
             why = f"its certificate has SHA-256 fingerprint {shown.fingerprint if shown else 'none'}"
-            remedy = f"which {prefix}fingerprint= does not have: give that if it is to be trusted"
+            remedy = f"it is not in {prefix}fingerprint=: add it if you trust the peer"
             raise UntrustedError(what, why, remedy)
     if settings.alpn and sock.selected_alpn_protocol() is None:
         names = ", ".join(settings.alpn)
         why = "it has not agreed on an application protocol (ALPN)"
-        raise TlsError(what, why, f"it has to know one of {prefix}alpn=: {names}")
+        raise TlsError(what, why, f"the peer must know one of {prefix}alpn=: {names}")

@@ -60,10 +60,10 @@ async def read_header(sock: socket.socket, peer: str, timeout: float | None) -> 
                 data += await _read(sock, 1)
             return _told_by_v1(data)
     except TimeoutError as error:
-        why = f"not there within {timeout:g} s"
+        why = f"none came within {timeout:g} s"
         raise TimedOutError(what, why, "does it send one? see accept_proxy=;", limit="handshake_timeout") from error
     except EOFError as error:
-        raise ReceiveError(what, "the peer closed the connection", "does it send one?") from error
+        raise ReceiveError(what, "the peer closed the connection", "does it send one? see accept_proxy=") from error
     except ValueError as error:
         raise ReceiveError(what, "not understood", "does it send one? see accept_proxy=") from error
     except OSError as error:
@@ -162,7 +162,7 @@ def header_for(peer: str, version: str, source: socket.socket, told: Told | None
     try:
         known = told or _told_by_socket(source)
     except OSError as error:
-        raise ReceiveError(f"PROXY header to {peer}", "the client that it tells of has left") from error
+        raise ReceiveError(f"PROXY header to {peer}", "the client that it names has left") from error
     return (_v1 if version == "v1" else _v2)(known)
 
 

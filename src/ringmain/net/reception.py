@@ -162,7 +162,7 @@ class Reception:
                     wanted -= 1
                     why = "its handshake was not done" if begun else "it was not ready to begin"
                     self.arrivals.unserved[Cause.TIMED_OUT if begun else Cause.SILENT] += 1
-                    gone = TimedOutError(f"{newcomer.peer}: let go", f"{why} after {limit:g} s and others waited")
+                    gone = TimedOutError(f"{newcomer.peer}: let go", f"{why} after {limit:g} s while others waited")
                     log.warning("%s", gone)
                     task.cancel()
                     self._tell(newcomer.peer, now - newcomer.since, gone, FAILED_HANDSHAKE)

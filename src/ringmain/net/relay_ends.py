@@ -194,7 +194,9 @@ class Ends:
         gone = until_gone(client.fd) if client.credentials is None else asyncio.Event().wait()
         other = await unless(gone, connecting, second.dismiss)
         if other is None:
-            raise ReceiveError(f"relay from {client.peer}", "it was reset before the other side answered")
+            raise ReceiveError(
+                f"relay from {client.peer}", "the client reset the connection before the other side answered"
+            )
         self._reached = self.dials_again
         return (client, other) if first is self.source else (other, client)
 
@@ -281,13 +283,13 @@ def check_options(
         what, why, leave = "listen_once=True", "it needs a listener", "leave it out: one connection is relayed"
     elif max_connections > 1 and (listen_once or (connect and not listen)):
         what = f"max_connections={max_connections} with {'listen_once=True' if listen_once else 'connect=True'}"
-        why = "there is but one connection"
+        why = "there is only one connection"
     elif reconnect and listen:
-        what, why = "reconnect=True with listen=True", "a destination that connects to us cannot be dialled again"
+        what, why = "reconnect=True with listen=True", "ringmain cannot reconnect to a destination that connects to it"
     elif reconnect and not one_way:
         what, why = "reconnect=True", "a new connection does not know what was asked on the lost one"
         leave = "add one_way=True, which drops answers"
     elif delimiter and not reconnect:
-        what, why, leave = "delimiter=", "it says where a stream is gone on with", "add reconnect=True"
+        what, why, leave = "delimiter=", "it says where a stream continues after a loss", "add reconnect=True"
     if why:
         raise UsageError(what, why, leave)

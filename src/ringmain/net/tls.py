@@ -68,9 +68,11 @@ def _ask_clients(context: ssl.SSLContext, settings: Settings) -> None:
     if settings.client_cert == "optional":
         what, remedy = f"{prefix}client_cert=optional", f"give {prefix}client_ca= too"
         if settings.client_ca is None:
-            raise UsageError(what, "no client is asked for one", remedy)
+            raise UsageError(what, "clients are not asked for a certificate", remedy)
         if settings.fingerprint:
-            raise UsageError(what, f"{prefix}fingerprint= would let in who has none", "leave one of them out")
+            raise UsageError(
+                what, f"clients without a certificate would pass, despite {prefix}fingerprint=", "leave one of them out"
+            )
     if settings.client_ca is not None:
         context.verify_mode = ssl.VerifyMode[f"CERT_{settings.client_cert.upper()}"]
         _load_authorities(context, settings.client_ca, "client CA file")
@@ -139,7 +141,7 @@ def _finished(context: ssl.SSLContext, settings: Settings) -> ssl.SSLContext:
     if settings.ciphers is not None:
         what = f"{settings.prefix}ciphers={settings.ciphers!r}"
         if later := [name for name in settings.ciphers.split(":") if name.startswith("TLS_")]:
-            why = f"{', '.join(later)} belong to TLS 1.3"
+            why = f"it has TLS 1.3 suites: {', '.join(later)}"
             raise UsageError(what, why, f"give those with {settings.prefix}tls13_ciphers=")
         try:
             context.set_ciphers(settings.ciphers)
@@ -160,7 +162,7 @@ def _choose_tls13(context: ssl.SSLContext, settings: Settings) -> None:
     known = {cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] == "TLSv1.3"}
     if unknown := [name for name in wanted if name not in known]:
         remedy = "see: openssl ciphers -s -tls1_3"
-        raise UsageError(what, f"{', '.join(unknown)}: no suites of TLS 1.3 that OpenSSL knows", remedy)
+        raise UsageError(what, f"OpenSSL knows no TLS 1.3 suite {', '.join(map(repr, unknown))}", remedy)
 
 
 def _load_revoked(context: ssl.SSLContext, settings: Settings, path: str, *, trust: str | None) -> None:
@@ -169,7 +171,7 @@ def _load_revoked(context: ssl.SSLContext, settings: Settings, path: str, *, tru
     Certificates in that file are refused: OpenSSL would trust them as authorities.
     """
     if trust is not None:
-        why, prefix = "no authority is asked about the peer, and only one can revoke a certificate", settings.prefix
+        why, prefix = "revocation lists need a CA that verifies the peer", settings.prefix
         raise UsageError(f"{prefix}crl=", why, f"give {prefix}{trust}= too{', not insecure=True' * settings.insecure}")
     what, remedy = f"CRL file {path}", "give a PEM file of revocation lists"
     try:
@@ -177,7 +179,7 @@ def _load_revoked(context: ssl.SSLContext, settings: Settings, path: str, *, tru
         if b"X509 CRL" not in kinds:
             raise CaFileError(what, "no revocation list in it", remedy)
         if len(kinds) > 1:
-            raise CaFileError(what, "there is more in it than revocation lists", f"{remedy} only")
+            raise CaFileError(what, "it holds more than revocation lists", f"{remedy} only")
         context.load_verify_locations(path)
     except OSError as error:
         why = "no list that OpenSSL can read" if isinstance(error, ssl.SSLError) else reason(error)

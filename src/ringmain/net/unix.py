@@ -77,7 +77,7 @@ def refuse(endpoint: Endpoint, settings: Settings, *names: str) -> None:
         if getattr(settings, name):
             what = f"{name}= with {endpoint}"
             remedy = f"leave {name}= out{', or that socket' if endpoint.handed_over else ''}"
-            raise UsageError(what, "a UNIX socket has no such thing", remedy)
+            raise UsageError(what, "it has no meaning for a UNIX socket", remedy)
 
 
 class Listener(socket.socket):
@@ -128,6 +128,8 @@ def listen(endpoint: Endpoint, settings: Settings, backlog: int) -> socket.socke
         remedy = "choose another path"
         if error.errno == errno.EADDRINUSE:
             remedy = f"stop what listens there, or {remedy}"
+        elif error.errno == errno.EPERM and settings.socket_owner is not None:
+            remedy = "run as root, or leave socket_owner= out"
         raise BindError(f"listen on {endpoint}", reason(error), remedy) from error
 
 
@@ -143,7 +145,7 @@ def _bind(sock: socket.socket, endpoint: Endpoint) -> None:
         return
     identity = _identity_of(address)
     if not stat.S_ISSOCK(os.lstat(address).st_mode):
-        raise BindError(f"listen on {endpoint}", "a file that is no socket is there", "choose another path")
+        raise BindError(f"listen on {endpoint}", "a file that is not a socket is there", "choose another path")
     if _is_deserted(address) and identity == _identity_of(address):
         Path(address).unlink()
     sock.bind(address)

@@ -126,7 +126,7 @@ class Peer:
             if not self._changed.wait_for(lambda: condition() or self._over, timeout):
                 raise TimedOutError(what, f"{why} within {timeout:g} s", "does the other side close it?")
             if not condition():
-                raise RingmainError(what, "its process has ended", "standard error may tell why")
+                raise RingmainError(what, "its process has ended", "see standard error")
 
     def _give(self, payload: bytes) -> None:
         assert self._process.stdin is not None
