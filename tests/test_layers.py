@@ -48,7 +48,7 @@ MAY_IMPORT = {
     # Nothing else imports these.
     "feeds": {"_frames", "_json", "_records", "engines", "errors", "file", "keywords", "loader", "settings", "stream"},
     # pytest is imported by the plugin only.
-    "testing": {"net", "endpoint", "errors", "flow", "outcome", "settings", "sources"},
+    "testing": {"net", "endpoint", "errors", "flow", "outcome", "settings", "sources", "terminal"},
     "pytest_plugin": {"testing"},
     "__init__": WORDS
     | {
@@ -66,7 +66,7 @@ MAY_IMPORT = {
         "server",
     }
     | {"sources", "stream"},
-    "__main__": {"cli", "errors"},
+    "__main__": {"cli", "errors", "terminal"},
 }
 # Each of these holds several modules, which may import one another.
 ROOMS = {"net", "flow", "engines", "bench", "feeds", "testing"}

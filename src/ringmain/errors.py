@@ -6,10 +6,9 @@ TimeoutError. Lines name an option as Python's keyword with its `=`; the command
 
 import errno
 import os
-import re
 
 # Who a URL is for, in a line of ours; what names a file may have an @ of its own.
-_USER = re.compile(r"(?<!unix)(?<!file)(:/+)\S*@")
+_USER = r"(?<!unix)(?<!file)(:/+)\S*@"
 
 
 class RingmainError(Exception):
@@ -173,7 +172,10 @@ def printable(text: str) -> str:
     What a peer says ends up in lines of ours. Whoever prints one calls this, wherever its parts come from. Where a URL
     has a user and a password, dots stand for both: a URL may be what somebody gave as the name of a file.
     """
-    text = _USER.sub(r"\1...@", text)
+    if "@" in text:
+        import re  # which takes longer to import than all else that `import ringmain` does
+
+        text = re.sub(_USER, r"\1...@", text)
     if text.isprintable():
         return text
     return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)

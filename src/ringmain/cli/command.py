@@ -201,7 +201,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the arguments; raise click.UsageError."""
         given = list(args)
-        stand_for((option.name for option in self.params if option.name), only=True)  # a relay has no --certfile
+        stand_for(option.name for option in self.params if option.name)
         ctx.allow_extra_args = True  # what is told of them is ours
         try:
             rest = super().parse_args(ctx, args)

@@ -11,10 +11,8 @@ _names: set[str] = set()
 _variables: dict[str, str] = {}
 
 
-def stand_for(keywords: Iterable[str], *, only: bool = False) -> None:
-    """Have lines that name one of these keywords, and `only` of these, name its flag."""
-    if only:
-        _names.clear()
+def stand_for(keywords: Iterable[str]) -> None:
+    """Have lines that name one of these keywords name its flag."""
     _names.update(keywords)
 
 
@@ -28,10 +26,9 @@ def as_flags(line: str) -> str:
 
     def flag(match: re.Match[str]) -> str:
         name = "_".join(filter(None, match.group(1, 2)))
-        # What is found out after a handshake does not know which end of a relay it was.
-        names = [name] if name in _names else [it for it in (f"source_{name}", f"destination_{name}") if it in _names]
-        flags = " or ".join(f"--{it.replace('_', '-')}" for it in names)
-        return (flags + (" " if match["value"] is not None else "")) if names else match[0]
+        if name not in _names:
+            return match[0]
+        return f"--{name.replace('_', '-')}" + (" " if match["value"] is not None else "")
 
     line = re.sub(_KEYWORD, flag, line)
     for given, variable in _variables.items():

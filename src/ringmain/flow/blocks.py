@@ -1,7 +1,6 @@
 """How what comes is received and handed out as blocks: their sizes, where records end, how long a byte may wait."""
 
-import asyncio
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ringmain._cutter import Cutter
 from ringmain._delimiter import Delimiter
@@ -21,6 +20,9 @@ from ringmain.settings import (
     check_kind,
     check_linger,
 )
+
+if TYPE_CHECKING:
+    import asyncio
 
 # The framings that are a delimiter by another name.
 _DELIMITERS = {"nul": b"\0", "crlf": b"\r\n"}
@@ -115,6 +117,8 @@ def cutter_for(delimiter: bytes, framing: str | None = None) -> Cutter | None:
 
 async def until_given_back(ring: Ring, waiter: "asyncio.Future[None]") -> None:
     """Wait for a ring whose consumer holds all its blocks; raise BlocksHeldError."""
+    import asyncio
+
     try:
         await asyncio.wait([waiter], timeout=_HELD_TIMEOUT)  # whose time-out is no exception that would be told of too
     finally:
