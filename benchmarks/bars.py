@@ -168,6 +168,31 @@ BARS = [
     _cpu("relay that ends TLS / haproxy", "below", 1.0, "relay-tls", "haproxy"),
     _cpu("relay that ends TLS / socat", "below", 1.0, "relay-tls", "socat"),
     _latency("1 KiB through a relay and back", "relay-latency"),
+    *(
+        bar
+        for name in ("ringmain", "ringmain, 16 clients")
+        for bar in (
+            Bar(
+                f"{name} into a log / nats-py, GB/s",
+                "at least",
+                0.9,
+                "x",
+                _median_ratio("log", name, "nats-py", "GB/s"),
+            ),
+            Bar(
+                f"{name} into a log / nats-py, net CPU s/GB",
+                *("at most", 1.2, "x"),
+                _median_ratio("log", name, "nats-py", "net CPU s/GB"),
+            ),
+            Bar(
+                f"{name} into a log / a publish a line, GB/s",
+                *("at least", 10, "x"),
+                _median_ratio("log", name, "a publish a line", "GB/s"),
+            ),
+        )
+    ),
+    Bar("a log into Arrow / from memory", "at most", 1.2, "x", _median_ratio("log-load", "ringmain", "memory", "ms")),
+    Bar("peak memory in an outage of a log", "below", 128, " MiB", _figure("log-outage", "ringmain", "peak MiB", max)),
     Bar(
         "start to listening / import asyncio",
         "at most",

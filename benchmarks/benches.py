@@ -5,6 +5,7 @@ from dataclasses import replace
 from benchmarks import others
 from benchmarks.bench import FEW, PLENTY, PYTHON, RELAY_COMMAND, SAVED, SOME, TLS_PLENTY, Bench, haproxy, python
 from benchmarks.crowds import CROWDS
+from benchmarks.logs import LOGS
 from benchmarks.transfers import Contender, Shape
 from benchmarks.workshop import GB
 
@@ -314,5 +315,5 @@ IPERF = Bench(
 )
 
 _ALL = [RECEIVE, PIPE, TLS, TLS_PIPE, SAVE_FILE, SAVE_PIPE, SAVE_TLS, SLOW, IDLE, PING_PONG, START, STALLED, GROW]
-_ALL += [*CROWDS, RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY]
+_ALL += [*CROWDS, RELAY, RELAY_BOTH, RELAY_TLS, RELAY_LATENCY, *LOGS]
 BENCHES = {bench.name: bench for bench in [*_ALL, MESSAGES, GROW_PLOT, IPERF]}

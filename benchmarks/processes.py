@@ -94,6 +94,10 @@ class Processes:
         """Tell the process that a measuring parent watches to end."""
         os.kill(self.pid(name), signal.SIGTERM)
 
+    def runs(self, name: str) -> bool:
+        """Tell whether a process has not ended yet."""
+        return self._running[name].poll() is None
+
     def wait(self, name: str) -> None:
         """Wait until a process ends, for TIMEOUT."""
         try:

@@ -1,6 +1,7 @@
 """What a measurement needs at hand: the compiled baselines, a certificate and a file to send."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -32,7 +33,8 @@ class Workshop:
         self._files: dict[int, Path] = {}
         binaries = Path(sys.executable).parent
         self.words = {"c": str(self.folder), "python": sys.executable, "ringmain": str(binaries / "ringmain")}
-        self.words |= {"cert": str(self.folder / "key_and_cert.pem")}
+        nats = binaries / "nats-server"  # where its package puts it
+        self.words |= {"cert": str(self.folder / "key_and_cert.pem"), "nats": str(nats if nats.exists() else nats.name)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,11 +74,13 @@ class Workshop:
         program = command.split()[0]
         if not program.startswith("{") and shutil.which(program) is None:
             return program
-        if "aiofastnet" in command:
-            try:
-                import aiofastnet  # noqa: F401
-            except ImportError:
-                return "aiofastnet"
+        if "{to}/log" in command or "log_clients" in command:
+            if shutil.which(self.words["nats"]) is None:
+                return "nats-server"
+            if not _is_installed("nats"):
+                return "nats-py"
+        if "aiofastnet" in command and not _is_installed("aiofastnet"):
+            return "aiofastnet"
         return ""
 
     def file(self, size: int) -> Path:
@@ -89,6 +93,10 @@ class Workshop:
             with path.open("wb") as file:
                 subprocess.run([self.folder / "send", "0", str(size), str(1 << 20), "0"], stdout=file, check=True)
         return self._files[size]
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _free_memory() -> int:

@@ -15,7 +15,7 @@ if not (SOURCES / "benchmarks" / "c").exists():
     pytest.skip("the benchmarks are not beside these tests", allow_module_level=True)
 sys.path.insert(0, str(SOURCES))
 
-from benchmarks import others, transfers  # noqa: E402
+from benchmarks import logs, others, transfers  # noqa: E402
 from benchmarks.bars import BARS, bars_table, verdicts  # noqa: E402
 from benchmarks.bench import Bench  # noqa: E402
 from benchmarks.benches import BENCHES, IDLE, PING_PONG, RELAY_LATENCY, STALLED, START  # noqa: E402
@@ -69,6 +69,30 @@ def test_what_is_no_stream_can_be_measured(workshop: Workshop, bench: Bench, mon
     for contender in bench.contenders:
         need(workshop, bench, contender)
     assert bench.measure(workshop, bench.shape, bench.contenders[-1])
+
+
+@pytest.mark.parametrize(
+    ("bench", "contender"), [pytest.param(it, c, id=f"{it.name}-{c.name}") for it in logs.LOGS for c in it.contenders]
+)
+def test_every_contender_leaves_every_byte_in_a_log(
+    workshop: Workshop, bench: Bench, contender: transfers.Contender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nats")
+    pytest.importorskip("pyarrow")
+    need(workshop, bench, contender)
+    monkeypatch.setattr(logs, "_OUTAGE", 0.5)
+    size = 0.1 if bench is logs.LOG_OUTAGE else 0.003  # more than its clients have on the way
+    sample = bench.measure(workshop, bench.shape, replace(contender, size=size))
+    assert all(value >= 0 for value in sample.values())
+
+
+def test_a_byte_that_is_missing_in_a_log_is_noticed(workshop: Workshop) -> None:
+    pytest.importorskip("nats")
+    contender = logs.LOG.contenders[0]
+    need(workshop, logs.LOG, contender)
+    short = replace(contender, command=contender.command.replace("{size}", "1000000"), size=0.003)
+    with pytest.raises(BenchError, match="1000000"):
+        logs.publishing(workshop, logs.LOG.shape, short)
 
 
 def test_a_lost_byte_is_noticed(workshop: Workshop) -> None:

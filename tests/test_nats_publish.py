@@ -1,16 +1,18 @@
 """Messages into a stream by the publisher alone: its window, its order, and what it does while the server is away."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import nats
 import peers
 import pytest
 from brokers import Broker
 from nats.js.api import DiscardPolicy
 
 from ringmain.endpoint import LogEndpoint
-from ringmain.engines import nats_server
+from ringmain.engines.nats_client import NatsClient
 from ringmain.engines.nats_publish import Publisher
 from ringmain.engines.nats_session import Message
 from ringmain.errors import DeniedError, NotFoundError
@@ -119,6 +121,122 @@ def test_what_fits_where_a_message_before_it_did_not_is_not_stored_before_it(
     assert numbers_in(broker, "SMALL") == [3, 1, 2]
 
 
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_messages_are_under_way_side_by_side_and_are_sent_again_in_the_same_order(
+    run: Run, broker: Broker, lanes: int
+) -> None:
+    """After a loss nobody knows which of them are in the stream, and those behind them wait until that is known."""
+    stored: list[int] = []
+    messages = [message(number, stored, lane=str(number % lanes)) for number in range(12)]
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events"), max_in_flight=2 << 20) as publisher:
+            broker.pause()
+            for it in messages[:6]:
+                await publisher.put(it)
+            await until(lambda: all(it.first_sent is not None for it in messages[:6]))
+            broker.kill()
+            for it in messages[6:9]:
+                await publisher.put(it)
+            await asyncio.to_thread(broker.start)
+            await until(lambda: len(stored) == 9)
+            broker.pause()
+            for it in messages[9:]:
+                await publisher.put(it)
+            await until(lambda: all(it.first_sent is not None for it in messages))
+            broker.resume()
+            await until(lambda: len(stored) == 12)
+
+    run(work())
+    assert numbers_in(broker) == stored == list(range(12))
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_messages_of_others_in_between_change_no_order(run: Run, broker: Broker, lanes: int) -> None:
+    stored: list[int] = []
+
+    async def disturb() -> int:
+        count = 0
+        client = await nats.connect(f"nats://{broker.address}")
+        try:
+            while len(stored) < 600:
+                await client.publish("events", b"99999999")
+                await client.flush()
+                count += 1
+        finally:
+            await client.close()
+        return count
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")) as publisher:
+            others = asyncio.ensure_future(disturb())
+            for number in range(600):
+                await publisher.put(message(number, stored, 10_000, lane=str(number % lanes)))
+            await until(lambda: len(stored) == 600)
+            assert await others > 0
+
+    run(work())
+    found = [number for number in numbers_in(broker) if number < 600]
+    assert sorted(found) == list(range(600))
+    for lane in range(lanes):
+        assert [number for number in found if number % lanes == lane] == list(range(lane, 600, lanes))
+
+
+def test_memory_is_given_back_once_all_is_stored_though_a_connection_had_not_sent_it(run: Run, broker: Broker) -> None:
+    stored: list[int] = []
+    memory = bytearray(64 << 20)  # more than the system takes for a server that reads nothing
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events"), max_in_flight=65 << 20) as publisher:
+            broker.pause()
+            for number in range(64):
+                headers = {"Nats-Msg-Id": f"test:{number}"}
+                payload = memoryview(memory)[number << 20 : (number + 1 << 20) - 2000]
+                done = functools.partial(stored.append, number)
+                await publisher.put(Message("events", payload, headers, done, "one"))
+            await until(lambda: publisher.is_lost)  # it has answered nothing for too long
+            broker.resume()
+            await until(lambda: len(stored) == 64)
+            await until(lambda: is_free(memory))
+
+    run(work())
+    assert stored == list(range(64))
+
+
+def is_free(memory: bytearray) -> bool:
+    """Tell whether nobody looks at some memory."""
+    try:
+        memory.append(0)
+    except BufferError:
+        return False
+    return True
+
+
+def test_an_answer_of_somebody_else_than_the_stream_is_none(
+    run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored: list[int] = []
+
+    async def work() -> None:
+        async with publisher_to(broker.url("events")) as publisher:
+            client = await nats.connect(f"nats://{broker.address}")
+
+            async def answer(it: Any) -> None:
+                await client.publish(it.reply, b'{"status": "thanks"}')
+
+            try:
+                await client.jetstream().delete_stream("EVENTS")
+                await client.subscribe("events", cb=answer)
+                await client.flush()
+                await publisher.put(message(0, stored))
+                await until(lambda: stored or "who is no stream has answered" in caplog.text)
+                assert not stored
+            finally:
+                await client.close()
+
+    run(work())
+
+
 def test_an_outage_that_is_longer_than_the_duplicate_window_is_warned_of(
     run: Run, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,7 +302,7 @@ def test_a_permission_that_is_missing_ends_it_at_once(run: Run, bench: peers.Ben
 def test_a_cancellation_that_nats_py_keeps_to_itself_ends_what_connects_all_the_same(
     run: Run, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = nats_server._Client.connect
+    connect = NatsClient.connect
     connecting = asyncio.Event()
 
     async def keep_it(client: Any, *arguments: Any, **options: Any) -> None:
@@ -196,7 +314,7 @@ def test_a_cancellation_that_nats_py_keeps_to_itself_ends_what_connects_all_the_
 
     async def work() -> None:
         async with publisher_to(broker.url("events")):
-            monkeypatch.setattr(nats_server._Client, "connect", keep_it)
+            monkeypatch.setattr(NatsClient, "connect", keep_it)
             broker.kill()
             broker.start()
             await connecting.wait()

@@ -19,7 +19,7 @@ import ringmain.engines.nats_server as nats_server
 from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_failures import may_pass
 from ringmain.engines.nats_papers import Papers
-from ringmain.engines.nats_session import Message, Session
+from ringmain.engines.nats_session import Chains, Message, Session
 from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream, stream_for, takes
 from ringmain.errors import NotFoundError, RecordTooLongError, RingmainError, SendError
 from ringmain.net.backoff import Backoff, Tally
@@ -69,7 +69,7 @@ class Publisher:
         self.stored = 0
         self.failure: RingmainError | None = None
         self.failed: Callable[[], object] = lambda: None
-        self.stream = Stream("", (), 0, 0.0)
+        self.stream = Stream("", (), 0, 0.0, chains=False)
         self._settings = settings
         self.papers = Papers(settings, credentials)
         self.papers.on_others = self._begin_anew
@@ -82,6 +82,7 @@ class Publisher:
         self._server: nats_server.NatsServer | None = None
         self._task: asyncio.Task[None] | None = None
         self._session: Session | None = None
+        self._chains = Chains()
         self._closing: set[asyncio.Task[None]] = set()
         self._patience = _PATIENCE
         self.tally = Tally()
@@ -188,8 +189,9 @@ class Publisher:
             why = f"its max_payload is {server.client.max_payload} bytes, that of the first server was larger"
             raise RecordTooLongError(what, why, "give all servers the same")
         self._tell_of_the_forgotten()
-        self._session = session = Session(server.client, self._held, self._patience, self._stored)
-        server.on_lost, server.on_refusal = session.lose, session.end
+        chains = self._chains if self.stream.chains else None
+        self._session = session = Session(server.client, self._held, self._patience, self._stored, chains)
+        server.on_lost = session.lose
         try:
             trouble = await server.ask(session.run(), what)
         finally:

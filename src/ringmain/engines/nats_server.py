@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import nats.errors
-from nats.aio.client import Client
 
 from ringmain.endpoint import LogEndpoint
+from ringmain.engines.nats_client import NatsClient
 from ringmain.engines.nats_failures import failure_of
 from ringmain.engines.nats_papers import Papers
 from ringmain.errors import (
@@ -45,61 +45,13 @@ class _Failed(Exception):  # noqa: N818 - it carries one past nats-py, which cat
     """What a first connect came to."""
 
 
-class _Client(Client):  # type: ignore[misc]  # nats-py counts as untyped
-    """A client that says nothing in the clear where TLS is asked for: nats-py leaves that to what the server says."""
-
-    _transport: Any
-    must_encrypt = False
-    refusal = ""  # the error that the server has named last
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if initial_connection and self.must_encrypt and not info.get("tls_required"):
-            if not info.get("tls_available"):
-                raise nats.errors.SecureConnWantedError
-            info["tls_required"] = True
-        await super()._process_info(info, initial_connection)
-
-    def _connect_command(self) -> bytes:
-        if self.tls is not None:  # which nats-py does not tell the protocol, so that asyncio warns at its end
-            self._transport._io_writer.transport.get_protocol()._over_ssl = True
-        return bytes(super()._connect_command())
-
-    async def _process_err(self, words: str) -> None:
-        """Hear an error that the server names: nats-py closes for good, unless it was for want of a PING."""
-        if "permissions violation" in words.lower() or not self.is_connected:
-            await super()._process_err(words)
-        else:
-            self.refusal = words.strip("'")
-            await self._process_op_err(nats.errors.Error(f"nats: {self.refusal}"))
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        if not self.is_connected:  # nats-py would write to what is closed, and wait for what never comes
-            self._pending.clear()
-            self._pending_data_size = 0
-            self.abort()
-            self._transport = None
-        await super()._close(status, do_cbs)
-
-    def abort(self) -> None:
-        """Close the socket at once; the loop does not run."""
-        if self._transport is not None and self._transport:
-            self._transport._io_writer.transport.abort()
-
-    @property
-    def tls(self) -> tuple[str, str] | None:
-        """The version and the cipher suite of TLS, None without."""
-        session = self._transport._io_writer.get_extra_info("ssl_object") if self._transport else None
-        return None if session is None else (session.version(), session.cipher()[0])
-
-
 class NatsServer:
     """One connection to a cluster, which nats-py opens again for as long as it takes once it was there.
 
     `client` is nats-py's, there once `open` has returned. What can never go on again, as a permission that is missing,
     ends every `ask` from then on: `on_over` is called then. `on_lost` and `on_back` are called when the connection
     breaks, and when it is back. `tally` counts that, and tries in vain. Unless it `reconnects` it never is: what
-    nats-py still had to send is not sent by another connection. `on_refusal` hears what a stream answers to a message
-    that it does not take.
+    nats-py still had to send is not sent by another connection.
     """
 
     def __init__(
@@ -116,7 +68,6 @@ class NatsServer:
         self.on_lost: Callable[[], object] = lambda: None
         self.on_back: Callable[[], object] = lambda: None
         self.on_over: Callable[[], object] = lambda: None
-        self.on_refusal: Callable[[Exception], object] = lambda _: None
         self.tls: tuple[str, str] | None = None  # version and cipher suite, once it is open
         self.tally = tally or Tally()
         self._settings = settings
@@ -150,9 +101,10 @@ class NatsServer:
             self._connecting = self._over.get_loop().create_task(self.client.force_reconnect())
 
     async def close(self) -> None:
-        """Send what nats-py still has to send if the server takes it now, and close, however often cancelled."""
+        """Close, however often cancelled; one that `reconnects` sends what it still has if the server takes it now."""
         if self._open:
             self._open, self._closed = False, True
+            self.client.leaves_at_once = not self._reconnects
             await _close(self.client)
 
     def abandon(self) -> None:
@@ -237,7 +189,7 @@ class NatsServer:
         """Return a client of one of the servers; raise what the last one said, or the first that refused us."""
         servers = random.sample(self.endpoint.servers, len(self.endpoint.servers))
         for number in range(len(servers)):
-            client = _Client()
+            client = NatsClient()
             client.must_encrypt = self.endpoint.tls or self._settings.tls or self._asks_for_tls
             urls = [f"nats://{server}" for server in servers[number:] + servers[:number]]
             connected = False
@@ -265,8 +217,6 @@ class NatsServer:
             return
         if not self._open:
             raise _Failed(error)
-        if isinstance(error, nats.js.errors.APIError):  # of publish_async, which raises it where nobody hears it
-            self.on_refusal(error)
         failure = failure_of(error, str(self.endpoint), self._settings)
         if not self.client.is_connected:  # of one attempt of many, whose socket nats-py forgets
             self.client.abort()

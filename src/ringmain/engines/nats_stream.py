@@ -22,12 +22,17 @@ _PLACEHOLDERS = ("{peer}", "{connection}")
 
 
 class Stream(NamedTuple):
-    """A stream: what subjects it takes, how many bytes a message may have, how many seconds it remembers ids for."""
+    """A stream: what subjects it takes, how many bytes a message may have, how many seconds it remembers ids for.
+
+    chains: whether each message may name the one that must be the last before it, since one server alone compares
+    them, and no other stream has some of them.
+    """
 
     name: str
     subjects: tuple[str, ...]
     max_message: int
     duplicate_window: float
+    chains: bool
 
 
 def check_subject(subject: str) -> None:
@@ -117,7 +122,10 @@ async def stream_for(server: NatsServer, subject: str) -> Stream:
     if config.no_ack:
         why = "it acknowledges nothing (no_ack)"
         raise UsageError(what, why, f"turn that on: nats stream edit {name} --ack")
-    return Stream(name, tuple(config.subjects or ()), _room_in(server, config, what), config.duplicate_window)
+    stream = Stream(
+        name, tuple(config.subjects or ()), _room_in(server, config, what), config.duplicate_window, chains=False
+    )
+    return stream._replace(chains=config.num_replicas == 1 and takes(stream, _pattern(server.endpoint.name)))
 
 
 def _room_in(server: NatsServer, config: Any, what: str) -> int:
