@@ -12,6 +12,8 @@ import streams
 from conftest import Certificates
 
 import ringmain
+import ringmain.cli.load  # whose options stand for keywords
+import ringmain.cli.relay
 from ringmain import errors
 from ringmain.cli.flags import as_flags
 
