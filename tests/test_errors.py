@@ -12,9 +12,9 @@ import streams
 from conftest import Certificates
 
 import ringmain
-import ringmain.cli.relay  # lines name the flags of the commands that are there, of load too
+import ringmain.cli.load  # whose options stand for keywords
+import ringmain.cli.relay
 from ringmain import errors
-from ringmain.cli import load as _load  # noqa: F401 - whose options stand for keywords
 from ringmain.cli.flags import as_flags
 
 

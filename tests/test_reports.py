@@ -122,7 +122,7 @@ def test_a_port_file_that_cannot_be_put_in_place_leaves_nothing(bench: peers.Ben
     command = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *load]
     crowded = subprocess.run(command, capture_output=True, text=True, timeout=peers.TIMEOUT, check=False)
     assert crowded.returncode == 23
-    assert "file too large; choose another --port-file" in crowded.stderr
+    assert "file too large: ulimit -f allows 0 bytes; choose another --port-file" in crowded.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
