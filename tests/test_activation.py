@@ -205,4 +205,4 @@ def test_what_no_unix_socket_has_may_be_left_to_the_others(bench: peers.Bench, t
         other.listen()
         program = handed(bench, [one, other], "load", "--allow", "127.0.0.0/8", "tcp://fd:in", names="in:in")
         assert program.wait() == 2
-    assert "a UNIX socket has no such thing; leave --allow out, or that socket" in program.stderr
+    assert "it has no meaning for a UNIX socket; leave --allow out, or that socket" in program.stderr
