@@ -56,10 +56,12 @@ class Announcement:
             from ringmain.net.allow import Allowed
 
             Allowed(settings.allow)  # raises what is wrong with it
-        sockets = None if endpoint.tls or settings.tls else open_at_once(endpoint, settings)
+        sockets = None
         try:
+            if not (endpoint.tls or settings.tls):
+                hear_all_later()  # first: the file of a UNIX socket, too, is to be removed
+                sockets = open_at_once(endpoint, settings)
             if sockets is not None:
-                hear_all_later()
                 self.tell((addresses_of(sockets), endpoint, False))
             yield sockets
         finally:
