@@ -4,7 +4,6 @@ import _thread
 import asyncio
 import contextlib
 import math
-import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -16,8 +15,6 @@ from ringmain.errors import RingmainError, UsageError
 Result = TypeVar("Result")
 
 
-# What a loop opens. Where libuv gets no descriptor for its signals it ends the process, without a word of ours.
-_PIPES_OF_A_LOOP = 5
 # A loop that does not turn for so many seconds, in which this process runs, waits for the very thread that asks it.
 _STANDSTILL = 30
 
@@ -226,16 +223,9 @@ class Blocking:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop of ours; raise OSError where there are no descriptors for one.
-
-    Where asyncio's debug mode is on it does not tell how long a step of ours took.
-    """
+    """Return a loop of ours; where asyncio's debug mode is on it does not tell how long a step of ours took."""
     import uvloop
 
-    with contextlib.ExitStack() as stack:
-        for _ in range(_PIPES_OF_A_LOOP):
-            for fd in os.pipe():
-                stack.callback(os.close, fd)
     loop = uvloop.new_event_loop()
     loop.slow_callback_duration = math.inf
     return loop

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ringmain.cli.descriptors import check_room
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import hear_all_later
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url
@@ -62,6 +63,7 @@ class Announcement:
                 hear_all_later()  # first: the file of a UNIX socket, too, is to be removed
                 sockets = open_at_once(endpoint, settings)
             if sockets is not None:
+                check_room()
                 self.tell((addresses_of(sockets), endpoint, False))
             yield sockets
         finally:
