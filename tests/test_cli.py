@@ -306,6 +306,18 @@ def test_durations(text: str, seconds: float | None) -> None:
     assert DURATION.convert(text, None, None) == seconds
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--max-record", "is not a size"), ("--receive-buffer", "is not a size"), ("--retry", "count")],
+)
+@pytest.mark.parametrize("digits", [24, 5000])
+def test_a_number_that_nothing_can_hold_is_one_line(bench: peers.Bench, option: str, words: str, digits: int) -> None:
+    program = bench.ringmain("load", option, digits * "1", "tcp://127.0.0.1:0")
+    assert program.process.wait(peers.TIMEOUT) == 2
+    assert words in program.stderr
+    assert program.stderr.count("\n") == 1
+
+
 def test_keys_readable_by_others_are_warned_of(bench: peers.Bench, certificates: Certificates, tmp_path: Path) -> None:
     key = tmp_path / "open.pem"
     key.write_bytes(certificates.server.read_bytes())

@@ -83,6 +83,13 @@ def test_what_is_nearly_an_endpoint_is_told_what_it_lacks(text: str, why: str, r
     Endpoint.parse(meant.replace("PORT", "1"))  # the remedy is none that is refused again
 
 
+@pytest.mark.parametrize("text", ["tcp://host:" + 5000 * "1", "tcp://²", "²"], ids=["long", "tcp", "bare"])
+def test_digits_that_are_no_port_are_no_port(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Endpoint.parse(text)
+    assert "a port without a host" not in caught.value.why
+
+
 def test_a_server_of_tls_is_told_from_one_of_nats() -> None:
     with pytest.raises(UsageError) as caught:
         LogEndpoint.parse("tls://host:1")

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -90,6 +91,21 @@ def test_a_minute_that_is_over_is_told_of_and_begins_anew(monkeypatch: pytest.Mo
     time.sleep(0.3)
     handler.close()
     assert len(written()) == log_handler.MOST + 3
+
+
+def test_where_no_thread_may_start_what_was_kept_back_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", refused)
+    handler = log_handler.LogHandler()
+    handler.setStream(io.StringIO())
+    log = logging.Logger("strangers")
+    log.addHandler(handler)
+    for number in range(log_handler.MOST + 3):
+        log.warning("%s", f"refused {number}")
+    handler.close()
+    assert handler.stream.getvalue().endswith("ringmain: 3 more like this in the last minute: refused 12\n")
 
 
 def test_what_v_adds_for_each_stranger_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ HEAVY = {
 # Runs the command in a process that hears of its own audit events.
 PROGRAM = """
 import os, signal, socket, sys
-PORT_FILE = sys.argv[sys.argv.index("--port-file") + 1]
+PORT_FILE = {!r}
 def on(event, argument):
     pass
 {}
@@ -24,11 +24,14 @@ main()
 """
 
 
-def start(folder: Path, hook: str, *options: str) -> "subprocess.CompletedProcess[str]":
+def start(
+    folder: Path, hook: str, *options: str, where: str = "tcp://127.0.0.1:0"
+) -> "subprocess.CompletedProcess[str]":
     """Run a load with its port file in a folder; `hook` is Python that defines `on`, which hears of what it does."""
     port_file = str(folder / "port")
-    command = [sys.executable, "-c", PROGRAM.format(hook), "load", "--port-file", port_file, *options]
-    where = "tcp://127.0.0.1:0"
+    command = [sys.executable, "-c", PROGRAM.format(port_file, hook), "load", *options]
+    if where.startswith("tcp"):
+        command += ["--port-file", port_file]
     return subprocess.run([*command, where], capture_output=True, text=True, timeout=peers.TIMEOUT)
 
 
@@ -65,6 +68,26 @@ def test_a_signal_that_comes_before_the_loop_runs_leaves_no_port_file(tmp_path: 
     hook = "def on(event, argument):\n    if event == 'os.rename':\n        signal.raise_signal(signal.SIGTERM)\n"
     result = start(tmp_path, hook)
     assert result.returncode == 143, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_comes_as_a_unix_socket_is_made_leaves_no_file_of_it(tmp_path: Path) -> None:
+    hook = "def on(event, argument):\n    if event == 'os.chmod':\n        signal.raise_signal(signal.SIGTERM)\n"
+    result = start(tmp_path, hook, "--socket-mode", "0600", where=f"unix:{tmp_path / 'socket'}")
+    assert result.returncode == 143, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listener_without_descriptors_for_a_loop_is_never_announced(tmp_path: Path) -> None:
+    hook = (
+        "import resource\n"
+        "def on(event, argument):\n"
+        "    if event == 'socket.bind':\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))\n"  # one or two beside the listener
+    )
+    result = start(tmp_path, hook)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr == "ringmain: ringmain cannot begin: too many open files; see ulimit -n\n"
     assert list(tmp_path.iterdir()) == []
 
 

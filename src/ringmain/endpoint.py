@@ -64,7 +64,7 @@ class Endpoint:
             raise UsageError(what, "it has a blank or a control character in it", _EXAMPLE)
         if match["literal"] is not None and ":" not in host:
             raise UsageError(what, "brackets are for IPv6 addresses only", _EXAMPLE)
-        is_number = port.isascii() and port.isdecimal()
+        is_number = port.isdecimal() and len(port) < 10  # of more digits than int() takes there is no port
         if host != "fd" and port.lstrip("+-").isdecimal() and not (is_number and int(port) <= 65535):
             raise UsageError(what, f"port {port} is not between 0 and 65535", "choose another")
         return cls(host, port, scheme == "tcps")
@@ -95,7 +95,7 @@ def _guess(text: str) -> tuple[str, str]:
     scheme = scheme or "tcp"
     if "@" in text or scheme not in ("tcp", "tcps"):  # there may be a password in it
         return "not understood", _EXAMPLE
-    if rest.isdigit():
+    if rest.isascii() and rest.isdigit():
         return "a port without a host", f"write {scheme}://127.0.0.1:{rest}, or {scheme}://:{rest} for every interface"
     if _lacks_port(rest.rstrip(":")):
         return "it has no port", f"write {scheme}://{rest.rstrip(':/')}:PORT"

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ringmain.cli.descriptors import check_room
 from ringmain.cli.port_file import PortFile
 from ringmain.cli.signals import hear_all_later
 from ringmain.endpoint import Endpoint, LogEndpoint, as_url
@@ -56,10 +57,13 @@ class Announcement:
             from ringmain.net.allow import Allowed
 
             Allowed(settings.allow)  # raises what is wrong with it
-        sockets = None if endpoint.tls or settings.tls else open_at_once(endpoint, settings)
+        sockets = None
         try:
+            if not (endpoint.tls or settings.tls):
+                hear_all_later()  # first: the file of a UNIX socket, too, is to be removed
+                sockets = open_at_once(endpoint, settings)
             if sockets is not None:
-                hear_all_later()
+                check_room()
                 self.tell((addresses_of(sockets), endpoint, False))
             yield sockets
         finally:

@@ -1,5 +1,6 @@
 """Log lines on standard error, of which those who may connect cannot bring about more than so many at a time."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -63,7 +64,8 @@ class LogHandler(logging.StreamHandler[TextIO]):
         if span.count == span.most + 1:
             timer = threading.Timer(span.ends - now, self._tell_in_time, [span])
             timer.daemon = True
-            timer.start()
+            with contextlib.suppress(RuntimeError):  # no thread may start: what is written next of this kind tells
+                timer.start()
 
     def close(self) -> None:
         """Tell what was kept back."""

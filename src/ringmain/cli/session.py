@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ringmain.cli.account import Account
 from ringmain.cli.announcement import Announcement, say
+from ringmain.cli.descriptors import check_room
 from ringmain.cli.log_handler import set_up_log
 from ringmain.cli.notify import ServiceManager
 from ringmain.cli.signals import Signals
@@ -122,6 +123,7 @@ class Session:
         from ringmain.blocking import new_loop
         from ringmain.progress import Figures
 
+        check_room()
         gc.freeze()  # what was imported stays
         gc.enable()
         self.account.open()

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 # How endpoints begin, two of each scheme: behind a word that only one completes shells put a space.
 _BEGINNINGS = [f"{scheme}://{host}:" for scheme in ("tcp", "tcps") for host in ("", "127.0.0.1")]
 _BEGINNINGS += ["unix:/", "unix:@", "nats://127.0.0.1/", "nats://localhost/"]
+# Compiled code counts bytes in 63 bits, and adds a few sizes up.
+_MOST_BYTES = 1 << 62
+# What Python takes for a number has so many digits at most; nobody needs that many.
+_MOST_DIGITS = 18
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
@@ -60,10 +64,10 @@ class Size(click.ParamType[int]):
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", value)
-        size = int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " ")) if match else 0
-        if size < 1:
+        size = float(match[1]) * 1024 ** " KMGT".index(match[2] or " ") if match else 0.0
+        if not 1 <= size <= _MOST_BYTES:
             self.fail(f"{value!r} is not a size: write 1500, 64K, 1M or 10G", param, ctx)
-        return size
+        return int(size)
 
     @staticmethod
     def words(size: int) -> str:
@@ -155,7 +159,7 @@ class Retries(click.ParamType[int]):
         """Return the count."""
         if value == "forever":
             return -1
-        if not str(value).isdecimal():
+        if not str(value).isdecimal() or len(str(value)) > _MOST_DIGITS:
             self.fail(f"{value!r} is not a count: write a number or forever", param, ctx)
         return int(value)
 
