@@ -190,6 +190,16 @@ class Cluster:
 
         return int(self.run(stored)[0])
 
+    def replicate(self, replicas: int, stream: str = "EVENTS") -> None:
+        """Have so many servers share a stream."""
+
+        async def ask(js: Any) -> None:
+            config = (await js.stream_info(stream)).config
+            if config.num_replicas != replicas:  # it may be asked again
+                await js.update_stream(config.evolve(num_replicas=replicas))
+
+        self.run(ask)
+
     def step_down(self, stream: str = "EVENTS") -> None:
         """Have the leader of a stream hand over to another one, as when its server is stopped properly."""
 

@@ -57,6 +57,20 @@ def test_a_leader_that_hands_over_changes_no_order(bench: peers.Bench, cluster: 
     assert "Traceback" not in relay.stderr, relay.stderr
 
 
+def test_a_stream_that_gets_replicas_meanwhile_loses_nothing_and_goes_on(bench: peers.Bench) -> None:
+    """A server that shares a stream takes a message whose condition is refused for a fault, and ends the stream."""
+    cluster = Cluster(bench)
+    cluster.add_stream("EVENTS", replicas=1)
+    relay, port = relaying(bench, cluster, "--max-connections", 3)
+    senders = [Sender(port, seed, rate=4e6) for seed in range(3)]
+    peers.eventually(lambda: cluster.stored() > 1_000_000, "some of it to be in the stream")
+    cluster.replicate(3)
+    stored = cluster.stored()
+    peers.eventually(lambda: cluster.stored() > stored + 5_000_000, "more of it to be in the stream")
+    check(cluster, senders)
+    assert "Traceback" not in relay.stderr, relay.stderr
+
+
 @pytest.mark.skipif("RINGMAIN_NATS_STORM" not in os.environ, reason="RINGMAIN_NATS_STORM=20 runs it so often")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("replicas", [1, 3])

@@ -1,9 +1,12 @@
 """A relay into a log, and a load from one, where the server or the stream changes: what is waited out, and told."""
 
+import asyncio
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import peers
 import pytest
@@ -67,6 +70,35 @@ def test_a_load_that_the_server_refuses_for_a_while_goes_on_when_it_is_let_in(
         publish(b"two")
         rest.join(peers.TIMEOUT)
         assert got == [b"two"]
+
+
+def test_what_is_done_while_the_server_refuses_a_load_does_not_come_again(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], guarded: Broker
+) -> None:
+    def ask(work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        return guarded.run(work, user="boss", password="secret")
+
+    async def until(condition: Callable[[], object], what: str) -> None:
+        await asyncio.to_thread(peers.eventually, condition, what)
+
+    def acknowledged() -> int:
+        return int(ask(lambda js: js.consumer_info("EVENTS", "c")).ack_floor.stream_seq)
+
+    async def work() -> None:
+        async with ringmain.load(guarded.url("EVENTS", "ann:first@"), consumer="c") as loader:
+            assert [bytes(await anext(loader)) for _ in range(2)] == [b"one", b"two"]
+            await until(lambda: acknowledged() == 1, "the first message to be done")
+            guarded.reload(users("second"))
+            await until(lambda: loader.is_lost, "the connection to be lost")
+            assert bytes(await anext(loader)) == b"three"
+            failures = loader.connect_failures
+            await until(lambda: loader.connect_failures > failures + 1, "tries in vain")
+            await asyncio.to_thread(guarded.reload, users("first"))
+            await until(lambda: acknowledged() == 2, "the second message to be done")
+
+    for data in (b"one", b"two", b"three"):
+        ask(lambda js, data=data: js.publish("events", data))
+    run(work())
 
 
 def test_files_for_the_server_that_are_written_while_it_is_away_are_read_again(

@@ -91,14 +91,18 @@ class NatsClient(Client):  # type: ignore[misc]  # nats-py counts as untyped
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         # nats-py would write to what is closed, and wait for what never comes.
         if self.leaves_at_once or not self.is_connected:
-            self.abort()
+            self.forget()
             self._transport = None
         await super()._close(status, do_cbs)
 
-    def abort(self) -> None:
+    def forget(self) -> None:
         """Close the socket at once, with all that is to be sent; the loop need not run."""
         self._pending.clear()
         self._pending_data_size = 0
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the socket at once; what is to be sent is kept for the next one, if any."""
         if self._transport is not None and self._transport:
             self._transport._io_writer.transport.abort()
 

@@ -20,7 +20,7 @@ from ringmain.endpoint import LogEndpoint
 from ringmain.engines.nats_failures import may_pass
 from ringmain.engines.nats_papers import Papers
 from ringmain.engines.nats_session import Chains, Message, Session
-from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream, stream_for, takes
+from ringmain.engines.nats_stream import Stream, check_stream, check_subject, open_stream, pattern_of, stream_for, takes
 from ringmain.errors import NotFoundError, RecordTooLongError, RingmainError, SendError
 from ringmain.net.backoff import Backoff, Tally
 from ringmain.settings import Settings
@@ -76,6 +76,7 @@ class Publisher:
         self._create_stream = create_stream
         self._limit = max_in_flight
         self._held: dict[Message, None] = {}  # in the order of `put`
+        self._subject = pattern_of(endpoint.name)  # or that of the message that was put last
         self._size = 0
         self._putting = asyncio.Lock()
         self._room: asyncio.Future[None] | None = None
@@ -143,6 +144,7 @@ class Publisher:
             if self.failure is not None:
                 raise self.failure
             self._held[message] = None
+            self._subject = message.subject
             self._size += message.size
             if self._session is not None:
                 self._session.add(message)
@@ -181,7 +183,7 @@ class Publisher:
     async def _send_by(self, server: "nats_server.NatsServer") -> None:
         """Send by one connection, until it is of no more use; raise what can never go on."""
         what = f"publish to {self.endpoint}"
-        if self._out_since is not None:
+        if self.tally.reconnects:
             await self._look_again(server)
         if server.is_lost:
             return
@@ -218,13 +220,12 @@ class Publisher:
 
     async def _look_again(self, server: "nats_server.NatsServer") -> None:
         """Hear what has become of the stream in an outage; raise that it is gone, once it has been for long."""
-        subject = next((it.subject for it in self._held), None)
-        if subject is None:
-            return
+        self.stream = self.stream._replace(chains=False)  # unless it is known that it may have them
+        waiting = next((it.subject for it in self._held), None)
         try:
-            self.stream = await stream_for(server, subject)
+            self.stream = await stream_for(server, waiting or self._subject)
         except RingmainError as error:
-            if may_pass(error) or server.is_lost:
+            if waiting is None or may_pass(error) or server.is_lost:
                 return
             now = time.monotonic()
             if not isinstance(error, NotFoundError) or now - (self._gone_since or now) > _GONE:

@@ -116,7 +116,7 @@ class NatsServer:
             self._leaving = loop.create_task(self.close())
         else:
             self._open = False
-            self.client.abort()
+            self.client.forget()
 
     def _discard(self, client: Any) -> None:
         self._leaving = asyncio.get_running_loop().create_task(_close(client))

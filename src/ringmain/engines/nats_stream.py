@@ -25,7 +25,8 @@ class Stream(NamedTuple):
     """A stream: what subjects it takes, how many bytes a message may have, how many seconds it remembers ids for.
 
     chains: whether each message may name the one that must be the last before it, since one server alone compares
-    them, and no other stream has some of them.
+    them, and no other stream has some of them. It must be in no cluster: there the stream may get replicas at any time,
+    and nats-server 2.15 takes a message that is refused by its replicas for a fault of the disk, and ends the stream.
     """
 
     name: str
@@ -57,7 +58,7 @@ def check_stream(text: str) -> tuple[str, int]:
     return match["name"], int(match["replicas"] or 1)
 
 
-def _pattern(subject: str) -> str:
+def pattern_of(subject: str) -> str:
     """Return a subject with the wildcard for what differs between connections."""
     return ".".join("*" if any(it in part for it in _PLACEHOLDERS) else part for part in subject.split("."))
 
@@ -81,7 +82,7 @@ async def open_stream(server: NatsServer, create: str | None) -> Stream:
 
     Of one with {peer} or {connection} it may be a part only.
     """
-    pattern = _pattern(server.endpoint.name)
+    pattern = pattern_of(server.endpoint.name)
     try:
         return await Backoff(1.0).keep_trying(lambda: stream_for(server, pattern), _is_being_made, _TRIES)
     except NotFoundError as error:
@@ -118,14 +119,15 @@ async def stream_for(server: NatsServer, subject: str) -> Stream:
         remedy = f"make one (nats stream add EVENTS --subjects '{subject}'), have another take that too"
         raise NotFoundError(what, "there is none", f"{remedy} (nats stream edit), or for a trial give create_stream=")
     what = f"stream {name} at {server.endpoint}"
-    config = (await server.ask(context.stream_info(name), what)).config
+    info = await server.ask(context.stream_info(name), what)
+    config = info.config
     if config.no_ack:
         why = "it acknowledges nothing (no_ack)"
         raise UsageError(what, why, f"turn that on: nats stream edit {name} --ack")
     stream = Stream(
         name, tuple(config.subjects or ()), _room_in(server, config, what), config.duplicate_window, chains=False
     )
-    return stream._replace(chains=config.num_replicas == 1 and takes(stream, _pattern(server.endpoint.name)))
+    return stream._replace(chains=info.cluster is None and takes(stream, pattern_of(server.endpoint.name)))
 
 
 def _room_in(server: NatsServer, config: Any, what: str) -> int:
