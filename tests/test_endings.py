@@ -206,7 +206,11 @@ def test_names_refusals_and_addresses_that_fail(bench: peers.Bench) -> None:
         6,
         "resolve [::1]:1: address family for hostname not supported; give an address of the f",
     )
-    fails(bench.ringmain("load", "127.0.0.1:80x"), 6, "resolve 127.0.0.1:80x: no service is called '80x'; give the number of a p")
+    fails(
+        bench.ringmain("load", "127.0.0.1:80x"),
+        6,
+        "resolve 127.0.0.1:80x: no service is called '80x'; give the number of a p",
+    )
     port = peers.free_port()
     fails(bench.ringmain("save", f"tcp://127.0.0.1:{port}"), 7, f"127.0.0.1:{port}", "connection refused")
     fails(bench.ringmain("load", "-c", f"tcp://127.0.0.1:{port}"), 7, "connection refused")
