@@ -127,7 +127,8 @@ async def stream_for(server: NatsServer, subject: str) -> Stream:
     stream = Stream(
         name, tuple(config.subjects or ()), _room_in(server, config, what), config.duplicate_window, chains=False
     )
-    return stream._replace(chains=info.cluster is None and takes(stream, pattern_of(server.endpoint.name)))
+    alone = info.cluster is None or info.cluster.name is None
+    return stream._replace(chains=alone and takes(stream, pattern_of(server.endpoint.name)))
 
 
 def _room_in(server: NatsServer, config: Any, what: str) -> int:
