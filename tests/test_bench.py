@@ -5,6 +5,7 @@ import os
 import random
 import re
 import subprocess
+import types
 
 import iperf3
 import jsonschema
@@ -15,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from measuring import SCHEMA, measured, serving
 
+from ringmain.bench import engines
 from ringmain.bench.engines import Budget
 from ringmain.bench.meter import split
 from ringmain.bench.plan import Plan, measured_at
@@ -110,7 +112,8 @@ def test_a_limited_sender_never_exceeds_its_rate(bench: peers.Bench) -> None:
         assert sent["bytes"] <= rate * (sent["seconds"] + 0.1) + 2 * result["start"]["test_start"]["blksize"]
 
 
-def test_a_budget_gives_no_more_than_its_rate_and_its_size() -> None:
+def test_a_budget_gives_no_more_than_its_rate_and_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "time", types.SimpleNamespace(monotonic=lambda: 1000.0))  # no time passes meanwhile
     budget = Budget(Plan(seconds=None, size=10_500, rate=1_000_000, message_size=1000))
     taken, waited = [], 0.0
     while (message := budget.take())[0]:
@@ -118,7 +121,7 @@ def test_a_budget_gives_no_more_than_its_rate_and_its_size() -> None:
         waited = max(waited, message[1])
     assert sum(taken) == 10_500
     assert taken[-1] == 500
-    assert 0.005 < waited < 0.0105  # the tenth message waits for nine others
+    assert waited == pytest.approx(0.01)  # the eleventh message waits for ten others of a millisecond each
 
 
 def test_the_writes_are_of_the_size_that_was_asked_for(bench: peers.Bench) -> None:
