@@ -105,6 +105,19 @@ def test_a_server_that_rejects_our_certificate_is_heard_of_every_time(
             assert "certfile=" in caught.value.remedy
 
 
+def test_a_rejection_with_a_reset_behind_it_is_heard_of_though_the_loop_has_not_told_of_either(
+    bench: peers.Bench, certificates: Certificates
+) -> None:
+    with python_server(bench, certificates) as port:
+        for _ in range(20):
+            with (
+                pytest.raises(errors.TlsError, match="alert"),
+                ringmain.save(f"tcps://127.0.0.1:{port}", cafile=str(certificates.ca)) as saver,
+            ):
+                saver.write(b"unread")
+                peers.eventually(lambda: peers.established(port) == 0, "the server's reset")
+
+
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("verb", ["load", "save", "relay", "relay --one-way"])
 def test_every_verb_that_connects_ends_with_the_code_of_a_rejection(

@@ -187,7 +187,9 @@ class Outflow:
         """
         await self.flush()
         if self.failure is None and self.link.was_reset():
-            self.link.give_up(errno.ECONNRESET)
+            self.link.discard()  # an alert may lie before the reset, which says more
+            if self.failure is None:
+                self.link.give_up(errno.ECONNRESET)
         if self.failure is not None:
             raise self.failure
         await self.end()
